@@ -1,0 +1,50 @@
+"""NumPy arrays on the host, or torch tensors on a device: the two kinds of value that a runner takes and returns.
+
+Nothing here imports torch until a torch tensor is at hand, so that an ONNX model can be served without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+Array: TypeAlias = "np.ndarray[Any, Any] | torch.Tensor"
+
+
+def is_numpy(array: Array) -> bool:
+    """Whether the array lies in host memory as NumPy's."""
+    return isinstance(array, np.ndarray)
+
+
+def dtype_name(array: Array) -> str:
+    """``float32``, ``int64``, ``bool``, ...: the same word for NumPy and torch."""
+    return str(array.dtype).removeprefix("torch.")
+
+
+def device_name(array: Array) -> str:
+    """``cpu`` or ``cuda``."""
+    return "cpu" if isinstance(array, np.ndarray) else str(array.device.type)
+
+
+def contiguous(array: Array) -> Array:
+    """The same values in C order; no copy if they already are. Compiled code reads memory, not strides."""
+    if isinstance(array, np.ndarray):
+        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    return array if array.is_contiguous() else array.contiguous()
+
+
+def to_torch(array: Array, device: str = "cpu") -> torch.Tensor:
+    """A torch tensor on ``device``; shares memory with a NumPy array when the device is the host."""
+    import torch
+
+    tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+    return tensor.to(device) if tensor.device.type != device else tensor
+
+
+def to_numpy(array: Array) -> np.ndarray[Any, Any]:
+    """A NumPy array in host memory; shares it with a CPU tensor."""
+    return array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()

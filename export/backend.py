@@ -1,0 +1,231 @@
+"""The contract of a backend, the list of them, and the driver that holds each of them to it.
+
+A backend is a module in ``export/backends/`` with the attributes and functions of ``Backend``. It is imported when first
+asked for, and is the only file that imports its runtime. Building and running are two steps: ``build`` leaves files,
+``load`` makes them callable. No backend measures time, and none checks its inputs: the driver (``Runner``) does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from export.arrays import Array, contiguous, device_name, is_numpy, to_numpy, to_torch
+from export.artifact import Artifact, open_artifact
+from export.errors import ContractError, UserError
+from export.signature import Signature
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BACKENDS: dict[str, str] = {
+    "eager": "export.backends.eager",
+    "torchscript": "export.backends.torchscript",
+    "exported": "export.backends.exported",
+    "compile": "export.backends.compile",
+    "aotinductor": "export.backends.aotinductor",
+    "onnx": "export.backends.onnx",
+}
+"""Name to module, in the order of tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How an artifact is to be run; the same for parity, benchmarks and serving."""
+
+    device: str = "cpu"
+    threads_count: int = 1
+    spinning: bool = False
+    """Whether idle ONNX Runtime threads spin. Off wherever several runtimes share a process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildInput:
+    """What a build may use."""
+
+    signature: Signature
+    seed: int
+    device: str
+    program_file: Path
+    """The traced program, verified."""
+    module: Callable[[], nn.Module]
+    """Builds the user's own module with its trained weights, on the CPU, in eval mode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witness:
+    """Evidence of what really executed."""
+
+    device: str
+    precision: str
+    evidence: dict[str, str] = field(default_factory=dict)
+    """Findings by name: nodes per execution provider, objects compiled at load, ..."""
+    fallback: str | None = None
+    """What ran elsewhere or otherwise than asked; None is the only good value."""
+
+
+class Loaded(Protocol):
+    """What ``Backend.load`` returns: flat, positional, unchecked."""
+
+    def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        """Outputs in the signature's order, in fresh memory, of the kind (NumPy or torch) that the inputs are."""
+        ...
+
+    def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:
+        """A call that reads these very buffers each time, and may reuse its outputs."""
+        ...
+
+    def witness(self) -> Witness:
+        """What really executed up to now."""
+        ...
+
+
+class Backend(Protocol):
+    """The attributes and functions of a module in ``export/backends/``."""
+
+    SOURCE_FREE: bool
+    DEVICE_BOUND: bool
+    """Whether an artifact runs only on the device it was built for."""
+    NEEDS_PROGRAM: bool
+    """Whether the build reads the traced program (else the user's module)."""
+    PACKAGES: tuple[str, ...]
+    """Distributions whose versions shape the artifact."""
+
+    def unavailable(self, device: str) -> str | None:
+        """Why this backend cannot build and run here, with the remedy; None if it can."""
+        ...
+
+    def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
+        """Write the artifact's files into ``folder``; returns facts about how. Raises what its exporter raises."""
+        ...
+
+    def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
+        """Make the files, which the driver has verified, callable. Only ``eager`` may use ``module``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A call that was checked once, when it was bound: the fast path of benchmarks and servers.
+
+    ``run()`` computes from the current content of ``inputs``; its outputs are overwritten by the next ``run()``. For
+    torch-based backends call it inside ``torch.inference_mode()``.
+    """
+
+    inputs: dict[str, Array]
+    run: Callable[[], Sequence[Array]]
+
+
+class Runner:
+    """A loaded artifact held to its signature."""
+
+    def __init__(self, artifact: Artifact, loaded: Loaded, options: LoadOptions) -> None:
+        self.artifact = artifact
+        self.signature = artifact.signature
+        self.options = options
+        self._loaded = loaded
+        self._names = tuple(spec.name for spec in self.signature.inputs)
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Named inputs to named outputs in fresh memory, of the kind (NumPy or torch) that the inputs are.
+
+        Raises:
+            ContractError: inputs or outputs that break the signature.
+        """
+        arrays, sizes = self._checked(inputs)
+        outputs = self._loaded(arrays)
+        self.signature.check_outputs(outputs, sizes)
+        return dict(zip(self.signature.output_names, outputs, strict=True))
+
+    def bind(self, inputs: Mapping[str, Array]) -> Bound:
+        """Check once, then call many times with the same buffers.
+
+        Raises:
+            ContractError: inputs or outputs that break the signature.
+        """
+        arrays, sizes = self._checked(inputs)
+        run = self._loaded.bind(arrays)
+        self.signature.check_outputs(run(), sizes)
+        return Bound(inputs=dict(zip(self._names, arrays, strict=True)), run=run)
+
+    def witness(self) -> Witness:
+        """Evidence of what really executed up to now."""
+        return self._loaded.witness()
+
+    def _checked(self, inputs: Mapping[str, Array]) -> tuple[list[Array], dict[str, int]]:
+        sizes = self.signature.check_inputs(inputs)
+        arrays = [contiguous(inputs[name]) for name in self._names]
+        for name, array in zip(self._names, arrays, strict=True):
+            if not is_numpy(array) and device_name(array) != self.options.device:
+                raise ContractError(f"{name} must lie on {self.options.device}, got {device_name(array)}")
+        return arrays, sizes
+
+
+class TorchLoaded:
+    """``Loaded`` around a callable on flat torch tensors; four of the backends are one."""
+
+    def __init__(
+        self,
+        call: Callable[..., Sequence[Array]],
+        options: LoadOptions,
+        witness: Callable[[], Witness] | None = None,
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(options.threads_count)
+        self._call = call
+        self._device = options.device
+        self._witness = witness
+        self._inference_mode = torch.inference_mode
+
+    def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        """One call in inference mode; NumPy inputs are moved to the device, and the outputs back."""
+        with self._inference_mode():
+            outputs = self._call(*[to_torch(array, self._device) for array in inputs])
+        return [to_numpy(output) for output in outputs] if is_numpy(inputs[0]) else outputs
+
+    def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:
+        """The call itself on these tensors; run it inside ``torch.inference_mode()``."""
+        tensors = [to_torch(array, self._device) for array in inputs]
+        call = self._call
+        return lambda: call(*tensors)
+
+    def witness(self) -> Witness:
+        """The device and precision asked for: torch raises rather than move a computation elsewhere."""
+        return self._witness() if self._witness else Witness(device=self._device, precision="float32")
+
+
+def get(name: str) -> Backend:
+    """Import one backend.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name not in BACKENDS:
+        raise UserError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    return cast(Backend, importlib.import_module(BACKENDS[name]))
+
+
+def artifact_name(backend: str, device: str) -> str:
+    """The folder's name of an artifact."""
+    return f"{backend}-{device}" if device != "cpu" and get(backend).DEVICE_BOUND else backend
+
+
+def load(folder: Path, options: LoadOptions, module: Callable[[], nn.Module] | None = None) -> Runner:
+    """Verify an artifact's files, then make it callable.
+
+    ``module`` builds the user's module where that is allowed; source-free backends never call it.
+
+    Raises:
+        RecordError: a file is missing or altered: nothing of it was loaded.
+    """
+    artifact = open_artifact(folder)
+    loaded = get(artifact.backend).load(artifact, folder, options, module or _no_module)
+    return Runner(artifact, loaded, options)
+
+
+def _no_module() -> nn.Module:
+    raise UserError("this artifact needs the model's source, which this process was not given")

@@ -1,0 +1,1 @@
+"""One file per backend, named after it; ``export.backend`` has the contract. They never import each other."""

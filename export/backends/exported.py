@@ -1,0 +1,40 @@
+"""The ``torch.export`` program itself, run as PyTorch runs it: portable between machines, not compiled."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.backend import TorchLoaded
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from export.artifact import Artifact
+    from export.backend import BuildInput, Loaded, LoadOptions
+
+SOURCE_FREE = True
+DEVICE_BOUND = False
+NEEDS_PROGRAM = True
+PACKAGES = ("torch",)
+FILE = "model.pt2"
+
+
+def unavailable(device: str) -> str | None:
+    """``torch.export`` is part of torch."""
+    return None
+
+
+def build(source: BuildInput, folder: Path) -> dict[str, str]:
+    """The program as captured."""
+    shutil.copyfile(source.program_file, folder / FILE)
+    return {"form": "torch.export program"}
+
+
+def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
+    """The program's module on the device, with its own input guards."""
+    from export.program import load_exported, on_device
+
+    return TorchLoaded(on_device(load_exported(folder / FILE), options.device).module(), options)

@@ -1,0 +1,83 @@
+"""TorchScript: the module scripted, else traced, then frozen.
+
+Deprecated upstream (PyTorch asks for torch.export); kept because C++ and mobile hosts still load it. Its deprecation
+warnings are silenced here, the only file that touches ``torch.jit``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.arrays import to_torch
+from export.backend import TorchLoaded
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from export.artifact import Artifact
+    from export.backend import BuildInput, Loaded, LoadOptions
+
+SOURCE_FREE = True
+DEVICE_BOUND = False
+NEEDS_PROGRAM = False
+PACKAGES = ("torch",)
+FILE = "model.ts"
+
+
+def unavailable(device: str) -> str | None:
+    """TorchScript is part of torch."""
+    return None
+
+
+def build(source: BuildInput, folder: Path) -> dict[str, str]:
+    """Script the module as it is; where that fails, trace it on the example, behind flat tensors.
+
+    Raises:
+        RuntimeError: neither worked; the message holds both reasons.
+    """
+    import torch
+
+    from export.program import FlatModule, quiet
+
+    module = source.module()
+    facts: dict[str, str]
+    with torch.no_grad(), quiet():
+        try:
+            scripted = torch.jit.script(module)
+            facts = {"form": "script", "why": "scripted, so that control flow is kept; tracing was not needed"}
+        except Exception as script_error:  # noqa: BLE001 - the script compiler raises many types; the cause is kept
+            reason = _first_line(script_error)
+            example = source.signature.example(source.signature.example_sizes(), source.seed)
+            tensors = tuple(to_torch(array) for array in example.values())
+            try:
+                scripted = torch.jit.trace(FlatModule(module, source.signature).eval(), tensors)
+            except Exception as trace_error:
+                raise RuntimeError(f"not scripted: {reason}; not traced: {_first_line(trace_error)}") from trace_error
+            facts = {"form": "trace", "why": f"not scripted: {reason}"}
+        torch.jit.freeze(scripted.eval()).save(str(folder / FILE))
+    return facts
+
+
+def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
+    """The frozen graph on the device; a scripted one keeps the module's own arguments and nested result."""
+    import torch
+
+    from export.program import FlatModule, quiet
+
+    with quiet():
+        graph: nn.Module = torch.jit.load(str(folder / FILE), map_location=options.device)
+    if artifact.facts["form"] == "script":
+        return TorchLoaded(FlatModule(graph, artifact.signature), options)
+
+    def call(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
+        return tuple(graph(*tensors))
+
+    return TorchLoaded(call, options)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]

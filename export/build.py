@@ -1,0 +1,131 @@
+"""The two jobs that turn a module into files, each run in a process of its own: ``capture`` and ``build``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export import backend as backends
+from export.artifact import RECORD, Artifact
+from export.errors import UserError
+from export.record import digest, digest_files, from_json, observed, read, verify_files, write
+from export.signature import Signature
+from export.worker import resolve
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a process that may see the model's source finds it: ``function(argument)`` returns the module."""
+
+    function: str
+    """``package.module:function``; the module it returns has its trained weights, on the CPU, in eval mode."""
+    argument: str
+
+    def module(self) -> nn.Module:
+        """Import the source, build the module."""
+        module: nn.Module = resolve(self.function)(self.argument)
+        return module
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureJob:
+    """Trace ``source`` into ``folder`` (empty, to be published by the caller)."""
+
+    source: Source
+    signature: Signature
+    seed: int
+    key: str
+    checkpoint_sha256: str
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildJob:
+    """Build one backend's artifact into ``folder`` (empty, to be published by the caller)."""
+
+    backend: str
+    device: str
+    source: Source
+    signature: Signature
+    seed: int
+    key: str
+    checkpoint_sha256: str
+    program: str
+    """The folder ``program/``."""
+    folder: str
+
+
+def capture(payload: object) -> str:
+    """Job: leave ``program/``'s files and record, with the reason if the model cannot be traced. Returns its digest."""
+    import torch
+
+    from export import program as programs
+
+    job = from_json(CaptureJob, payload)
+    started = time.monotonic()
+    folder = Path(job.folder)
+    failure = None
+    try:
+        program = programs.capture(job.source.module(), job.signature, job.seed)
+        with programs.quiet():
+            torch.export.save(program.exported, folder / programs.FILE)
+    except UserError as error:
+        failure = str(error)
+    record = programs.ProgramRecord(
+        key=job.key,
+        checkpoint_sha256=job.checkpoint_sha256,
+        signature=job.signature,
+        files=digest_files(folder, folder.iterdir()),
+        failure=failure,
+        observed=observed(time.monotonic() - started),
+    )
+    write(folder / "program.json", record)
+    return digest(record)
+
+
+def build(payload: object) -> str:
+    """Job: leave one artifact's files and record. Returns its digest."""
+    from export.program import FILE, ProgramRecord
+
+    job = from_json(BuildJob, payload)
+    started = time.monotonic()
+    folder = Path(job.folder)
+    backend = backends.get(job.backend)
+    program_folder = Path(job.program)
+    program = read(ProgramRecord, program_folder / "program.json")
+    if backend.NEEDS_PROGRAM:
+        if program.failure:
+            raise UserError(program.failure)
+        verify_files(program_folder, program.files)
+    facts = backend.build(
+        backends.BuildInput(
+            signature=job.signature,
+            seed=job.seed,
+            device=job.device,
+            module=job.source.module,
+            program_file=program_folder / FILE,
+        ),
+        folder,
+    )
+    artifact = Artifact(
+        name=backends.artifact_name(job.backend, job.device),
+        backend=job.backend,
+        device=job.device,
+        precision="float32",
+        source_free=backend.SOURCE_FREE,
+        key=job.key,
+        checkpoint_sha256=job.checkpoint_sha256,
+        program_sha256=digest(program),
+        signature=job.signature,
+        files=digest_files(folder, (path for path in folder.rglob("*") if path.is_file())),
+        facts=facts,
+        observed=observed(time.monotonic() - started),
+    )
+    write(folder / RECORD, artifact)
+    return digest(artifact)

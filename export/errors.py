@@ -1,0 +1,30 @@
+"""What can go wrong, by who has to act on it.
+
+    TorchstoneError
+        UserError        a mistake in a recipe, a command or the environment: message, exit code 2
+        RecordError      a file of ours is not what it claims to be
+        ContractError    a tensor breaks the signature
+        Unavailable      a backend cannot run here
+
+Messages say what was wrong, with the value, and how to mend it.
+"""
+
+
+class TorchstoneError(Exception):
+    """Any error that Torchstone raises on purpose."""
+
+
+class UserError(TorchstoneError):
+    """A mistake that the person at the keyboard can mend; shown without a traceback, exit code 2."""
+
+
+class RecordError(TorchstoneError):
+    """A record or a file that a record names is missing, altered, or of another schema."""
+
+
+class ContractError(TorchstoneError):
+    """A name, dtype, shape, size or device that breaks the signature."""
+
+
+class Unavailable(TorchstoneError):  # noqa: N818 - a state of the machine, not a mistake
+    """A backend cannot be used here; the message names the reason and the remedy."""

@@ -1,0 +1,230 @@
+"""Records: frozen dataclasses kept as canonical JSON (RFC 8785), and the digests that chain them together.
+
+A record class names its ``SCHEMA``; the file holds ``{"schema": ..., fields...}``. The field ``observed``, where a
+record has one, carries times, hosts and durations and lies outside the record's digest, so that the same result has
+the same digest wherever and whenever it was made. Non-finite numbers are written as the strings ``NaN``,
+``Infinity`` and ``-Infinity``, which no text field may hold. A file is accepted only if encoding what was read gives
+the very bytes that were read: an unknown, missing, doubled or reordered field is an error, not a guess.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+import rfc8785
+
+from export.errors import RecordError
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_CHUNK_BYTES = 1 << 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Base of every record on disk; a subclass sets ``SCHEMA`` to ``torchstone.<what>/<version>``."""
+
+    SCHEMA: ClassVar[str]
+
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What differs between two makings of the same thing; outside every digest."""
+
+    at: str
+    """When the work ended, UTC, ISO 8601."""
+    duration_s: float
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileDigest:
+    """One file of a record: where it is, how large, and what it holds."""
+
+    path: str
+    """Relative to the folder of the record, POSIX separators."""
+    size_bytes: int
+    sha256: str
+
+
+def observed(duration_s: float) -> Observed:
+    """Now and here; ``duration_s`` is the wall-clock time that the work took."""
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return Observed(at=at, duration_s=round(duration_s, 3), host=os.uname().nodename)
+
+
+def to_json(value: object) -> Any:
+    """A dataclass (or a container of them) as plain JSON values, non-finite numbers as strings."""
+    return _spell(msgspec.to_builtins(value))
+
+
+def from_json(kind: type[T], value: object, where: str = "value") -> T:
+    """The inverse of ``to_json``: strict about types.
+
+    Raises:
+        RecordError: a field is missing or of another type; the message names it and ``where``.
+    """
+    try:
+        return msgspec.convert(_unspell(value), kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{where} is not a {kind.__name__}: {error}") from error
+
+
+def encode(record: Record) -> bytes:
+    """The canonical bytes of a record, ``observed`` included."""
+    return rfc8785.dumps({"schema": record.SCHEMA, **to_json(record)})
+
+
+def decode(kind: type[R], data: bytes, where: str = "record") -> R:
+    """Read a record of ``kind`` from canonical bytes.
+
+    Raises:
+        RecordError: not JSON, of another schema, or not canonical for its schema.
+    """
+    try:
+        fields = json.loads(data)
+    except ValueError as error:
+        raise RecordError(f"{where} is not JSON: {error}") from error
+    if not isinstance(fields, dict) or fields.pop("schema", None) != kind.SCHEMA:
+        raise RecordError(f"{where} must have the schema {kind.SCHEMA!r}")
+    record = from_json(kind, fields, where)
+    if encode(record) != data:
+        raise RecordError(f"{where} is not the canonical form of a {kind.SCHEMA} record: it was edited")
+    return record
+
+
+def digest(record: Record) -> str:
+    """SHA-256 (hex) of a record's canonical bytes without ``observed``."""
+    fields = to_json(record)
+    fields.pop("observed", None)
+    return sha256(rfc8785.dumps({"schema": record.SCHEMA, **fields}))
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 of bytes, hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def key_of(**parts: object) -> str:
+    """SHA-256 over named parts (dataclasses, strings, numbers, containers of them)."""
+    return sha256(rfc8785.dumps(to_json(parts)))
+
+
+def read(kind: type[R], path: Path) -> R:
+    """Read one record file.
+
+    Raises:
+        RecordError: missing, unreadable or not a canonical record of ``kind``.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+    return decode(kind, data, str(path))
+
+
+def write(path: Path, record: Record) -> None:
+    """Write one record atomically: the old file, or the whole new one, never a part."""
+    write_atomically(path, encode(record))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` to a temporary file beside ``path``, flush it to disk, rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Move a finished folder into place by one rename; what was there goes first (it was stale, or not whole)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        shutil.rmtree(target)
+    os.rename(folder, target)
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's content, hex, read in chunks."""
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+def digest_files(root: Path, paths: Iterable[Path]) -> tuple[FileDigest, ...]:
+    """The digests of ``paths`` relative to ``root``, sorted by path."""
+    files = sorted(path.relative_to(root).as_posix() for path in paths)
+    return tuple(
+        FileDigest(path=name, size_bytes=(root / name).stat().st_size, sha256=digest_file(root / name)) for name in files
+    )
+
+
+def verify_files(root: Path, files: Iterable[FileDigest]) -> None:
+    """Check every named file against its digest.
+
+    Raises:
+        RecordError: names each file that is missing, a symlink, or changed.
+    """
+    wrong = []
+    for file in files:
+        path = root / file.path
+        if path.is_symlink() or not path.is_file():
+            wrong.append(f"{path} is missing or not a plain file")
+        elif path.stat().st_size != file.size_bytes or digest_file(path) != file.sha256:
+            wrong.append(f"{path} is not the file that was recorded (SHA-256 {file.sha256[:12]}...)")
+    if wrong:
+        raise RecordError("; ".join(wrong))
+
+
+def _spell(value: Any) -> Any:
+    """Non-finite numbers as strings; a text that looks like one is refused."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, str) and value in _NON_FINITE:
+        raise RecordError(f"the text {value!r} is reserved for numbers in records: use another name")
+    if isinstance(value, dict):
+        return {key: _spell(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spell(item) for item in value]
+    return value
+
+
+def _unspell(value: Any) -> Any:
+    if isinstance(value, str):
+        return _NON_FINITE.get(value, value)
+    if isinstance(value, dict):
+        return {key: _unspell(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unspell(item) for item in value]
+    return value
+
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass instance by name, one level deep."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}

@@ -1,0 +1,27 @@
+"""``python -m pipeline``: the commands that there are."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+from export.version import VERSION
+
+COMMANDS = ("all",)
+
+
+def main() -> int:
+    """List the commands, each with the first line of its module's docstring."""
+    if "--version" in sys.argv[1:]:
+        print(f"torchstone {VERSION}")
+        return 0
+    print(f"torchstone {VERSION}\n\nCommands (each has --help):")
+    for name in COMMANDS:
+        text = ast.get_docstring(ast.parse((Path(__file__).parent / f"{name}.py").read_text())) or ""
+        print(f"  python -m pipeline.{name:<8} {text.partition(chr(10))[0]}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

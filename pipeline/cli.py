@@ -1,0 +1,123 @@
+"""The command line: common options, a recipe's own settings as flags, and how a command ends.
+
+Nothing is parsed by hand: the flags are derived from the dataclasses by tyro. The recipe comes first, since it decides
+which flags there are and what their defaults are. ``--help`` alone imports no torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from export.errors import TorchstoneError, UserError
+from export.version import VERSION
+from pipeline.find import Found, built_in, find
+
+DEFAULT_RECIPE = "seed"
+GOOD, NOT_GOOD, USAGE, INTERRUPTED = 0, 1, 2, 130
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
+
+Stage = Literal["train", "capture", "build", "parity", "measure", "judge"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options that every recipe has."""
+
+    out: Path = field(default=Path("artifacts"))
+    """Where runs are kept."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where it is usable."""
+    seed: int | None = None
+    """Governs everything random; the recipe's own if not given."""
+    only: Stage | None = None
+    """Stop after this stage; those before it are done or reused."""
+    json: bool = False
+    """Print the verdict as JSON, and nothing else."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+
+def parse(arguments: Sequence[str], command: str) -> tuple[Found, Options]:
+    """The recipe, changed by its flags, and the common options.
+
+    Raises:
+        UserError: no such recipe, or a value that it does not accept.
+        SystemExit: after ``--help``, and for unknown flags.
+    """
+    named = bool(arguments) and not arguments[0].startswith("-")
+    text, flags = (arguments[0], arguments[1:]) if named else (DEFAULT_RECIPE, arguments)
+    if not named and {"-h", "--help"} & set(flags):
+        tyro.cli(Options, args=["--help"], prog=f"{command} [RECIPE]", description=_overview(command), config=_STYLE)
+    found = find(text)
+    recipe_type = Annotated[type(found.recipe), tyro.conf.arg(name="")]
+    options_type = Annotated[Options, tyro.conf.arg(name="")]
+    try:
+        options, recipe = tyro.cli(
+            tuple[options_type, recipe_type],  # type: ignore[valid-type]  # built for this recipe
+            args=list(flags), default=(Options(), found.recipe), prog=f"{command} {text}", config=_STYLE,
+            description=f"Settings of the recipe {found.recipe.name!r}, with their defaults.",
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if options.seed is not None:
+        recipe = replace(recipe, seed=options.seed)
+    return replace(found, recipe=recipe), options
+
+
+def choose_device(wanted: str) -> str:
+    """``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: CUDA was asked for and cannot be used.
+    """
+    import torch
+
+    if wanted == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        reason = "this build of torch has no CUDA" if torch.version.cuda is None else "torch finds no usable CUDA device"
+        raise UserError(f"--device cuda: {reason} (torch {torch.__version__}). Use --device cpu, or install a CUDA build of torch")
+    return "cpu"
+
+
+def end(command: Callable[[Sequence[str]], int]) -> int:
+    """Run a command with the process's arguments; turn every way it can end into an exit code and a short message."""
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        print(f"torchstone {VERSION}")
+        return GOOD
+    try:
+        return command(arguments)
+    except KeyboardInterrupt:
+        print("interrupted: what was done is kept, the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            traceback.print_exc()
+            return USAGE
+        print(f"error: no space left on the disk of {error.filename or 'the output folder'}: free some, then run the same command again", file=sys.stderr)
+        return USAGE
+    except TorchstoneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+
+
+def _overview(command: str) -> str:
+    recipes = "\n".join(f"  {name:<10} {text}" for name, text in built_in().items())
+    return (
+        "Train a model, export it every way, prove each export right, measure it, and say which one to ship.\n\n"
+        f"RECIPE comes first ({DEFAULT_RECIPE} if left out): a built-in name, path/to/file.py[:function] or package.module[:function].\n"
+        f"{recipes}\n\n"
+        f"{command} RECIPE --help lists every setting of a recipe with its default."
+    )

@@ -1,0 +1,213 @@
+"""Finding a recipe by its name, its file or its module, and everything in source code that it depends on.
+
+    seed                         pipeline/recipes/seed.py
+    path/to/file.py[:function]   a file of the user's; its folder becomes importable
+    package.module[:function]    a module of the user's, from the current folder or installed
+
+The function is ``recipe`` unless named.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from export.errors import UserError
+from export.record import sha256
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+
+_RECIPES = Path(__file__).parent / "recipes"
+_OURS = Path(__file__).resolve().parents[1]
+_OUR_PACKAGES = ("pipeline", "export", "bench")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Where a recipe's function lies, such that another process finds it too."""
+
+    module: str
+    function: str
+    file: str | None
+    """Absolute; None for an importable module."""
+    import_path: tuple[str, ...]
+    """Folders that must be importable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A recipe, and what its behaviour depends on."""
+
+    recipe: Recipe
+    reference: Reference
+    source_sha256: dict[str, str]
+    """Digest of every module outside site-packages that the recipe imports, by module name."""
+
+
+def built_in() -> dict[str, str]:
+    """Names of the built-in recipes, and the first line of what each says of itself; nothing is imported."""
+    found = {}
+    for path in sorted(_RECIPES.glob("*.py")):
+        if path.stem != "__init__":
+            text = ast.get_docstring(ast.parse(path.read_text())) or ""
+            found[path.stem] = text.partition("\n")[0]
+    return found
+
+
+def locate(text: str) -> Reference:
+    """Parse what the user typed.
+
+    Raises:
+        UserError: no such recipe, file or module; names what there is, and the nearest.
+    """
+    place, _, function = text.partition(":")
+    function = function or "recipe"
+    if place in built_in():
+        return Reference(module=f"pipeline.recipes.{place}", function=function, file=None, import_path=())
+    if place.endswith(".py") or "/" in place:
+        path = Path(place).resolve()
+        if not path.is_file():
+            raise UserError(f"there is no recipe file {place}")
+        return Reference(module=path.stem, function=function, file=str(path), import_path=(str(path.parent),))
+    here = str(Path.cwd())
+    if "." in place or ":" in text:
+        return Reference(module=place, function=function, file=None, import_path=(here,))
+    nearest = difflib.get_close_matches(place, built_in(), n=1)
+    raise UserError(
+        f"there is no recipe {place!r}" + (f": did you mean {nearest[0]!r}?" if nearest else "")
+        + f"\nBuilt in: {', '.join(built_in())}. Your own: path/to/file.py[:function] or package.module[:function]."
+    )
+
+
+def find(text: str) -> Found:
+    """The recipe behind what the user typed.
+
+    Raises:
+        UserError: it cannot be found, imported, or is no recipe.
+    """
+    reference = locate(text)
+    loaded_before = set(sys.modules)
+    recipe = call(reference)
+    module = sys.modules[reference.module]
+    loaded = {name for name in set(sys.modules) - loaded_before if not name.startswith("__")}
+    return Found(recipe=recipe, reference=reference, source_sha256=_sources(module, loaded))
+
+
+def call(reference: Reference) -> Recipe:
+    """Import a reference's module and call its function.
+
+    Raises:
+        UserError: the module cannot be imported, has no such function, or it returns something else.
+    """
+    from pipeline.recipe import Recipe
+
+    module = _import(reference)
+    function = getattr(module, reference.function, None)
+    where = reference.file or reference.module
+    if not callable(function):
+        raise UserError(
+            f"{where} has no recipe: it must define a function {reference.function!r} that returns a Recipe "
+            f"(or name another: {where}:function)"
+        )
+    try:
+        recipe = function()
+    except UserError:
+        raise
+    except Exception as error:  # the user's function may raise anything; the cause is kept
+        raise UserError(f"the recipe {where}:{reference.function} raised {type(error).__name__}: {error}") from error
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{where}:{reference.function} must return a pipeline.recipe.Recipe, got {type(recipe).__name__}")
+    return recipe
+
+
+def _import(reference: Reference) -> ModuleType:
+    for folder in reference.import_path:
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    where = reference.file or reference.module
+    try:
+        if reference.file is None:
+            return importlib.import_module(reference.module)
+        known = sys.modules.get(reference.module)
+        if known is not None and getattr(known, "__file__", None) == reference.file:
+            return known
+        spec = importlib.util.spec_from_file_location(reference.module, reference.file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[reference.module] = module
+        spec.loader.exec_module(module)
+        return module
+    except UserError:
+        raise
+    except Exception as error:  # the user's module may raise anything while it is imported; the cause is kept
+        raise UserError(f"the recipe {where} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _sources(module: ModuleType, loaded: set[str]) -> dict[str, str]:
+    """Digests of the modules that were loaded with the recipe, and of all that their source text imports."""
+    names = {module.__name__} | loaded
+    todo = [name for name in names if _is_users(name)]
+    digests: dict[str, str] = {}
+    while todo:
+        name = todo.pop()
+        path = _source_file(name)
+        if name in digests or path is None:
+            continue
+        text = path.read_bytes()
+        digests[name] = sha256(text)
+        todo += [imported for imported in _imports(ast.parse(text), name) if imported not in digests and _is_users(imported)]
+    return dict(sorted(digests.items()))
+
+
+def _is_users(name: str) -> bool:
+    """Whether a module is the user's own: not installed, not of Python, not ours (but a built-in recipe is its own)."""
+    if name.partition(".")[0] in _OUR_PACKAGES and not name.startswith("pipeline.recipes."):
+        return False
+    path = _source_file(name)
+    if path is None:
+        return False
+    installed = [Path(folder).resolve() for folder in {*sysconfig.get_paths().values()}]
+    return name.startswith("pipeline.recipes.") or not any(path.is_relative_to(folder) for folder in installed)
+
+
+def _source_file(name: str) -> Path | None:
+    module = sys.modules.get(name)
+    if module is not None:
+        file = getattr(module, "__file__", None)
+    else:
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError, AttributeError):
+            return None  # ``from package import value``: not a module
+        file = spec.origin if spec else None
+    path = Path(file) if file and file.endswith(".py") else None
+    return path.resolve() if path and path.is_file() else None
+
+
+def _imports(tree: ast.AST, name: str) -> Iterator[str]:
+    """Names of the modules that a source text may import, those inside functions too."""
+    package = name if _is_package(name) else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module or ""]))
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def _is_package(name: str) -> bool:
+    path = _source_file(name)
+    return path is not None and path.name == "__init__.py"

@@ -1,0 +1,100 @@
+"""A recipe: one complete description of a model, its data, and what it must be to ship.
+
+A recipe is a plain function without arguments that returns a ``Recipe``. Derive one from another with
+``dataclasses.replace``. Every setting that is not a Python object can be changed on the command line
+(``--train.epochs 5``); the flags are made from these classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import nn
+
+from bench.parity.cases import ParitySpec
+from bench.sample import BenchSpec
+from bench.verdict import Limits
+from export.backend import BACKENDS
+from export.errors import UserError
+from export.signature import Signature
+from export.worker import ProcessLimits
+from pipeline.train import TrainSpec
+
+REQUIRED = ("torchscript", "compile", "aotinductor", "onnx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Rows of data, resident in memory: inputs by name, each ``(rows, ...)``, and targets ``(rows, ...)``."""
+
+    inputs: Mapping[str, torch.Tensor]
+    targets: torch.Tensor
+
+    @property
+    def rows_count(self) -> int:
+        """Number of rows."""
+        return len(self.targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The splits of a data set; ``validation`` chooses the best epoch, ``test`` is looked at once, at the end."""
+
+    train: Split
+    validation: Split | None = None
+    test: Split | None = None
+
+
+Metric = Callable[[Any, torch.Tensor], float]
+"""``metric(outputs, targets)``: the model's result on a whole split, to a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that a run needs.
+
+    A recipe without ``train`` has no training: ``model()`` then returns the module with its weights.
+    """
+
+    name: tyro.conf.Suppress[str]
+    """Of the folder under ``artifacts/``."""
+    model: tyro.conf.Suppress[Callable[[], nn.Module]]
+    """Builds the module; random initialisation is seeded before it is called."""
+    signature: tyro.conf.Suppress[Signature]
+    data: tyro.conf.Suppress[Callable[[], Data] | None] = None
+    loss: tyro.conf.Suppress[Callable[[Any, torch.Tensor], torch.Tensor] | None] = None
+    """``loss(outputs, targets)``: the model's result on a batch, to a scalar."""
+    metrics: tyro.conf.Suppress[Mapping[str, Metric]] = field(default_factory=dict)
+    optimizer: tyro.conf.Suppress[Callable[[nn.Module], torch.optim.Optimizer] | None] = None
+    """Replaces the optimizer that ``train`` names."""
+    files: tyro.conf.Suppress[tuple[Path, ...]] = ()
+    """Files that the recipe reads (data, weights): a change in one makes a new run."""
+    seed: tyro.conf.Suppress[int] = 0
+    """Governs initialisation, order of rows, dropout and every drawn input."""
+    train: TrainSpec | None = None
+    backends: tuple[str, ...] = tuple(BACKENDS)
+    """What to export to; ``eager`` is the baseline."""
+    required: tuple[str, ...] = REQUIRED
+    """Backends that must turn out good for the run to be good."""
+    parity: ParitySpec = field(default_factory=ParitySpec)
+    bench: BenchSpec = field(default_factory=BenchSpec)
+    limits: Limits = field(default_factory=Limits)
+    process: ProcessLimits = field(default_factory=ProcessLimits)
+    """What each build and each measurement may use."""
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] in ".-":
+            raise UserError(f"Recipe.name must be letters, digits, '-', '_' and '.', got {self.name!r}")
+        if unknown := [name for name in (*self.backends, *self.required) if name not in BACKENDS]:
+            raise UserError(f"backends must be of {', '.join(BACKENDS)}, got {unknown[0]!r}")
+        if absent := [name for name in self.required if name not in self.backends]:
+            raise UserError(f"required backends must be among backends, {absent[0]!r} is not: add it, or drop it from required")
+        if self.train is not None and (self.data is None or self.loss is None):
+            raise UserError(f"recipe {self.name!r}: training needs data and loss, or leave train out")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed must lie in [0, 2**32), got {self.seed}")

@@ -1,0 +1,227 @@
+"""A run: one recipe with one set of settings, on one machine, in its own folder; and how a stage is done at most once.
+
+``artifacts/<recipe>/<key12>/`` is named after the SHA-256 of everything that the run depends on. Within it every stage
+has a key of its own, over its own settings and its parents' content, so that a setting of a later stage never repeats an
+earlier one: what another run of the same recipe has already made under the same key is taken over by hard links. A
+stage is made in a hidden folder beside its place and moved there by one rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar, cast
+
+import filelock
+
+from export.environment import environment, versions
+from export.errors import RecordError, UserError
+from export.record import FileDigest, Record, digest_file, key_of, publish, read, sha256, to_json, verify_files, write
+from export.worker import Desk
+from pipeline.console import Console
+from pipeline.find import Found, built_in
+
+KEY_DIGITS = 12
+_ROOT = Path(__file__).resolve().parents[1]
+_SETTINGS = ("train", "backends", "required", "parity", "bench", "limits", "process")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeRecord(Record):
+    """``recipe.json``: everything that the run depends on; its key is the folder's name."""
+
+    SCHEMA: ClassVar[str] = "torchstone.recipe/1"
+
+    name: str
+    function: str
+    """``module:function``."""
+    seed: int
+    device: str
+    signature: Any
+    settings: dict[str, Any]
+    source_sha256: dict[str, str]
+    """Of the recipe's modules outside site-packages."""
+    file_sha256: dict[str, str]
+    """Of the files that the recipe names, by file name."""
+    tool_sha256: dict[str, str]
+    """Of Torchstone's own folders."""
+    environment: Any
+
+
+class StageRecord(Protocol):
+    """A record that a stage folder holds."""
+
+    key: str
+    files: tuple[FileDigest, ...]
+
+
+S = TypeVar("S", bound=Record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """An open run."""
+
+    found: Found
+    device: str
+    folder: Path
+    record: RecipeRecord
+    console: Console
+
+    @cached_property
+    def desk(self) -> Desk:
+        """Where workers of this run leave their papers."""
+        reference = self.found.reference
+        users = {name.partition(".")[0] for name in self.found.source_sha256}
+        return Desk(
+            folder=self.folder / "log",
+            limits=self.found.recipe.process,
+            hidden=tuple(sorted({"pipeline", *users})),
+            import_path=reference.import_path,
+        )
+
+    def key(self, stage: str, *, tools: tuple[str, ...], packages: tuple[str, ...] = ("torch", "numpy"), **parts: object) -> str:
+        """The key of a stage: its own settings and parents (``parts``), our code of it, the versions it rests on."""
+        installed = {name: version for name, version in versions().items() if name in packages}
+        return key_of(stage=stage, tools={name: self.record.tool_sha256[name] for name in tools}, versions=installed, **parts)
+
+    def stage(self, where: str, kind: type[S], name: str, key: str, make: Callable[[Path], object], *, keep_partial: bool = False) -> tuple[S, bool]:
+        """The record of the stage folder ``where``, made only if no run of this recipe has it; and whether it was made.
+
+        ``make`` fills a hidden folder, record included; ``keep_partial`` leaves that folder for the next try.
+        """
+        target = self.folder / where
+        if (record := self.good(target, kind, name, key)) is not None:
+            return record, False
+        for sibling in sorted(self.folder.parent.glob(f"*/{where}/{name}")):
+            if sibling.parent != target and (record := self.good(sibling.parent, kind, name, key)) is not None:
+                partial = _fresh(target, "adopted")
+                shutil.copytree(sibling.parent, partial, copy_function=os.link, dirs_exist_ok=True)
+                publish(partial, target)
+                return record, False
+        partial = _partial(target, key) if keep_partial else _fresh(target, "partial")
+        make(partial)
+        publish(partial, target)
+        return read(kind, target / name), True
+
+    def good(self, folder: Path, kind: type[S], name: str, key: str) -> S | None:
+        """The record in a stage folder if it is whole, unaltered and of this key."""
+        path = folder / name
+        if not path.exists():
+            return None
+        try:
+            record = read(kind, path)
+            stage = cast(StageRecord, record)
+            if stage.key != key:
+                return None
+            verify_files(folder, stage.files)
+        except RecordError as error:
+            self.console.say(f"made again: {error}")
+            return None
+        return record
+
+
+@contextlib.contextmanager
+def open_run(found: Found, device: str, out: Path, console: Console) -> Iterator[Run]:
+    """Make or open the run's folder, and hold its lock.
+
+    Raises:
+        UserError: ``out`` cannot be written, or another process works on this very run.
+    """
+    record = _recipe_record(found, device)
+    key = key_of(recipe=to_json(record))
+    folder = out.resolve() / record.name / key[:KEY_DIGITS]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise UserError(f"another process works on this very run ({folder}): wait for it, or give this one its own --out") from error
+    except OSError as error:
+        raise UserError(f"the output folder {out} cannot be used: {error.strerror}. Choose another with --out") from error
+    try:
+        if not (folder / "recipe.json").exists():
+            write(folder / "recipe.json", record)
+        yield Run(found=found, device=device, folder=folder, record=record, console=console)
+    finally:
+        lock.release()
+
+
+def set_latest(run: Run) -> None:
+    """Point ``artifacts/<recipe>/latest`` at this run, by one rename."""
+    link = run.folder.parent / "latest"
+    temporary = run.folder.parent / f".latest.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(run.folder.name)
+    os.replace(temporary, link)
+
+
+def find_run(text: str, out: Path) -> Path:
+    """The folder behind RUN: a folder, a recipe's name (its latest run) or ``<recipe>@<key prefix>``.
+
+    Raises:
+        UserError: there is none, or the prefix fits several.
+    """
+    if (Path(text) / "recipe.json").is_file():
+        return Path(text).resolve()
+    recipe, _, prefix = text.partition("@")
+    base = out / recipe
+    if not prefix and (base / "latest").exists():
+        return (base / "latest").resolve()
+    runs = [path.parent for path in base.glob(f"{prefix}*/recipe.json") if prefix and not path.parent.is_symlink()]
+    if len(runs) == 1:
+        return runs[0].resolve()
+    if runs:
+        raise UserError(f"{text} fits several runs: {', '.join(sorted(run.name for run in runs))}")
+    raise UserError(f"there is no run {text!r} under {out}: python -m pipeline.all {recipe if recipe in built_in() else 'RECIPE'} makes one")
+
+
+def _recipe_record(found: Found, device: str) -> RecipeRecord:
+    recipe = found.recipe
+    missing = [str(path) for path in recipe.files if not path.is_file()]
+    if missing:
+        raise UserError(f"the recipe {recipe.name!r} names a file that is not there: {missing[0]}")
+    return RecipeRecord(
+        name=recipe.name,
+        function=f"{found.reference.module}:{found.reference.function}",
+        seed=recipe.seed,
+        device=device,
+        signature=to_json(recipe.signature),
+        settings={name: to_json(getattr(recipe, name)) for name in _SETTINGS},
+        source_sha256=found.source_sha256,
+        file_sha256={path.name: digest_file(path) for path in recipe.files},
+        tool_sha256={name: _tool_sha256(name) for name in ("export", "bench", "pipeline/train.py")},
+        environment=to_json(environment()),
+    )
+
+
+def _tool_sha256(name: str) -> str:
+    """Digest of our own source that shapes a stage: what an upgrade changes is made again."""
+    path = _ROOT / name
+    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    return sha256("".join(f"{file.relative_to(_ROOT).as_posix()} {digest_file(file)}\n" for file in files).encode())
+
+
+def _fresh(target: Path, what: str) -> Path:
+    """An empty hidden folder beside ``target``; what an interrupted run left there goes."""
+    folder = target.parent / f".{target.name}.{what}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _partial(target: Path, key: str) -> Path:
+    """A hidden folder beside ``target`` that survives an interruption, as long as the stage's key is the same."""
+    folder = target.parent / f".{target.name}.{key[:KEY_DIGITS]}.partial"
+    for stale in target.parent.glob(f".{target.name}.*.partial"):
+        if stale != folder:
+            shutil.rmtree(stale)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
