@@ -67,8 +67,13 @@ class Session:
     key: str
 
 
-def measure(session: Session, desk: Desk, advance: Callable[[int], None]) -> tuple[dict[str, Measurement], dict[str, Outcome]]:
-    """Measurements by artifact, and how those that could not be measured ended; ``advance`` hears of each process done."""
+def measure_together(
+    session: Session, desk: Desk, advance: Callable[[int], None]
+) -> tuple[dict[str, Measurement], dict[str, Outcome]]:
+    """Measurements by artifact, and how those that could not be measured ended.
+
+    ``advance`` hears how many processes are done.
+    """
     folders = dict(session.folders)
     dropped: dict[str, Outcome] = {}
     while folders:

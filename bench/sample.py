@@ -22,7 +22,7 @@ from export import backend as backends
 from export.arrays import Array, to_numpy, to_torch
 from export.backend import Bound, LoadOptions, Runner
 from export.build import Source
-from export.record import from_json, write_atomically
+from export.record import from_json
 from export.signature import Signature
 
 BUFFERS_COUNT = 4
@@ -57,7 +57,8 @@ class BenchSpec:
             raise ValueError(f"bench.processes_count must be >= 2 (one has no spread), got {self.processes_count}")
         if not 1 <= self.min_rounds_count <= self.rounds_count:
             raise ValueError(
-                f"bench must have 1 <= min_rounds_count <= rounds_count, got {self.min_rounds_count} and {self.rounds_count}"
+                "bench must have 1 <= min_rounds_count <= rounds_count, "
+                f"got {self.min_rounds_count} and {self.rounds_count}"
             )
         if min(self.block_s, self.round_budget_s) <= 0 or self.warmup_s < 0 or not 0 <= self.tie_ratio < 1:
             raise ValueError("bench durations must be > 0 and tie_ratio must lie in [0, 1)")
@@ -217,9 +218,7 @@ def _check_outputs(name: str, runner: Runner, inputs: dict[str, Array], bound: B
 
 
 def _note(job: SampleJob, name: str) -> None:
-    path = Path(job.current)
-    if not path.exists() or path.read_text() != name:
-        write_atomically(path, name.encode())
+    Path(job.current).write_text(name)
 
 
 def _inference_mode() -> Any:

@@ -1,5 +1,6 @@
 """Statistics of timings, derived from raw samples when read. The process is the unit: samples of one process are not
-independent, and a test that pools them claims differences between a thing and itself."""
+independent, and a test that pools them claims differences between a thing and itself.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def paired_ratio(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[floa
 
 
 def mean_ratio(logs: Sequence[float]) -> Ratio:
-    """exp of the mean of per-process log-ratios, with a t interval over the processes.
+    """Exp of the mean of per-process log-ratios, with a t interval over the processes.
 
     Raises:
         ValueError: fewer than two processes: one has no spread.

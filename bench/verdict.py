@@ -22,7 +22,7 @@ from export.record import Observed, Record, digest, observed
 
 BASELINE = "eager"
 SIMPLEST_FIRST = ("onnx", "aotinductor", "torchscript", "exported", "compile")
-"""Of tied artifacts the first of these wins: ONNX needs one small runtime; ``compile`` needs PyTorch and its compiler."""
+"""Of tied artifacts the first of these wins: ONNX needs one small runtime, ``compile`` all of PyTorch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +122,14 @@ class Evidence:
     failure: Failure | None = None
 
 
-def judge(
-    key: str, recipe: str, evidence: Sequence[Evidence], limits: Limits, metrics: Mapping[str, float], *, allow_no_reference: bool
+def weigh(
+    key: str,
+    recipe: str,
+    evidence: Sequence[Evidence],
+    limits: Limits,
+    metrics: Mapping[str, float],
+    *,
+    allow_no_reference: bool,
 ) -> Verdict:
     """Weigh all evidence of a run."""
     eager = next((one.measurement for one in evidence if one.backend == BASELINE), None)
@@ -135,11 +141,17 @@ def judge(
     ]
     able = {row.name for row in rows if row.shippable and row.speeds}
     candidates = {
-        one.name: one.measurement for one in evidence if one.name in able and one.measurement and one.artifact and one.artifact.source_free
+        one.name: one.measurement
+        for one in evidence
+        if one.name in able and one.measurement and one.artifact and one.artifact.source_free
     }
     backends = {one.name: one.backend for one in evidence}
-    winner, tied, reasons = _winner(candidates, backends) if candidates and not broken else (None, (), ("nothing may ship",))
-    missing = [f"{row.name} is required: {'; '.join(row.reasons)}" for row in rows if row.required and not row.shippable]
+    winner, tied, reasons = (
+        _winner(candidates, backends) if candidates and not broken else (None, (), ("nothing may ship",))
+    )
+    missing = [
+        f"{row.name} is required: {'; '.join(row.reasons)}" for row in rows if row.required and not row.shippable
+    ]
     return Verdict(
         key=key,
         recipe=recipe,
@@ -162,7 +174,9 @@ def _row(one: Evidence, eager: Measurement | None, limits: Limits, allow_no_refe
     status = one.parity.status if one.parity else None
     if one.parity and status != "pass" and not (status == "no-reference" and allow_no_reference):
         reasons += [f"parity {status}: {reason}" for reason in one.parity.reasons]
-    if (limits.max_median_ms is not None and one.measurement) and (late := _too_slow(speeds, limits.max_median_ms, limits.batch_rows)):
+    if (limits.max_median_ms is not None and one.measurement) and (
+        late := _too_slow(speeds, limits.max_median_ms, limits.batch_rows)
+    ):
         reasons.append(late)
     if one.artifact and not one.artifact.source_free:
         reasons.append("needs the model's source: the baseline, never ships")
@@ -223,18 +237,22 @@ def _winner(
         return fastest, (), (f"{fastest} is the only artifact that may ship",)
     tie_ratio = candidates[fastest].spec.tie_ratio
     ratios = {
-        name: mean_ratio([b - a for a, b in zip(scores[fastest], scores[name], strict=True)]) for name in scores if name != fastest
+        name: mean_ratio([b - a for a, b in zip(scores[fastest], scores[name], strict=True)])
+        for name in scores
+        if name != fastest
     }
-    tied = sorted((name for name, ratio in ratios.items() if word(ratio, tie_ratio) != "slower"), key=lambda name: scores[name])
-    if tied:
-        level = (fastest, *tied)
-        winner = min(level, key=lambda name: SIMPLEST_FIRST.index(backends[name]))
-        others = ", ".join(f"{name} {_interval(ratios[name])}" for name in tied)
-        return winner, level, (
-            f"a tie over batch {batches}: {', '.join(level)} ({others} times {fastest}'s time); {winner} is the simplest to deploy",
-        )
-    second = min(ratios, key=lambda name: ratios[name].value)
-    return fastest, (), (f"{fastest} is the fastest over batch {batches}: the next, {second}, takes {_interval(ratios[second])} times as long",)
+    tied = sorted(
+        (name for name, ratio in ratios.items() if word(ratio, tie_ratio) != "slower"), key=lambda name: scores[name]
+    )
+    if not tied:
+        second = min(ratios, key=lambda name: ratios[name].value)
+        longer = f"the next, {second}, takes {_interval(ratios[second])} times as long"
+        return fastest, (), (f"{fastest} is the fastest over batch {batches}: {longer}",)
+    level = (fastest, *tied)
+    winner = min(level, key=lambda name: SIMPLEST_FIRST.index(backends[name]))
+    others = ", ".join(f"{name} {_interval(ratios[name])}" for name in tied)
+    tie = f"a tie over batch {batches}: {', '.join(level)} ({others} times {fastest}'s time)"
+    return winner, level, (f"{tie}; {winner} is the simplest to deploy",)
 
 
 def _interval(ratio: Ratio) -> str:

@@ -1,4 +1,6 @@
-"""An artifact: what one backend's build left on disk, with the digests that must hold before anything is loaded."""
+"""What export leaves on disk: the traced program, and each backend's artifact, with the digests that must hold before
+anything of them is loaded.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,23 @@ from export.record import FileDigest, Observed, Record, read, verify_files
 from export.signature import Signature
 
 RECORD = "artifact.json"
+PROGRAM_RECORD, PROGRAM_FILE = "program.json", "program.pt2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramRecord(Record):
+    """What lies in ``program/``: the traced graph, and the contract that it was found to keep."""
+
+    SCHEMA: ClassVar[str] = "torchstone.program/1"
+
+    key: str
+    checkpoint_sha256: str
+    signature: Signature
+    """With its outputs."""
+    files: tuple[FileDigest, ...]
+    failure: str | None
+    """Why the model could not be traced; artifacts that need the graph then fail for this reason."""
+    observed: Observed
 
 
 @dataclass(frozen=True, kw_only=True)

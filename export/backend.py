@@ -1,8 +1,8 @@
 """The contract of a backend, the list of them, and the driver that holds each of them to it.
 
-A backend is a module in ``export/backends/`` with the attributes and functions of ``Backend``. It is imported when first
-asked for, and is the only file that imports its runtime. Building and running are two steps: ``build`` leaves files,
-``load`` makes them callable. No backend measures time, and none checks its inputs: the driver (``Runner``) does.
+A backend is a module in ``export/backends/`` with the attributes and functions of ``Backend``. It is imported when
+first asked for, and is the only file that imports its runtime. Building and running are two steps: ``build`` leaves
+files, ``load`` makes them callable. No backend measures time, and none checks its inputs: the driver (``Runner``) does.
 """
 
 from __future__ import annotations

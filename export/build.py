@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from export import backend as backends
-from export.artifact import RECORD, Artifact
+from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, RECORD, Artifact, ProgramRecord
 from export.errors import UserError
 from export.record import digest, digest_files, from_json, observed, read, verify_files, write
 from export.signature import Signature
@@ -74,10 +73,10 @@ def capture(payload: object) -> str:
     try:
         program = programs.capture(job.source.module(), job.signature, job.seed)
         with programs.quiet():
-            torch.export.save(program.exported, folder / programs.FILE)
+            torch.export.save(program.exported, folder / PROGRAM_FILE)
     except UserError as error:
         failure = str(error)
-    record = programs.ProgramRecord(
+    record = ProgramRecord(
         key=job.key,
         checkpoint_sha256=job.checkpoint_sha256,
         signature=job.signature,
@@ -85,20 +84,18 @@ def capture(payload: object) -> str:
         failure=failure,
         observed=observed(time.monotonic() - started),
     )
-    write(folder / "program.json", record)
+    write(folder / PROGRAM_RECORD, record)
     return digest(record)
 
 
 def build(payload: object) -> str:
     """Job: leave one artifact's files and record. Returns its digest."""
-    from export.program import FILE, ProgramRecord
-
     job = from_json(BuildJob, payload)
     started = time.monotonic()
     folder = Path(job.folder)
     backend = backends.get(job.backend)
     program_folder = Path(job.program)
-    program = read(ProgramRecord, program_folder / "program.json")
+    program = read(ProgramRecord, program_folder / PROGRAM_RECORD)
     if backend.NEEDS_PROGRAM:
         if program.failure:
             raise UserError(program.failure)
@@ -109,7 +106,7 @@ def build(payload: object) -> str:
             seed=job.seed,
             device=job.device,
             module=job.source.module,
-            program_file=program_folder / FILE,
+            program_file=program_folder / PROGRAM_FILE,
         ),
         folder,
     )

@@ -1,4 +1,4 @@
-"""What a result depends on besides its inputs: versions, processor, devices. Two results that differ here do not compare."""
+"""What a result depends on besides its inputs: versions, processor, devices."""
 
 from __future__ import annotations
 

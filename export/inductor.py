@@ -19,7 +19,7 @@ def prepare(cache: Path) -> None:
     """Point Inductor's cache at ``cache`` and choose how it compiles; call before the first compilation."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
-    import torch._inductor.config as config
+    from torch._inductor import config
 
     config.compile_threads = 1  # builds already run side by side; a pool of compile workers would start torch again
     config.cpp_cache_precompile_headers = False

@@ -1,8 +1,8 @@
 """Capture: the user's module becomes a Program, a traced graph that takes and returns flat named tensors.
 
 The Program is what every source-free artifact is made from. It is saved with ``torch.export``, and read back only after
-its hash verified, because PyTorch's own loader may unpickle: ``load`` also refuses a file of which any member would not
-load with ``weights_only=True``.
+its hash verified, because PyTorch's own loader may unpickle: ``load_exported`` also refuses a file of which any member
+would not load with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -17,33 +17,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from export.arrays import dtype_name, to_torch
 from export.errors import RecordError, UserError
-from export.record import FileDigest, Observed, Record, read, verify_files
 from export.signature import Signature, Sizes, TensorSpec
-
-FILE = "program.pt2"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProgramRecord(Record):
-    """What lies in ``program/``: the traced graph, and the contract that it was found to keep."""
-
-    SCHEMA: ClassVar[str] = "torchstone.program/1"
-
-    key: str
-    checkpoint_sha256: str
-    signature: Signature
-    """With its outputs."""
-    files: tuple[FileDigest, ...]
-    failure: str | None
-    """Why the model could not be traced; artifacts that need the graph then fail for this reason."""
-    observed: Observed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +71,14 @@ def flatten(value: Any, prefix: str = "") -> dict[str, torch.Tensor]:
     elif isinstance(value, tuple | list):
         items = ((f"output_{index}" if not prefix else str(index), item) for index, item in enumerate(value))
     else:
-        raise UserError(f"a model's result must be tensors, got {type(value).__name__} at {prefix or 'the top'}: drop it in forward()")
+        raise UserError(
+            f"a model's result must be tensors, got {type(value).__name__} at {prefix or 'the top'}: "
+            "leave it out in forward()"
+        )
     return {
-        name: tensor for key, item in items for name, tensor in flatten(item, f"{prefix}.{key}" if prefix else str(key)).items()
+        name: tensor
+        for key, item in items
+        for name, tensor in flatten(item, f"{prefix}.{key}" if prefix else str(key)).items()
     }
 
 
@@ -128,29 +114,24 @@ def capture(module: nn.Module, signature: Signature, seed: int) -> Program:
     flat = FlatModule(copy.deepcopy(module).cpu().eval(), signature)
     tensors = tuple(to_torch(array) for array in signature.example(signature.example_sizes(), seed).values())
     dims = {name: torch.export.Dim(name, min=bounds.min, max=bounds.max) for name, bounds in signature.ranges.items()}
-    shapes = tuple({i: dims[dim] for i, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in signature.inputs)
+    shapes = tuple(
+        {i: dims[dim] for i, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in signature.inputs
+    )
     try:
         with torch.no_grad(), quiet():
             exported = torch.export.export(flat, tensors, dynamic_shapes={"tensors": shapes})
-    except Exception as error:  # noqa: BLE001 - tracing runs the user's code, which may raise anything; the cause is kept
+    except Exception as error:
         raise UserError(_explain(error, signature)) from error
     _refuse_frozen(exported, signature)
     return Program(exported=exported, signature=signature)
 
 
-def load(folder: Path) -> tuple[Program, ProgramRecord]:
-    """Read ``program/`` back, after its hashes verified.
+def load_exported(path: Path) -> torch.export.ExportedProgram:
+    """Read a file whose hash the caller has verified.
 
     Raises:
-        RecordError: a file that is missing or altered, or that would need a full unpickle.
+        RecordError: a member would need a full unpickle.
     """
-    record = read(ProgramRecord, folder / "program.json")
-    verify_files(folder, record.files)
-    return Program(exported=load_exported(folder / FILE), signature=record.signature), record
-
-
-def load_exported(path: Path) -> torch.export.ExportedProgram:
-    """``torch.export.load`` for a file whose hash the caller has verified, refused if any member holds a live pickle."""
     _refuse_pickles(path)
     with quiet():
         return torch.export.load(path)
@@ -182,8 +163,10 @@ def _refuse_pickles(path: Path) -> None:
                 continue
             try:
                 torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-            except Exception as error:  # noqa: BLE001 - whatever it is, the member is not plain tensors
-                raise RecordError(f"{path}: the member {member.filename} does not load with weights_only=True, refused") from error
+            except Exception as error:
+                raise RecordError(
+                    f"{path}: the member {member.filename} does not load with weights_only=True, refused"
+                ) from error
 
 
 def _run_example(flat: FlatModule, signature: Signature, sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:
@@ -195,8 +178,10 @@ def _run_example(flat: FlatModule, signature: Signature, sizes: Sizes, seed: int
             return flatten(flat.module(*positional, **dict(zip(flat.keywords, keyword, strict=True))))
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001 - the user's forward() may raise anything; the cause is kept
-        shapes = ", ".join(f"{spec.name}: {spec.dtype}{list(t.shape)}" for spec, t in zip(signature.inputs, tensors, strict=True))
+    except Exception as error:
+        shapes = ", ".join(
+            f"{spec.name}: {spec.dtype}{list(t.shape)}" for spec, t in zip(signature.inputs, tensors, strict=True)
+        )
         raise UserError(
             f"the model does not accept its own example input ({shapes}):\n  {type(error).__name__}: {error}\n"
             "Change the recipe's signature, or the model."
@@ -236,7 +221,11 @@ def rename(expression: str, symbols: Mapping[str, str]) -> str:
 def _explain(error: Exception, signature: Signature) -> str:
     """PyTorch's constraint violation in the words of the signature."""
     text = str(error).split("\nThe error above occurred")[0].strip()
-    fixed = [name for name in signature.ranges if re.search(rf"\b{re.escape(name)}\b.*\b(constant|specialized)|\b{re.escape(name)} = \d+", text)]
+    fixed = [
+        name
+        for name in signature.ranges
+        if re.search(rf"\b{re.escape(name)}\b.*\b(constant|specialized)|\b{re.escape(name)} = \d+", text)
+    ]
     if not fixed:
         return f"the model cannot be traced by torch.export: {type(error).__name__}: {text}"
     return (

@@ -181,7 +181,8 @@ def digest_files(root: Path, paths: Iterable[Path]) -> tuple[FileDigest, ...]:
     """The digests of ``paths`` relative to ``root``, sorted by path."""
     files = sorted(path.relative_to(root).as_posix() for path in paths)
     return tuple(
-        FileDigest(path=name, size_bytes=(root / name).stat().st_size, sha256=digest_file(root / name)) for name in files
+        FileDigest(path=name, size_bytes=(root / name).stat().st_size, sha256=digest_file(root / name))
+        for name in files
     )
 
 

@@ -100,17 +100,23 @@ class Signature:
             raise UserError(f"tensor names must differ, got {repeated} more than once")
         symbols = {dim for spec in self.inputs for dim in spec.shape if isinstance(dim, str)}
         if missing := sorted(symbols - set(self.ranges)):
-            raise UserError(f"every symbol needs a range, missing for {missing}: ranges={{'{missing[0]}': SizeRange(...)}}")
+            raise UserError(
+                f"every symbol needs a range, missing for {missing}: ranges={{'{missing[0]}': SizeRange(...)}}"
+            )
         if unused := sorted(set(self.ranges) - symbols):
             raise UserError(
                 f"the dynamic dimension {unused[0]!r} is declared, but no input has it: "
                 f"inputs are {', '.join(f'{spec.name}{list(spec.shape)}' for spec in self.inputs)}"
             )
         positional_after_keyword = [
-            later.name for first, later in zip(self.inputs, self.inputs[1:], strict=False) if first.keyword and not later.keyword
+            later.name
+            for first, later in zip(self.inputs, self.inputs[1:], strict=False)
+            if first.keyword and not later.keyword
         ]
         if positional_after_keyword:
-            raise UserError(f"positional inputs must come before keyword ones, got {positional_after_keyword[0]!r} after one")
+            raise UserError(
+                f"positional inputs must come before keyword ones, got {positional_after_keyword[0]!r} after one"
+            )
 
     @property
     def batch(self) -> str | None:
@@ -119,7 +125,7 @@ class Signature:
         return shape[0] if shape and isinstance(shape[0], str) else None
 
     def example_sizes(self) -> dict[str, int]:
-        """A size per symbol for tracing: different for each symbol, and neither 0 nor 1, which exporters specialise on."""
+        """A size per symbol for tracing: all different, and neither 0 nor 1, on which exporters specialise."""
         sizes: dict[str, int] = {}
         for index, (name, bounds) in enumerate(self.ranges.items()):
             sizes[name] = bounds.example if bounds.example is not None else max(min(3 + index, bounds.max), bounds.min)
@@ -202,7 +208,8 @@ def _draw(spec: TensorSpec, sizes: Sizes, seed: int) -> np.ndarray[Any, Any]:
     if spec.dtype.startswith(("int", "uint")):
         low, high = int(spec.low or 0), int(1 if spec.high is None else spec.high)
         return generator.integers(low, high, shape, endpoint=True).astype(spec.dtype)
-    values = generator.standard_normal(shape)
     if spec.low is not None and spec.high is not None:
-        values = generator.uniform(spec.low, spec.high, shape)
-    return values.clip(spec.low, spec.high).astype(spec.dtype) if spec.low is not None or spec.high is not None else values.astype(spec.dtype)
+        return generator.uniform(spec.low, spec.high, shape).astype(spec.dtype)
+    values = generator.standard_normal(shape)
+    floor, ceiling = -np.inf if spec.low is None else spec.low, np.inf if spec.high is None else spec.high
+    return values.clip(floor, ceiling).astype(spec.dtype)

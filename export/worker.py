@@ -99,7 +99,9 @@ class Desk:
     import_path: tuple[str, ...] = ()
 
 
-def run_child(name: str, function: str, payload: object, desk: Desk, *, source_free: bool = False, poll_s: float = _POLL_S) -> Outcome:
+def run_child(
+    name: str, function: str, payload: object, desk: Desk, *, source_free: bool = False, poll_s: float = _POLL_S
+) -> Outcome:
     """Run ``function(payload)`` in a fresh Python and wait for it.
 
     ``source_free`` hides the packages of ``desk.hidden`` from the child.
@@ -124,7 +126,9 @@ def run_child(name: str, function: str, payload: object, desk: Desk, *, source_f
     reproduce.chmod(0o755)
     started = time.monotonic()
     with log.open("wb") as output:
-        child = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=desk.folder)
+        child = psutil.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=desk.folder
+        )
         ended = _watch(child, desk.limits, poll_s)
     duration_s = time.monotonic() - started
     status, cause, value = ended if ended else _collect(child.returncode, result_file, log)
@@ -218,7 +222,9 @@ class _Hide(importlib.abc.MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
         if fullname.partition(".")[0] in self._packages:
-            raise ModuleNotFoundError(f"{fullname} is hidden: this process runs without the model's source", name=fullname)
+            raise ModuleNotFoundError(
+                f"{fullname} is hidden: this process runs without the model's source", name=fullname
+            )
 
 
 def _die_with_parent() -> None:
@@ -252,5 +258,3 @@ def _one_line(error: BaseException) -> str:
 
 if __name__ == "__main__":
     raise SystemExit(main(Path(sys.argv[1])))
-
-

@@ -7,12 +7,13 @@ Exit code 0: every required backend is good; 1: one is not; 2: usage or environm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.cli import GOOD, NOT_GOOD, choose_device, end, parse
 
 if TYPE_CHECKING:
+    from bench.verdict import Verdict
     from pipeline.cli import Options
     from pipeline.run import Run
 
@@ -33,33 +34,47 @@ def main(arguments: Sequence[str]) -> int:
 
 def story(run: Run, options: Options) -> int:
     """Every stage from the records before it; ``--only`` stops after one."""
-    from pipeline import stages
-    from pipeline.report import write_report
-    from pipeline.run import set_latest
-    from pipeline.table import verdict_table
+    from pipeline.stages.exporting import build, capture
+    from pipeline.stages.judging import judge
+    from pipeline.stages.measuring import measure
+    from pipeline.stages.proving import parity
+    from pipeline.stages.training import check, train
 
-    failures = stages.check(run)
-    trained = stages.train(run)
+    failures = check(run)
+    trained = train(run)
     if options.only == "train":
         return GOOD
-    program = stages.capture(run, trained)
+    program = capture(run, trained)
     if options.only == "capture":
-        return GOOD if program.failure is None else NOT_GOOD
-    artifacts = stages.build(run, trained, program, failures)
+        return NOT_GOOD if program.failure else GOOD
+    artifacts = build(run, trained, program, failures)
     if options.only == "build":
-        return NOT_GOOD if failures.keys() & set(run.found.recipe.required) else GOOD
-    reports = stages.parity(run, trained, artifacts, failures)
-    measurements = stages.measure(run, trained, artifacts, reports, failures) if options.only != "parity" else {}
-    verdict = stages.judge(run, trained, artifacts, reports, measurements, failures)
-    write_report(run, verdict)
-    set_latest(run)
+        return required_good(run, artifacts)
+    reports = parity(run, trained, artifacts, failures)
+    if options.only == "parity":
+        return required_good(run, {name: report for name, report in reports.items() if report.status == "pass"})
+    measurements = measure(run, trained, artifacts, reports, failures)
+    if options.only == "measure":
+        return required_good(run, measurements)
+    verdict = judge(run, trained, artifacts, reports, measurements, failures)
+    show(run, verdict, options)
+    return GOOD if verdict.good else NOT_GOOD
+
+
+def required_good(run: Run, good: Mapping[str, object]) -> int:
+    """The exit code of a story that stops early: whether every required backend got this far."""
+    return GOOD if set(run.found.recipe.required) <= good.keys() else NOT_GOOD
+
+
+def show(run: Run, verdict: Verdict, options: Options) -> None:
+    """The final table, or the verdict as JSON."""
+    from export.record import encode
+    from pipeline.table import verdict_table
+
     run.console.show(verdict_table(verdict))
     run.console.say("\n".join([*verdict.reasons, f"report: {run.folder / 'report.html'}"]))
     if options.json:
-        from export.record import encode
-
         print(encode(verdict).decode())
-    return GOOD if verdict.good else NOT_GOOD
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -58,14 +58,19 @@ def parse(arguments: Sequence[str], command: str) -> tuple[Found, Options]:
     if not named and {"-h", "--help"} & set(flags):
         tyro.cli(Options, args=["--help"], prog=f"{command} [RECIPE]", description=_overview(command), config=_STYLE)
     found = find(text)
-    recipe_type = Annotated[type(found.recipe), tyro.conf.arg(name="")]
-    options_type = Annotated[Options, tyro.conf.arg(name="")]
+    from pipeline.recipe import Recipe
+
+    flat = tyro.conf.arg(name="")  # ``--train.epochs``, not ``--recipe.train.epochs``
+    both: Any = tuple[Annotated[Options, flat], Annotated[Recipe, flat]]
     try:
         options, recipe = tyro.cli(
-            tuple[options_type, recipe_type],  # type: ignore[valid-type]  # built for this recipe
-            args=list(flags), default=(Options(), found.recipe), prog=f"{command} {text}", config=_STYLE,
+            both,
+            args=list(flags),
+            default=(Options(), found.recipe),
+            prog=f"{command} {text}",
             description=f"Settings of the recipe {found.recipe.name!r}, with their defaults.",
-        )  # fmt: skip
+            config=_STYLE,
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
     if options.seed is not None:
@@ -86,8 +91,12 @@ def choose_device(wanted: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     if wanted == "cuda":
-        reason = "this build of torch has no CUDA" if torch.version.cuda is None else "torch finds no usable CUDA device"
-        raise UserError(f"--device cuda: {reason} (torch {torch.__version__}). Use --device cpu, or install a CUDA build of torch")
+        reason = (
+            "this build of torch has no CUDA" if torch.version.cuda is None else "torch finds no usable CUDA device"
+        )
+        raise UserError(
+            f"--device cuda: {reason} (torch {torch.__version__}). Use --device cpu, or install a CUDA build of torch"
+        )
     return "cpu"
 
 
@@ -106,7 +115,10 @@ def end(command: Callable[[Sequence[str]], int]) -> int:
         if error.errno not in _NO_SPACE:
             traceback.print_exc()
             return USAGE
-        print(f"error: no space left on the disk of {error.filename or 'the output folder'}: free some, then run the same command again", file=sys.stderr)
+        print(
+            f"error: no space left for {error.filename or 'the output'}: free some, then run the same command again",
+            file=sys.stderr,
+        )
         return USAGE
     except TorchstoneError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -117,7 +129,8 @@ def _overview(command: str) -> str:
     recipes = "\n".join(f"  {name:<10} {text}" for name, text in built_in().items())
     return (
         "Train a model, export it every way, prove each export right, measure it, and say which one to ship.\n\n"
-        f"RECIPE comes first ({DEFAULT_RECIPE} if left out): a built-in name, path/to/file.py[:function] or package.module[:function].\n"
+        f"RECIPE comes first ({DEFAULT_RECIPE} if left out): a built-in name, "
+        "path/to/file.py[:function] or package.module[:function].\n"
         f"{recipes}\n\n"
         f"{command} RECIPE --help lists every setting of a recipe with its default."
     )

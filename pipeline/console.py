@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: lines and progress bars on a terminal, plain lines elsewhere, nothing if asked."""
+"""What a person sees while a run goes on: lines and bars on a terminal, plain lines elsewhere, nothing if asked."""
 
 from __future__ import annotations
 

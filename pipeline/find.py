@@ -84,7 +84,8 @@ def locate(text: str) -> Reference:
         return Reference(module=place, function=function, file=None, import_path=(here,))
     nearest = difflib.get_close_matches(place, built_in(), n=1)
     raise UserError(
-        f"there is no recipe {place!r}" + (f": did you mean {nearest[0]!r}?" if nearest else "")
+        f"there is no recipe {place!r}"
+        + (f": did you mean {nearest[0]!r}?" if nearest else "")
         + f"\nBuilt in: {', '.join(built_in())}. Your own: path/to/file.py[:function] or package.module[:function]."
     )
 
@@ -126,7 +127,9 @@ def call(reference: Reference) -> Recipe:
     except Exception as error:  # the user's function may raise anything; the cause is kept
         raise UserError(f"the recipe {where}:{reference.function} raised {type(error).__name__}: {error}") from error
     if not isinstance(recipe, Recipe):
-        raise UserError(f"{where}:{reference.function} must return a pipeline.recipe.Recipe, got {type(recipe).__name__}")
+        raise UserError(
+            f"{where}:{reference.function} must return a pipeline.recipe.Recipe, got {type(recipe).__name__}"
+        )
     return recipe
 
 
@@ -166,7 +169,9 @@ def _sources(module: ModuleType, loaded: set[str]) -> dict[str, str]:
             continue
         text = path.read_bytes()
         digests[name] = sha256(text)
-        todo += [imported for imported in _imports(ast.parse(text), name) if imported not in digests and _is_users(imported)]
+        todo += [
+            imported for imported in _imports(ast.parse(text), name) if imported not in digests and _is_users(imported)
+        ]
     return dict(sorted(digests.items()))
 
 

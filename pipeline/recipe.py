@@ -93,7 +93,9 @@ class Recipe:
         if unknown := [name for name in (*self.backends, *self.required) if name not in BACKENDS]:
             raise UserError(f"backends must be of {', '.join(BACKENDS)}, got {unknown[0]!r}")
         if absent := [name for name in self.required if name not in self.backends]:
-            raise UserError(f"required backends must be among backends, {absent[0]!r} is not: add it, or drop it from required")
+            raise UserError(
+                f"required backends must be among backends, {absent[0]!r} is not: add it, or drop it from required"
+            )
         if self.train is not None and (self.data is None or self.loss is None):
             raise UserError(f"recipe {self.name!r}: training needs data and loss, or leave train out")
         if not 0 <= self.seed < 2**32:

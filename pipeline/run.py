@@ -1,8 +1,8 @@
 """A run: one recipe with one set of settings, on one machine, in its own folder; and how a stage is done at most once.
 
 ``artifacts/<recipe>/<key12>/`` is named after the SHA-256 of everything that the run depends on. Within it every stage
-has a key of its own, over its own settings and its parents' content, so that a setting of a later stage never repeats an
-earlier one: what another run of the same recipe has already made under the same key is taken over by hard links. A
+has a key of its own, over its own settings and its parents' content, so that a setting of a later stage never repeats
+an earlier one: what another run of the same recipe has already made under the same key is taken over by hard links. A
 stage is made in a hidden folder beside its place and moved there by one rename.
 """
 
@@ -85,12 +85,25 @@ class Run:
             import_path=reference.import_path,
         )
 
-    def key(self, stage: str, *, tools: tuple[str, ...], packages: tuple[str, ...] = ("torch", "numpy"), **parts: object) -> str:
+    def key(
+        self, stage: str, *, tools: tuple[str, ...], packages: tuple[str, ...] = ("torch", "numpy"), **parts: object
+    ) -> str:
         """The key of a stage: its own settings and parents (``parts``), our code of it, the versions it rests on."""
         installed = {name: version for name, version in versions().items() if name in packages}
-        return key_of(stage=stage, tools={name: self.record.tool_sha256[name] for name in tools}, versions=installed, **parts)
+        return key_of(
+            stage=stage, tools={name: self.record.tool_sha256[name] for name in tools}, versions=installed, **parts
+        )
 
-    def stage(self, where: str, kind: type[S], name: str, key: str, make: Callable[[Path], object], *, keep_partial: bool = False) -> tuple[S, bool]:
+    def stage(
+        self,
+        where: str,
+        kind: type[S],
+        name: str,
+        key: str,
+        make: Callable[[Path], object],
+        *,
+        keep_partial: bool = False,
+    ) -> tuple[S, bool]:
         """The record of the stage folder ``where``, made only if no run of this recipe has it; and whether it was made.
 
         ``make`` fills a hidden folder, record included; ``keep_partial`` leaves that folder for the next try.
@@ -141,9 +154,13 @@ def open_run(found: Found, device: str, out: Path, console: Console) -> Iterator
         lock = filelock.FileLock(folder / ".lock")
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise UserError(f"another process works on this very run ({folder}): wait for it, or give this one its own --out") from error
+        raise UserError(
+            f"another process works on this very run ({folder}): wait for it, or give this one its own --out"
+        ) from error
     except OSError as error:
-        raise UserError(f"the output folder {out} cannot be used: {error.strerror}. Choose another with --out") from error
+        raise UserError(
+            f"the output folder {out} cannot be used: {error.strerror}. Choose another with --out"
+        ) from error
     try:
         if not (folder / "recipe.json").exists():
             write(folder / "recipe.json", record)
@@ -178,7 +195,10 @@ def find_run(text: str, out: Path) -> Path:
         return runs[0].resolve()
     if runs:
         raise UserError(f"{text} fits several runs: {', '.join(sorted(run.name for run in runs))}")
-    raise UserError(f"there is no run {text!r} under {out}: python -m pipeline.all {recipe if recipe in built_in() else 'RECIPE'} makes one")
+    raise UserError(
+        f"there is no run {text!r} under {out}: "
+        f"python -m pipeline.all {recipe if recipe in built_in() else 'RECIPE'} makes one"
+    )
 
 
 def _recipe_record(found: Found, device: str) -> RecipeRecord:
@@ -223,5 +243,3 @@ def _partial(target: Path, key: str) -> Path:
             shutil.rmtree(stale)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-

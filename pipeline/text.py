@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from bench.verdict import Row, Speed
+from bench.verdict import BASELINE, Row, Speed, Verdict
 
-MARKS = {True: "✓", False: "✗"}
+WINNER, GOOD, BAD, PLAIN = "★", "✓", "✗", "·"
+
+
+def mark(row: Row, verdict: Verdict) -> str:
+    """One character: the winner, shippable, not shippable, or the baseline, which never ships."""
+    if row.name == verdict.winner:
+        return WINNER
+    return PLAIN if _is_baseline(row) else (GOOD if row.shippable else BAD)
+
+
+def note(row: Row, verdict: Verdict) -> str:
+    """A few words beside a row: what it is, or why it may not ship."""
+    if row.name == verdict.winner:
+        return "tied, the simplest" if verdict.tied else "winner"
+    if _is_baseline(row):
+        return "baseline"
+    return "; ".join(row.reasons) or ("tied" if row.name in verdict.tied else "")
+
+
+def _is_baseline(row: Row) -> bool:
+    return row.name == BASELINE and row.parity == "pass"
 
 
 def seconds(value: float | None) -> str:

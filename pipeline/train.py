@@ -101,10 +101,12 @@ class Progress:
 def seed_everything(seed: int, device: str) -> None:
     """Seed Python, NumPy and torch, and ask torch for deterministic algorithms."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - recipes may draw from the global generator; it must be governed too
+    np.random.seed(seed)
     torch.manual_seed(seed)
     if device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # cuBLAS is deterministic only with a fixed workspace
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(True)
@@ -152,7 +154,9 @@ def train(recipe: Recipe, device: str, folder: Path, key: str, progress: Progres
 class _Training:
     """The loop and its state."""
 
-    def __init__(self, recipe: Recipe, spec: TrainSpec, data: Data, module: nn.Module, device: str, folder: Path) -> None:
+    def __init__(
+        self, recipe: Recipe, spec: TrainSpec, data: Data, module: nn.Module, device: str, folder: Path
+    ) -> None:
         assert recipe.loss is not None
         self._recipe, self._spec, self._module, self._device, self._folder = recipe, spec, module, device, folder
         self._loss = recipe.loss
@@ -196,7 +200,7 @@ class _Training:
             outputs = _call(self._recipe, self._module, batch)
             loss = self._loss(outputs, batch.targets)
             self._optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self._optimizer.step()
             loss_sum += loss.item() * batch.rows_count
             rows_sum += batch.rows_count
@@ -205,8 +209,8 @@ class _Training:
         self._train_loss = loss.item() if rows_sum == batch.rows_count else loss_sum / rows_sum
         if not np.isfinite(self._train_loss):
             raise UserError(
-                f"the training loss is {self._train_loss} after epoch {self._epoch}: lower --train.lr ({self._spec.lr:g}), "
-                "or check the data"
+                f"the training loss is {self._train_loss} after epoch {self._epoch}: "
+                f"lower --train.lr ({self._spec.lr:g}), or check the data"
             )
         self._note_epoch()
 
@@ -216,7 +220,10 @@ class _Training:
         if self._validation:
             outputs = _predict(self._recipe, self._module, self._validation)
             line["validation_loss"] = float(self._loss(outputs, self._validation.targets))
-            line |= {f"validation_{name}": float(metric(outputs, self._validation.targets)) for name, metric in self._recipe.metrics.items()}
+            line |= {
+                f"validation_{name}": float(metric(outputs, self._validation.targets))
+                for name, metric in self._recipe.metrics.items()
+            }
         self._lines.append(json.dumps({name: value if np.isfinite(value) else None for name, value in line.items()}))
         watched = line.get("validation_loss", self._train_loss)
         if self._spec.keep == "last":
@@ -251,7 +258,7 @@ class _Training:
         tensors["rng.torch"] = torch.get_rng_state()
         if self._device == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
-        numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the generator that seed_everything governs
+        numpy_state = np.random.get_state(legacy=False)
         text = {
             "epoch": self._epoch,
             "kept_epoch": self._kept_epoch,
@@ -284,7 +291,9 @@ class _Training:
         slots: dict[int, dict[str, Any]] = {}
         for name, value in (_under("optimizer.", tensors) | text["scalars"]).items():
             index, _, slot = name.partition(".")
-            slots.setdefault(int(index), {})[slot] = value.cpu() if slot == "step" and isinstance(value, torch.Tensor) else value
+            slots.setdefault(int(index), {})[slot] = (
+                value.cpu() if slot == "step" and isinstance(value, torch.Tensor) else value
+            )
         self._optimizer.load_state_dict({"state": slots, "param_groups": text["groups"]})
         self._best = _under("best.", tensors)
         torch.set_rng_state(tensors["rng.torch"].cpu())
@@ -294,7 +303,7 @@ class _Training:
         random.setstate((version, tuple(internal), gauss))
         numpy_state = text["numpy"]
         numpy_state["state"]["key"] = np.asarray(numpy_state["state"]["key"], dtype=np.uint32)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        np.random.set_state(numpy_state)
         self._epoch, self._kept_epoch, self._lines = text["epoch"], text["kept_epoch"], text["lines"]
         self._best_loss = float("inf") if text["best_loss"] is None else text["best_loss"]
         self._train_loss = text["train_loss"]
@@ -306,19 +315,23 @@ def _final_metrics(recipe: Recipe, data: Data | None, module: nn.Module, device:
     if data is None:
         return {}
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    results = {}
+    results: dict[str, float] = {}
     for split_name, split in splits.items():
         if split is None or not recipe.metrics:
             continue
         moved = _to(split, device)
         outputs = _predict(recipe, module, moved)
-        results |= {f"{split_name}_{name}": float(metric(outputs, moved.targets)) for name, metric in recipe.metrics.items()}
+        results |= {
+            f"{split_name}_{name}": float(metric(outputs, moved.targets)) for name, metric in recipe.metrics.items()
+        }
     return results
 
 
 def _say_results(metrics: dict[str, float], progress: Progress) -> None:
     """Accuracy and final loss in the words of the seed document; the split is named where there are several."""
-    accuracies = {name.removesuffix("_accuracy"): value for name, value in metrics.items() if name.endswith("_accuracy")}
+    accuracies = {
+        name.removesuffix("_accuracy"): value for name, value in metrics.items() if name.endswith("_accuracy")
+    }
     for split, value in accuracies.items():
         progress.say(f"Accuracy: {value * 100:.2f}%" + (f" ({split})" if len(accuracies) > 1 else ""))
     progress.say(f"Final Loss: {metrics['train_loss']}")
@@ -350,7 +363,9 @@ def _join(parts: list[Any]) -> Any:
     if isinstance(first, tuple | list):
         joined = [_join(list(column)) for column in zip(*parts, strict=True)]
         return type(first)(*joined) if hasattr(first, "_fields") else type(first)(joined)
-    return replace(first, **{name: _join([getattr(part, name) for part in parts]) for name in first.__dataclass_fields__})
+    return replace(
+        first, **{name: _join([getattr(part, name) for part in parts]) for name in first.__dataclass_fields__}
+    )
 
 
 def _call(recipe: Recipe, module: nn.Module, batch: Split) -> Any:
@@ -360,11 +375,17 @@ def _call(recipe: Recipe, module: nn.Module, batch: Split) -> Any:
 
 
 def _take(split: Split, rows: Any) -> Split:
-    return replace(split, inputs={name: tensor[rows] for name, tensor in split.inputs.items()}, targets=split.targets[rows])
+    return replace(
+        split, inputs={name: tensor[rows] for name, tensor in split.inputs.items()}, targets=split.targets[rows]
+    )
 
 
 def _to(split: Split, device: str) -> Split:
-    return replace(split, inputs={name: tensor.to(device) for name, tensor in split.inputs.items()}, targets=split.targets.to(device))
+    return replace(
+        split,
+        inputs={name: tensor.to(device) for name, tensor in split.inputs.items()},
+        targets=split.targets.to(device),
+    )
 
 
 def _optimizer(spec: TrainSpec, module: nn.Module) -> torch.optim.Optimizer:

@@ -74,7 +74,10 @@ def case_inputs(signature: Signature, sizes: Mapping[str, int], samples: Tensors
 
 def save_cases(path: Path, cases: list[Mapping[str, Array]]) -> None:
     """Write tensors of every case, by case number and name, as safetensors."""
-    save_file({f"{i}/{name}": np.ascontiguousarray(to_numpy(a)) for i, case in enumerate(cases) for name, a in case.items()}, path)
+    save_file(
+        {f"{i}/{name}": np.ascontiguousarray(to_numpy(a)) for i, case in enumerate(cases) for name, a in case.items()},
+        path,
+    )
 
 
 def load_cases(path: Path, names: tuple[str, ...], cases_count: int) -> Iterator[Tensors]:
@@ -86,15 +89,25 @@ def load_cases(path: Path, names: tuple[str, ...], cases_count: int) -> Iterator
 
 def _fits(spec: TensorSpec, rows: np.ndarray[Any, Any] | None, drawn: np.ndarray[Any, Any], batch: str) -> bool:
     """Whether real rows have the dtype and the sizes that this case needs."""
-    return rows is not None and spec.shape[:1] == (batch,) and rows.dtype == drawn.dtype and rows.shape[1:] == drawn.shape[1:]
+    return (
+        rows is not None
+        and spec.shape[:1] == (batch,)
+        and rows.dtype == drawn.dtype
+        and rows.shape[1:] == drawn.shape[1:]
+    )
 
 
 def _from_real(
-    spec: TensorSpec, rows: np.ndarray[Any, Any], indices: np.ndarray[Any, Any], generator: np.random.Generator, batch: str
+    spec: TensorSpec,
+    rows: np.ndarray[Any, Any],
+    indices: np.ndarray[Any, Any],
+    generator: np.random.Generator,
+    batch: str,
 ) -> np.ndarray[Any, Any]:
     taken = rows[indices]
     if np.issubdtype(rows.dtype, np.floating) and len(taken) > len(rows):
         noise = generator.standard_normal(taken[len(rows) :].shape) * (_NOISE_OF_DEVIATION * float(rows.std()))
         taken[len(rows) :] += noise.astype(rows.dtype)
-        taken = taken.clip(spec.low, spec.high) if spec.low is not None or spec.high is not None else taken
+        low, high = -np.inf if spec.low is None else spec.low, np.inf if spec.high is None else spec.high
+        taken = taken.clip(low, high)
     return np.ascontiguousarray(taken)

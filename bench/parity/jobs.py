@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 INPUTS, FLOAT64, EAGER = "inputs.safetensors", "float64.safetensors", "eager.safetensors"
+SAMPLES = "samples.safetensors"
+REFERENCE_RECORD = "reference.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ def reference(payload: object) -> None:
     except Exception as error:  # noqa: BLE001 - custom operators refuse float64 in their own ways; the reason is recorded
         failure = f"the model does not run in float64: {type(error).__name__}: {error}"
     write(
-        folder / "reference.json",
+        folder / REFERENCE_RECORD,
         Reference(
             key=job.key,
             checkpoint_sha256=job.checkpoint_sha256,
@@ -129,7 +131,9 @@ def outputs(payload: object) -> Outputs:
     return Outputs(witness=runner.witness(), refusals=refusals)
 
 
-def _answers(module: nn.Module, signature: Signature, cases: list[Any], device: str, *, wide: bool) -> list[Mapping[str, Array]]:
+def _answers(
+    module: nn.Module, signature: Signature, cases: list[Any], device: str, *, wide: bool
+) -> list[Mapping[str, Array]]:
     """Named outputs of each case; ``wide`` feeds floating inputs in float64."""
     import torch
 

@@ -74,10 +74,20 @@ class ParityReport(Record):
 
 
 def compare(
-    artifact: Artifact, reference: Reference, folder: Path, answered: Outputs, outputs_file: Path, spec: ParitySpec, key: str, duration_s: float
+    artifact: Artifact,
+    reference: Reference,
+    folder: Path,
+    answered: Outputs,
+    outputs_file: Path,
+    spec: ParitySpec,
+    key: str,
+    duration_s: float,
 ) -> ParityReport:
     """Judge one artifact's answers; ``folder`` is the reference's."""
-    reasons = [_refusal(reference.sizes[int(i)], reason) for i, reason in sorted(answered.refusals.items(), key=lambda item: int(item[0]))]
+    reasons = [
+        _refusal(reference.sizes[int(i)], reason)
+        for i, reason in sorted(answered.refusals.items(), key=lambda item: int(item[0]))
+    ]
     if answered.witness.fallback:
         reasons.append(answered.witness.fallback)
     status: ParityStatus = "fail" if reasons else "pass"
@@ -151,7 +161,9 @@ class _Tally:
             finite &= np.isfinite(got)
         special = ~np.isfinite(wide) & defined
         if wrong := int((~((got == wide) | (np.isnan(got) & np.isnan(wide))) & special).sum()):
-            self._wrong.append(f"{self.name}{_at(sizes)}: {wrong} of {got.size} values should be NaN or Inf as float64 has them")
+            self._wrong.append(
+                f"{self.name}{_at(sizes)}: {wrong} of {got.size} values should be NaN or Inf as float64 has them"
+            )
         self._count(defined)
         truth = wide[finite].astype(np.float64)
         errors = {
@@ -170,7 +182,9 @@ class _Tally:
         peak, sizes = max(self._case_peaks, key=lambda item: item[0], default=(0.0, {}))
         return OutputParity(
             name=self.name,
-            rms_ratio=_ratio(math.sqrt(self._squares["artifact"]), math.sqrt(max(self._squares["eager"], self._squares["floor"]))),
+            rms_ratio=_ratio(
+                math.sqrt(self._squares["artifact"]), math.sqrt(max(self._squares["eager"], self._squares["floor"]))
+            ),
             peak_ratio=_ratio(peak, max(self._peaks.values())),
             peak_sizes=sizes,
             max_abs_error=peak,
@@ -183,7 +197,10 @@ class _Tally:
         result = self.result()
         reasons = list(self._wrong)
         if not result.rms_ratio <= spec.max_rms_ratio:
-            reasons.append(f"{self.name}: RMS error is {result.rms_ratio:.3g} times eager's own, at most {spec.max_rms_ratio:g} passes")
+            reasons.append(
+                f"{self.name}: RMS error is {result.rms_ratio:.3g} times eager's own, "
+                f"at most {spec.max_rms_ratio:g} passes"
+            )
         if not result.peak_ratio <= spec.max_peak_ratio:
             reasons.append(
                 f"{self.name}{_at(result.peak_sizes)}: largest error is {result.peak_ratio:.3g} times eager's own "

@@ -8,11 +8,12 @@ It holds pickles and shared libraries, so it is unpacked only after the artifact
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ NEEDS_PROGRAM = True
 PACKAGES = ("torch",)
 FILE = "model.pt2"
 CACHE = "cache.tar"
+_LADDER_TOP = 1024
 
 
 def unavailable(device: str) -> str | None:
@@ -42,21 +44,26 @@ def unavailable(device: str) -> str | None:
 
 
 def build(source: BuildInput, folder: Path) -> dict[str, str]:
-    """Compile in an empty cache, for many rows and for one (PyTorch specialises on 1), and keep the cache."""
+    """Compile in an empty cache, at every size at which PyTorch compiles anew, and keep the cache and those sizes."""
     from export.program import load_exported
 
     shutil.copyfile(source.program_file, folder / FILE)
     with tempfile.TemporaryDirectory(prefix="torchstone-compile-") as cache:
         prepare(Path(cache))
-        _compiled(load_exported(folder / FILE), source.signature, source.device, source.seed)
-        objects = _objects(Path(cache))
+        compiled = _Compiled(load_exported(folder / FILE), source.signature, source.device)
+        compiled_at = [sizes for sizes in _ladder(source.signature) if compiled.compiles_at(sizes)]
         with tarfile.open(folder / CACHE, "w") as archive:
             archive.add(cache, arcname=".", filter=_worth_keeping)
-    return {"form": "torch.compile with its cache", "objects_in_cache": str(len(objects))}
+        objects_count = len(_objects(Path(cache)))
+    return {
+        "form": "torch.compile with its cache",
+        "objects_in_cache": str(objects_count),
+        "compiled_at": json.dumps(compiled_at),
+    }
 
 
 def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
-    """Unpack the cache into a folder of this process, compile from it, and call every specialisation once."""
+    """Unpack the cache into a folder of this process, and call the model at every size that was compiled for."""
     import torch
 
     from export.program import load_exported
@@ -68,7 +75,9 @@ def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callabl
         archive.extractall(cache, filter="data")
     shipped = _objects(cache)
     prepare(cache)
-    compiled = _compiled(load_exported(folder / FILE), artifact.signature, options.device, seed=0)
+    compiled = _Compiled(load_exported(folder / FILE), artifact.signature, options.device)
+    for sizes in json.loads(artifact.facts["compiled_at"]):
+        compiled.compiles_at(sizes)
     graphs_count = _counter("stats", "unique_graphs")
 
     def witness() -> Witness:
@@ -92,22 +101,46 @@ def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callabl
             fallback=fallback,
         )
 
-    return TorchLoaded(compiled, options, witness)
+    return TorchLoaded(compiled.call, options, witness)
 
 
-def _compiled(exported: Any, signature: Signature, device: str, seed: int) -> Any:
-    """The compiled module, warmed up at the example's sizes and at every symbol's 1 that its range allows."""
-    import torch
+class _Compiled:
+    """The program under ``torch.compile``."""
 
-    from export.program import on_device, quiet
+    def __init__(self, exported: Any, signature: Signature, device: str) -> None:
+        import torch
 
-    compiled = torch.compile(on_device(exported, device).module(), fullgraph=True, dynamic=True)
+        from export.program import on_device
+
+        self.call = torch.compile(on_device(exported, device).module(), fullgraph=True, dynamic=True)
+        self._signature = signature
+        self._device = device
+
+    def compiles_at(self, sizes: dict[str, int]) -> bool:
+        """Call once at ``sizes``; whether PyTorch compiled (or took from its cache) another graph for it."""
+        import torch
+
+        from export.program import quiet
+
+        before = _counter("stats", "unique_graphs")
+        example = self._signature.example(sizes, seed=0)
+        with torch.inference_mode(), quiet():
+            self.call(*[to_torch(array, self._device) for array in example.values()])
+        return _counter("stats", "unique_graphs") > before
+
+
+def _ladder(signature: Signature) -> Iterator[dict[str, int]]:
+    """Sizes to look for specialisations at: the example's, then 1 and powers of two for one symbol at a time.
+
+    PyTorch specialises on 1, and its kernels choose by size: a convolution on the CPU by whether rows exceed 15. A rung
+    is left out past ``_LADDER_TOP``; a graph that is compiled later, while running, is reported by the witness.
+    """
     example = signature.example_sizes()
-    ones = [example | {name: 1} for name, bounds in signature.ranges.items() if 1 in bounds]
-    with torch.inference_mode(), quiet():
-        for sizes in [example, *ones]:
-            compiled(*[to_torch(array, device) for array in signature.example(sizes, seed).values()])
-    return compiled
+    yield example
+    for name, bounds in signature.ranges.items():
+        for size in (1 << power for power in range(_LADDER_TOP.bit_length())):
+            if size in bounds:
+                yield example | {name: size}
 
 
 def _objects(cache: Path) -> set[str]:

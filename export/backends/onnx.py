@@ -1,4 +1,4 @@
-"""ONNX through PyTorch's dynamo exporter, run on ONNX Runtime. The only file that touches torch.onnx, onnx or onnxruntime.
+"""ONNX through PyTorch's dynamo exporter, run on ONNX Runtime: the only file that touches either.
 
 Loading and running need numpy and onnxruntime alone; torch is imported only where torch tensors are passed in.
 """
@@ -164,7 +164,7 @@ class _Session:
             binding.bind_output(name, self._device)
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        return [torch.from_dlpack(value) for value in binding.get_outputs()]
+        return [torch.utils.dlpack.from_dlpack(value) for value in binding.get_outputs()]
 
     def _binding(self, inputs: Sequence[Array]) -> Any:
         import onnxruntime
@@ -187,7 +187,7 @@ class _Session:
             return array
         import torch
 
-        tensor: Array = torch.from_dlpack(value)
+        tensor: Array = torch.utils.dlpack.from_dlpack(value)
         return tensor
 
 

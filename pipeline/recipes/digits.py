@@ -45,9 +45,7 @@ def data() -> Data:
     images = torch.from_numpy(digits.images).float().div(16).unsqueeze(1)
     labels = torch.from_numpy(digits.target)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    train, validation, test = order.split(
-        [_TRAIN_ROWS, _VALIDATION_ROWS, len(order) - _TRAIN_ROWS - _VALIDATION_ROWS]
-    )
+    train, validation, test = order.split([_TRAIN_ROWS, _VALIDATION_ROWS, len(order) - _TRAIN_ROWS - _VALIDATION_ROWS])
     splits = [Split(inputs={"image": images[rows]}, targets=labels[rows]) for rows in (train, validation, test)]
     return Data(train=splits[0], validation=splits[1], test=splits[2])
 

@@ -1,4 +1,4 @@
-"""The classic first network: 100 random points, is the sum of both coordinates positive? (17 parameters)
+"""The classic first network: 100 random points, is the sum of both coordinates positive? 17 parameters.
 
 The data, the network and the training loop are those of the document that this project grew from, to the letter: with
 the same torch seed the weights are bit for bit those of its plain loop.
@@ -34,8 +34,8 @@ class SimpleNN(nn.Module):
 
 def data() -> Data:
     """100 points, all of them for training: the accuracy below is training accuracy."""
-    np.random.seed(42)  # noqa: NPY002 - the document's own generator
-    points = np.random.randn(100, 2).astype(np.float32)  # noqa: NPY002
+    np.random.seed(42)
+    points = np.random.randn(100, 2).astype(np.float32)
     labels = (points[:, 0] + points[:, 1] > 0).astype(np.int32)
     return Data(train=Split(inputs={"x": torch.from_numpy(points)}, targets=torch.from_numpy(labels)))
 

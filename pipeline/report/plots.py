@@ -8,74 +8,83 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from bench.verdict import Verdict
+from bench.verdict import Row, Speed, Verdict
 from pipeline import text
 
 _WIDTH = 620
 _FONT = "system-ui, sans-serif"
+_GOOD, _BAD, _PLAIN = "#1a7f4b", "#b3261e", "#9aa7b5"
+_LARGEST_SHOWN_RATIO = 1e6
 
 
 def latency_svg(verdict: Verdict) -> str | None:
     """Time per call of every measured artifact, one panel per batch size; None if nothing was measured."""
-    points = [
-        {
-            "backend": row.name,
-            "batch": f"batch {speed.batch_rows}",
-            "us": speed.median_s * 1e6,
-            "label": text.speed(speed),
-            "winner": row.name == verdict.winner,
-        }
-        for row in verdict.rows
-        for speed in row.speeds
-    ]
+    points = [_latency_point(row, speed, verdict) for row in verdict.rows for speed in row.speeds]
     if not points:
         return None
-    order = [row.name for row in verdict.rows]
-    panels = [f"batch {rows}" for rows in text.batches(verdict.rows)]
-    base = alt.Chart(width=_WIDTH, height=alt.Step(22)).encode(
-        y=alt.Y("backend:N", sort=order, title=None),
-        x=alt.X("us:Q", scale=alt.Scale(type="log"), title="microseconds per call (log scale, median)"),
+    left_us = min(point["us"] for point in points) / 2
+    x = alt.X("us:Q", scale=alt.Scale(type="log", domainMin=left_us), title="microseconds per call (log scale, median)")
+    y = alt.Y("backend:N", sort=[row.name for row in verdict.rows], title=None)
+    winner = alt.Color("winner:N", scale=alt.Scale(domain=[False, True], range=[_PLAIN, _GOOD]), legend=None)
+    base = alt.Chart(width=_WIDTH, height=alt.Step(22)).encode(x=x, y=y)
+    bars = base.mark_bar(height=10).encode(color=winner)
+    header = alt.Header(labelOrient="top", labelAnchor="start", labelFontWeight="bold")
+    panels = alt.Row(
+        "batch:N", sort=[f"batch {rows}" for rows in text.batches(verdict.rows)], title=None, header=header
     )
-    bars = base.mark_bar(height=10).encode(
-        x=alt.X("us:Q", scale=alt.Scale(type="log", domainMin=min(p["us"] for p in points) / 2), title="microseconds per call (log scale, median)"),
-        color=alt.Color("winner:N", scale=alt.Scale(domain=[False, True], range=["#9aa7b5", "#1a7f4b"]), legend=None),
-    )
-    labels = base.mark_text(align="left", dx=6, font=_FONT).encode(text="label:N")
-    chart = (
-        alt.layer(bars, labels, data=alt.Data(values=points))
-        .facet(row=alt.Row("batch:N", sort=panels, title=None, header=alt.Header(labelOrient="top", labelAnchor="start", labelFontWeight="bold")))
-        .resolve_scale(x="independent")
-    )
-    return _svg(chart)
+    return _svg(alt.layer(bars, _labels(base), data=_values(points)).facet(row=panels).resolve_scale(x="independent"))
 
 
 def parity_svg(verdict: Verdict, threshold_ratio: float) -> str | None:
     """The largest error of every artifact in units of eager's own, with the threshold; None if nothing was compared."""
-    bars = [
-        {
-            "backend": row.name,
-            "ratio": min(row.worst_ratio, 1e6),
-            "status": row.parity,
-            "label": f"{row.worst_ratio:.2f}" if math.isfinite(row.worst_ratio) else "infinite",
-        }
-        for row in verdict.rows
-        if row.worst_ratio is not None
-    ]
-    if not bars:
+    points = [_parity_point(row, row.worst_ratio) for row in verdict.rows if row.worst_ratio is not None]
+    if not points:
         return None
-    order = [row.name for row in verdict.rows]
-    largest = max(threshold_ratio * 1.25, *(bar["ratio"] * 1.1 for bar in bars))  # type: ignore[operator]  # a float by now
-    kind = "symlog" if largest > 20 * threshold_ratio else "linear"
-    x = alt.X("ratio:Q", scale=alt.Scale(type=kind, domain=[0, largest]), title="largest error / eager float32's own largest error")
-    base = alt.Chart(alt.Data(values=bars), width=_WIDTH, height=alt.Step(22)).encode(y=alt.Y("backend:N", sort=order, title=None), x=x)
-    colour = alt.Color("status:N", scale=alt.Scale(domain=["pass", "fail"], range=["#1a7f4b", "#b3261e"]), legend=None)
-    marks = base.mark_bar(height=10).encode(color=colour)
-    labels = base.mark_text(align="left", dx=6, font=_FONT).encode(text="label:N")
-    line = alt.Chart(alt.Data(values=[{"ratio": threshold_ratio}])).mark_rule(strokeDash=[4, 3], color="#b3261e").encode(x="ratio:Q")
-    return _svg(marks + labels + line)
+    largest = max(threshold_ratio * 1.25, *(point["ratio"] * 1.1 for point in points))
+    symlog = alt.Scale(type="symlog", domain=[0, largest])
+    linear = alt.Scale(type="linear", domain=[0, largest])
+    x = alt.X(
+        "ratio:Q",
+        scale=symlog if largest > 20 * threshold_ratio else linear,
+        title="largest error / eager float32's own largest error",
+    )
+    y = alt.Y("backend:N", sort=[row.name for row in verdict.rows], title=None)
+    status = alt.Color("status:N", scale=alt.Scale(domain=["pass", "fail"], range=[_GOOD, _BAD]), legend=None)
+    base = alt.Chart(_values(points), width=_WIDTH, height=alt.Step(22)).encode(x=x, y=y)
+    limit = alt.Chart(_values([{"ratio": threshold_ratio}])).mark_rule(strokeDash=[4, 3], color=_BAD)
+    return _svg(base.mark_bar(height=10).encode(color=status) + _labels(base) + limit.encode(x="ratio:Q"))
+
+
+def _latency_point(row: Row, speed: Speed, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "backend": row.name,
+        "batch": f"batch {speed.batch_rows}",
+        "us": speed.median_s * 1e6,
+        "label": text.speed(speed),
+        "winner": row.name == verdict.winner,
+    }
+
+
+def _parity_point(row: Row, ratio: float) -> dict[str, Any]:
+    return {
+        "backend": row.name,
+        "ratio": min(ratio, _LARGEST_SHOWN_RATIO),
+        "status": row.parity,
+        "label": f"{ratio:.2f}" if math.isfinite(ratio) else "infinite",
+    }
+
+
+def _labels(base: alt.Chart) -> Any:
+    return base.mark_text(align="left", dx=6, font=_FONT).encode(text="label:N")
+
+
+def _values(points: list[dict[str, Any]]) -> Any:
+    return alt.Data(values=points)  # type: ignore[no-untyped-call]
 
 
 def _svg(chart: Any) -> str:
-    configured = chart.configure_view(stroke=None).configure_axis(grid=False, labelFont=_FONT, titleFont=_FONT, titleFontWeight="normal")
-    svg: str = vl_convert.vegalite_to_svg(configured.to_dict())
+    plain = chart.configure_view(stroke=None).configure_axis(
+        grid=False, labelFont=_FONT, titleFont=_FONT, titleFontWeight="normal"
+    )
+    svg: str = vl_convert.vegalite_to_svg(plain.to_dict())
     return svg

@@ -1,0 +1,112 @@
+"""From a checkpoint to the traced program, and from that to every artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.verdict import Failure
+from export import backend as backends
+from export.artifact import PROGRAM_RECORD, RECORD, Artifact, ProgramRecord
+from export.build import BuildJob, CaptureJob
+from export.environment import machine
+from export.errors import UserError
+from export.record import digest
+from export.worker import run_child
+from pipeline.run import Run
+from pipeline.stages.children import ChildFailed, Failures, demand, failure, side_by_side
+from pipeline.stages.training import Trained, complete_signature
+
+_SLOWEST_FIRST = ("aotinductor", "compile", "onnx", "torchscript", "exported", "eager")
+"""The order in which builds start: the long ones first, the short ones fill the gaps."""
+
+
+def capture(run: Run, trained: Trained) -> ProgramRecord:
+    """The traced program; a model that cannot be traced is recorded with the reason.
+
+    Raises:
+        UserError: the tracer itself crashed or ran past its limits.
+    """
+    recipe = run.found.recipe
+    key = run.key(
+        "capture",
+        tools=("export",),
+        checkpoint=digest(trained.checkpoint),
+        signature=recipe.signature,
+        seed=recipe.seed,
+    )
+
+    def make(folder: Path) -> None:
+        job = CaptureJob(
+            source=trained.source,
+            signature=complete_signature(run),
+            seed=recipe.seed,
+            key=key,
+            checkpoint_sha256=digest(trained.checkpoint),
+            folder=str(folder),
+        )
+        outcome = run_child("capture", "export.build:capture", job, run.desk)
+        if outcome.status != "done":
+            raise UserError(
+                f"the model could not be captured ({outcome.status}): {outcome.cause}\nThe whole story: {outcome.log}"
+            )
+
+    program, made = run.stage("program", ProgramRecord, PROGRAM_RECORD, key, make)
+    run.console.stage(
+        "capture", program.failure or (f"traced in {program.observed.duration_s:.1f} s" if made else "reused")
+    )
+    return program
+
+
+def build(run: Run, trained: Trained, program: ProgramRecord, failures: Failures) -> dict[str, Artifact]:
+    """Every artifact that can be built, side by side; why another cannot be goes into ``failures``."""
+
+    def one(name: str) -> Artifact | Failure:
+        try:
+            return _build_one(run, trained, program, name)
+        except ChildFailed as failed:
+            return failure(run, "build", failed.outcome)
+
+    wanted = [name for name in sorted(run.found.recipe.backends, key=_SLOWEST_FIRST.index) if name not in failures]
+    return side_by_side(run, "build", wanted, one, failures)
+
+
+def _build_one(run: Run, trained: Trained, program: ProgramRecord, name: str) -> Artifact:
+    backend = backends.get(name)
+    seed = run.found.recipe.seed
+    checkpoint_sha256 = digest(trained.checkpoint)
+    key = run.key(
+        "build",
+        tools=("export",),
+        packages=backend.PACKAGES,
+        backend=name,
+        device=run.device,
+        seed=seed,
+        machine=machine() if backend.DEVICE_BOUND else None,
+        checkpoint=checkpoint_sha256,
+        program=digest(program),
+    )
+
+    def make(folder: Path) -> None:
+        job = BuildJob(
+            backend=name,
+            device=run.device,
+            source=trained.source,
+            signature=program.signature,
+            seed=seed,
+            key=key,
+            checkpoint_sha256=checkpoint_sha256,
+            program=str(run.folder / "program"),
+            folder=str(folder),
+        )
+        demand(run_child(f"build-{name}", "export.build:build", job, run.desk))
+
+    where = f"artifacts/{backends.artifact_name(name, run.device)}"
+    artifact, made = run.stage(where, Artifact, RECORD, key, make)
+    told = f"{artifact.observed.duration_s:.1f} s, {_facts(artifact)}" if made else "reused"
+    run.console.stage("build", f"{name}: {told}")
+    return artifact
+
+
+def _facts(artifact: Artifact) -> str:
+    opset = artifact.facts.get("opset")
+    return artifact.facts["form"] + (f", opset {opset}" if opset else "")
