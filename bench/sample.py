@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,9 @@ def _at_batch(job: SampleJob, runners: dict[str, Runner], rows: int, order: rand
         _note(job, name)
         blocks[name] = _Block([runner.bind(one) for one in inputs], synchronise)
         blocks[name].warm_up(job.spec)
-        _check_outputs(name, runner, inputs[0], blocks[name].bound[0])
+        for one, bound in zip(inputs, blocks[name].bound, strict=True):
+            if (output := crossed(runner(one), bound.run())) is not None:
+                raise RuntimeError(f"{name}: bound and checked calls disagree on {output}")
     round_s = sum(block.expected_s for block in blocks.values())
     rounds_count = max(job.spec.min_rounds_count, min(job.spec.rounds_count, int(job.spec.round_budget_s / round_s)))
     samples: dict[str, list[float]] = {name: [] for name in blocks}
@@ -204,17 +206,18 @@ def _buffers(job: SampleJob, signature: Signature, rows: int) -> list[dict[str, 
     return [{name: to_torch(array.copy(), job.options.device) for name, array in one.items()} for one in drawn]
 
 
-def _check_outputs(name: str, runner: Runner, inputs: dict[str, Array], bound: Bound) -> None:
-    """The fast path, which gets timed, must answer the checked one's inputs: this finds stale or crossed buffers.
+def crossed(expected: Mapping[str, Array], got: Sequence[Array]) -> str | None:
+    """The first output of a bound call that does not answer the inputs it was bound to, by the checked call's answer.
 
-    How close the values are to the truth is parity's business; a thousandth of the output's scale is enough here.
+    This finds stale and crossed buffers. How close values are to the truth is parity's business: a thousandth of the
+    output's scale is close enough here.
     """
-    checked = runner(inputs)
-    for (output, expected), got in zip(checked.items(), bound.run(), strict=True):
-        wanted = to_numpy(expected)
+    for (name, array), other in zip(expected.items(), got, strict=True):
+        wanted = to_numpy(array)
         scale = float(np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0))
-        if not np.allclose(wanted, to_numpy(got), rtol=0.0, atol=_CROSSED * scale, equal_nan=True):
-            raise RuntimeError(f"{name}: bound and checked calls disagree on {output}")
+        if not np.allclose(wanted, to_numpy(other), rtol=0.0, atol=_CROSSED * scale, equal_nan=True):
+            return name
+    return None
 
 
 def _note(job: SampleJob, name: str) -> None:

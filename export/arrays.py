@@ -38,11 +38,15 @@ def contiguous(array: Array) -> Array:
 
 
 def to_torch(array: Array, device: str = "cpu") -> torch.Tensor:
-    """A torch tensor on ``device``; shares memory with a NumPy array when the device is the host."""
+    """A torch tensor on ``device``; shares memory with a NumPy array when the device is the host.
+
+    It is an ordinary tensor also where inference mode is on: torch.compile keeps other graphs for inference tensors.
+    """
     import torch
 
-    tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
-    return tensor.to(device) if tensor.device.type != device else tensor
+    with torch.inference_mode(False):
+        tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+        return tensor.to(device) if tensor.device.type != device else tensor
 
 
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:

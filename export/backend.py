@@ -111,8 +111,8 @@ class Backend(Protocol):
 class Bound:
     """A call that was checked once, when it was bound: the fast path of benchmarks and servers.
 
-    ``run()`` computes from the current content of ``inputs``; its outputs are overwritten by the next ``run()``. For
-    torch-based backends call it inside ``torch.inference_mode()``.
+    Bind ordinary tensors, not ones made in inference mode. ``run()`` computes from the current content of ``inputs``;
+    its outputs are overwritten by the next ``run()``. For torch-based backends call it in ``torch.inference_mode()``.
     """
 
     inputs: dict[str, Array]
@@ -183,8 +183,9 @@ class TorchLoaded:
 
     def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
         """One call in inference mode; NumPy inputs are moved to the device, and the outputs back."""
+        tensors = [to_torch(array, self._device) for array in inputs]
         with self._inference_mode():
-            outputs = self._call(*[to_torch(array, self._device) for array in inputs])
+            outputs = self._call(*tensors)
         return [to_numpy(output) for output in outputs] if is_numpy(inputs[0]) else outputs
 
     def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:

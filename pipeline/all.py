@@ -63,7 +63,7 @@ def story(run: Run, options: Options) -> int:
 
 def required_good(run: Run, good: Mapping[str, object]) -> int:
     """The exit code of a story that stops early: whether every required backend got this far."""
-    return GOOD if set(run.found.recipe.required) <= good.keys() else NOT_GOOD
+    return GOOD if set(run.found.recipe.must_be_good) <= good.keys() else NOT_GOOD
 
 
 def show(run: Run, verdict: Verdict, options: Options) -> None:

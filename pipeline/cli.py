@@ -10,7 +10,7 @@ import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -54,25 +54,26 @@ def parse(arguments: Sequence[str], command: str) -> tuple[Found, Options]:
         SystemExit: after ``--help``, and for unknown flags.
     """
     named = bool(arguments) and not arguments[0].startswith("-")
-    text, flags = (arguments[0], arguments[1:]) if named else (DEFAULT_RECIPE, arguments)
+    text, flags = (arguments[0], list(arguments[1:])) if named else (DEFAULT_RECIPE, list(arguments))
     if not named and {"-h", "--help"} & set(flags):
         tyro.cli(Options, args=["--help"], prog=f"{command} [RECIPE]", description=_overview(command), config=_STYLE)
+    if late := [flag for flag in flags if flag in built_in() or flag.endswith(".py")]:
+        raise UserError(f"the recipe comes first: {command} {late[0]} {' '.join(f for f in flags if f != late[0])}")
     found = find(text)
     from pipeline.recipe import Recipe
 
-    flat = tyro.conf.arg(name="")  # ``--train.epochs``, not ``--recipe.train.epochs``
-    both: Any = tuple[Annotated[Options, flat], Annotated[Recipe, flat]]
-    try:
-        options, recipe = tyro.cli(
-            both,
-            args=list(flags),
-            default=(Options(), found.recipe),
-            prog=f"{command} {text}",
-            description=f"Settings of the recipe {found.recipe.name!r}, with their defaults.",
-            config=_STYLE,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    bare = tyro.conf.arg(name="")  # ``--train.epochs``, not ``--recipe.train.epochs``
+    fields = [("options", Annotated[Options, bare]), ("recipe", Annotated[Recipe, bare])]
+    kind: Any = make_dataclass("Settings", fields, frozen=True)
+    parsed = tyro.cli(
+        kind,
+        args=flags,
+        default=kind(Options(), found.recipe),
+        prog=f"{command} {text}",
+        description=f"Settings of the recipe {found.recipe.name!r}, with their defaults.",
+        config=_STYLE,
+    )
+    recipe, options = parsed.recipe, parsed.options
     if options.seed is not None:
         recipe = replace(recipe, seed=options.seed)
     return replace(found, recipe=recipe), options

@@ -79,20 +79,25 @@ class Recipe:
     train: TrainSpec | None = None
     backends: tuple[str, ...] = tuple(BACKENDS)
     """What to export to; ``eager`` is the baseline."""
-    required: tuple[str, ...] = REQUIRED
-    """Backends that must turn out good for the run to be good."""
+    required: tuple[str, ...] | None = None
+    """Backends that must turn out good for the run to be good; None: the four standard ones among ``backends``."""
     parity: ParitySpec = field(default_factory=ParitySpec)
     bench: BenchSpec = field(default_factory=BenchSpec)
     limits: Limits = field(default_factory=Limits)
     process: ProcessLimits = field(default_factory=ProcessLimits)
     """What each build and each measurement may use."""
 
+    @property
+    def must_be_good(self) -> tuple[str, ...]:
+        """The required backends."""
+        return tuple(name for name in REQUIRED if name in self.backends) if self.required is None else self.required
+
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] in ".-":
             raise UserError(f"Recipe.name must be letters, digits, '-', '_' and '.', got {self.name!r}")
-        if unknown := [name for name in (*self.backends, *self.required) if name not in BACKENDS]:
+        if unknown := [name for name in (*self.backends, *self.must_be_good) if name not in BACKENDS]:
             raise UserError(f"backends must be of {', '.join(BACKENDS)}, got {unknown[0]!r}")
-        if absent := [name for name in self.required if name not in self.backends]:
+        if absent := [name for name in self.must_be_good if name not in self.backends]:
             raise UserError(
                 f"required backends must be among backends, {absent[0]!r} is not: add it, or drop it from required"
             )

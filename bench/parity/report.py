@@ -45,6 +45,7 @@ class OutputParity:
     """The case of the largest error."""
     max_abs_error: float
     compared_count: int
+    """Elements whose value was compared: those that are finite, of floating outputs."""
     undefined_count: int
     """Elements on which float64 and eager float32 do not agree whether they are finite."""
 
@@ -115,7 +116,7 @@ def compare(
             status = "fail"
         elif empty:
             status = "inconclusive"
-            reasons.append(f"{empty[0]}: no element is defined in float32, nothing could be compared")
+            reasons.append(f"{empty[0]}: no element is finite in float64 and float32, nothing could be compared")
     return ParityReport(
         key=key,
         artifact=artifact.name,
@@ -152,7 +153,7 @@ class _Tally:
             defined = eager == wide
             if wrong := int((got != wide)[defined].sum()):
                 self._wrong.append(f"{self.name}{_at(sizes)}: {wrong} of {got.size} values differ")
-            self._count(defined)
+            self._count(compared=defined, undefined=~defined)
             return
         defined = (np.isfinite(wide) == np.isfinite(eager)) & (np.isnan(wide) == np.isnan(eager))
         finite = np.isfinite(wide) & defined
@@ -164,7 +165,7 @@ class _Tally:
             self._wrong.append(
                 f"{self.name}{_at(sizes)}: {wrong} of {got.size} values should be NaN or Inf as float64 has them"
             )
-        self._count(defined)
+        self._count(compared=finite, undefined=~defined)
         truth = wide[finite].astype(np.float64)
         errors = {
             "artifact": got[finite].astype(np.float64) - truth,
@@ -208,9 +209,9 @@ class _Tally:
             )
         return reasons
 
-    def _count(self, defined: Values) -> None:
-        self._compared_count += int(defined.sum())
-        self._undefined_count += int((~defined).sum())
+    def _count(self, *, compared: Values, undefined: Values) -> None:
+        self._compared_count += int(compared.sum())
+        self._undefined_count += int(undefined.sum())
 
 
 def _peak(error: Values) -> float:

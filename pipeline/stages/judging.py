@@ -31,7 +31,7 @@ def judge(
         Evidence(
             name=backends.artifact_name(name, run.device),
             backend=name,
-            required=name in recipe.required,
+            required=name in recipe.must_be_good,
             artifact=artifacts.get(name),
             parity=reports.get(name),
             measurement=measurements.get(name),

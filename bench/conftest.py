@@ -1,0 +1,119 @@
+"""``pytest bench/``: what the artifacts of a run do here and now, one loaded at a time.
+
+These figures are a quick look and a gate against breakage. Claims about speed come from the run's report: there the
+candidates are interleaved in fresh processes, here they run one after another and drift is read as difference.
+
+The run is the latest of the default recipe unless ``--run`` names another; where there is none, the pipeline makes it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bench.parity.cases import Tensors, case_inputs
+from bench.parity.jobs import SAMPLES
+from bench.parity.report import ParityReport
+from bench.verdict import Row, Verdict
+from export import backend as backends
+from export.artifact import RECORD, Artifact, open_artifact
+from export.backend import BACKENDS, LoadOptions, Runner
+from export.environment import cores_count
+from export.errors import RecordError
+from export.record import digest, read
+
+SOURCE_FREE = tuple(name for name in BACKENDS if name != "eager")
+BATCH_ROWS = (1, 32, 1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """One artifact of a run, not yet loaded."""
+
+    folder: Path
+    artifact: Artifact
+    parity: ParityReport
+    row: Row
+    samples: Tensors
+
+    def load(self) -> Runner:
+        """Verify and load it, ONNX Runtime's spinning off."""
+        return backends.load(self.folder, LoadOptions(device=self.artifact.device, threads_count=cores_count()))
+
+    def inputs(self, batch_rows: int) -> Tensors:
+        """Real rows, ``batch_rows`` of them; skips where the signature does not allow so many."""
+        signature = self.artifact.signature
+        if signature.batch and batch_rows not in signature.ranges[signature.batch]:
+            pytest.skip(f"the signature allows no batch of {batch_rows}")
+        if signature.batch is None and batch_rows != 1:
+            pytest.skip("the signature has no batch dimension")
+        return case_inputs(signature, signature.sizes_at(batch_rows), self.samples, seed=0)
+
+    def facts(self, batch_rows: int) -> dict[str, object]:
+        """What a stored benchmark should say of itself: the artifact, its proof, and the report's own figure."""
+        speed = next((speed for speed in self.row.speeds if speed.batch_rows == batch_rows), None)
+        ratio = speed.ratio_to_eager if speed else None
+        return {
+            "artifact_sha256": digest(self.artifact),
+            "parity_sha256": digest(self.parity),
+            "witness": self.parity.witness.evidence,
+            "report_ratio_to_eager": [ratio.value, ratio.low, ratio.high] if ratio else None,
+        }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--run FOLDER``."""
+    parser.addoption("--run", default=None, help="folder of a run, or artifacts/<recipe>/latest")
+
+
+@pytest.fixture(scope="session")
+def run_folder(request: pytest.FixtureRequest) -> Path:
+    """The run to look at; made by the pipeline, as a child, where it is missing."""
+    named = request.config.getoption("--run")
+    folder = Path(named) if named else Path(request.config.rootpath) / "artifacts" / "seed" / "latest"
+    if not (folder / "verdict.json").is_file():
+        if named:
+            raise pytest.UsageError(f"--run {named}: no verdict.json there; python -m pipeline.all makes a run")
+        subprocess.run([sys.executable, "-m", "pipeline.all"], check=False, cwd=request.config.rootpath)
+    return folder.resolve()
+
+
+@pytest.fixture(params=SOURCE_FREE)
+def bench(request: pytest.FixtureRequest, run_folder: Path) -> Bench:
+    """Each artifact of the run, one at a time."""
+    verdict = read(Verdict, run_folder / "verdict.json")
+    found = [
+        one for one in (run_folder / "artifacts").glob(f"{request.param}*/{RECORD}") if _backend(one) == request.param
+    ]
+    if not found:
+        pytest.skip(f"this run has no {request.param} artifact")
+    artifact = open_artifact(found[0].parent)
+    parity_file = run_folder / "parity" / f"{artifact.name}.json"
+    if not parity_file.exists():
+        pytest.fail(f"{artifact.name} has no parity report: python -m pipeline.all makes it")
+    samples = run_folder / "parity" / "reference" / SAMPLES
+    return Bench(
+        folder=found[0].parent,
+        artifact=artifact,
+        parity=read(ParityReport, parity_file),
+        row=next(row for row in verdict.rows if row.name == artifact.name),
+        samples=_load(samples) if samples.exists() else {},
+    )
+
+
+def _load(path: Path) -> Tensors:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(path))
+
+
+def _backend(record: Path) -> str:
+    """Of an artifact's record; an altered one still counts as found, and fails where it is opened."""
+    try:
+        return read(Artifact, record).backend
+    except RecordError:
+        return record.parent.name

@@ -1,0 +1,106 @@
+"""What tests share: one built run, and the pipeline as a person starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from export.artifact import Artifact, open_artifact
+from export.build import BuildJob, CaptureJob, build, capture
+from export.program import complete
+from export.record import to_json
+from tests.models import SIGNATURES, make, source
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    import torch
+
+    slow = pytest.mark.skip(reason="slow: make test-slow runs it")
+    gpu = pytest.mark.skip(reason="gpu: no usable CUDA device here")
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--run-slow"):
+            item.add_marker(slow)
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(gpu)
+
+
+def pipeline(*arguments: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``python -m pipeline.all`` as a person starts it, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.all", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=environ(**environment),
+    )
+
+
+def environ(**more: str) -> dict[str, str]:
+    """This process's environment with our packages importable from any folder."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | more
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one whole run of the default recipe, shared by all tests: copy before you change it."""
+    out = tmp_path_factory.mktemp("built")
+    done = pipeline("--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return (out / "seed" / "latest").resolve()
+
+
+Builder = Callable[[str, str], tuple[Path, Artifact]]
+
+
+@pytest.fixture(scope="session")
+def build_model(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """``build_model(model, backend)``: one backend's artifact of a model of tests/models.py, made once."""
+    base = tmp_path_factory.mktemp("models")
+    known: dict[tuple[str, str], tuple[Path, Artifact]] = {}
+
+    def one(model: str, backend: str) -> tuple[Path, Artifact]:
+        if (model, backend) not in known:
+            known[model, backend] = _build(base / model, model, backend)
+        return known[model, backend]
+
+    return one
+
+
+def _build(base: Path, model: str, backend: str) -> tuple[Path, Artifact]:
+    signature = complete(make(model), SIGNATURES[model], seed=0)
+    program, folder = base / "program", base / backend
+    if not program.exists():
+        program.mkdir(parents=True)
+        job = CaptureJob(
+            source=source(model), signature=signature, seed=0, key="k", checkpoint_sha256="c", folder=str(program)
+        )
+        capture(to_json(job))
+    folder.mkdir()
+    build(
+        to_json(
+            BuildJob(
+                backend=backend,
+                device="cpu",
+                source=source(model),
+                signature=signature,
+                seed=0,
+                key="k",
+                checkpoint_sha256="c",
+                program=str(program),
+                folder=str(folder),
+            )
+        )
+    )
+    return folder, open_artifact(folder)

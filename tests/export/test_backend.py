@@ -1,0 +1,258 @@
+"""Every registered backend, held to the same contract by one set of tests."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from export import backend as backends
+from export.arrays import to_numpy, to_torch
+from export.backend import BACKENDS, LoadOptions, Runner
+from export.errors import ContractError, RecordError, UserError
+from export.signature import SizeRange
+from tests.conftest import ROOT, Builder, environ
+from tests.models import make
+
+CHEAP = ("eager", "torchscript", "exported", "onnx")
+OPTIONS = LoadOptions(threads_count=2)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def runner(request: pytest.FixtureRequest, built: Path) -> Runner:
+    """Each backend's artifact of the built run."""
+    from safetensors.torch import load_file
+
+    from pipeline.recipes.seed import SimpleNN
+
+    def module() -> torch.nn.Module:
+        model = SimpleNN()
+        model.load_state_dict(load_file(built / "checkpoint" / "weights.safetensors"))
+        return model
+
+    return backends.load(built / "artifacts" / request.param, OPTIONS, module)
+
+
+def _inputs(rows: int) -> dict[str, Any]:
+    return {"x": np.random.default_rng(0).standard_normal((rows, 2)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 300])
+def test_named_outputs_of_the_kind_of_the_inputs_in_fresh_memory(runner: Runner, rows: int) -> None:
+    inputs = _inputs(rows)
+    first = runner(inputs)
+    assert list(first) == ["probability"]
+    kept = first["probability"]
+    assert isinstance(kept, np.ndarray)
+    kept = kept.copy()
+    assert kept.shape == (rows, 1)
+    runner({"x": inputs["x"] + 5})
+    assert np.array_equal(first["probability"], kept)
+    tensor = runner({"x": torch.from_numpy(inputs["x"])})["probability"]
+    assert isinstance(tensor, torch.Tensor)
+    assert np.array_equal(tensor.numpy(), kept)
+
+
+def test_a_bound_call_reads_its_buffers_each_time(runner: Runner) -> None:
+    buffer = torch.from_numpy(_inputs(5)["x"])
+    with torch.inference_mode():
+        bound = runner.bind({"x": buffer})
+        before = to_numpy(bound.run()[0]).copy()
+        buffer += 1.5
+        after = to_numpy(bound.run()[0]).copy()
+    expected = runner({"x": buffer.numpy()})["probability"]
+    assert not np.array_equal(before, after)
+    np.testing.assert_allclose(after, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"x": np.zeros((3, 3), np.float32)},
+        {"x": np.zeros((3, 2), np.float64)},
+        {"x": np.zeros((3, 2), np.int32)},
+        {"x": np.zeros((2,), np.float32)},
+        {"x": np.zeros((0, 2), np.float32)},
+        {"y": np.zeros((3, 2), np.float32)},
+        {},
+    ],
+)
+def test_what_breaks_the_contract_is_refused_never_misread(runner: Runner, bad: dict[str, Any]) -> None:
+    with pytest.raises(ContractError):
+        runner(bad)
+    with pytest.raises(ContractError):
+        runner.bind(bad)
+
+
+def test_strided_inputs_are_read_by_value(runner: Runner) -> None:
+    wide = np.random.default_rng(1).standard_normal((8, 4)).astype(np.float32)
+    for view in (wide[:, ::2], np.ascontiguousarray(wide[:, :2]).T.copy().T, np.broadcast_to(wide[:1, :2], (8, 2))):
+        expected = runner({"x": np.ascontiguousarray(view)})["probability"]
+        assert np.array_equal(runner({"x": view})["probability"], expected)
+
+
+def test_compiled_code_misreads_what_the_driver_refuses(build_model: Builder) -> None:
+    """The twin of the two tests above: with the driver out of the way a package answers wrong inputs, and wrongly."""
+    from export.backends import aotinductor
+
+    folder, _ = build_model("Pointwise", "aotinductor")
+    bare = aotinductor._open(folder / aotinductor.FILE, "cpu")
+    driver = backends.load(folder, OPTIONS)
+    good = torch.randn(6, 4)
+    strided = good.T.contiguous().T
+    for wrong in (good.double(), strided, good.int()):
+        assert not torch.equal(bare([wrong])[0], make("Pointwise")(wrong.float()))
+    assert torch.equal(to_torch(driver({"x": strided})["output"]), make("Pointwise")(good))
+    for refused in (good.double(), good.int(), good[:, :3]):
+        with pytest.raises(ContractError):
+            driver({"x": refused})
+
+
+def test_the_witness_names_the_device_and_no_fallback(runner: Runner) -> None:
+    runner(_inputs(3))
+    witness = runner.witness()
+    assert (witness.device, witness.precision, witness.fallback) == ("cpu", "float32", None)
+
+
+def test_compile_brought_everything_that_it_compiled(built: Path) -> None:
+    """In a fresh process: no object is built, no graph is compiled, at any size."""
+    code = (
+        "import json, sys, numpy as np\nfrom pathlib import Path\nfrom export.backend import LoadOptions, load\n"
+        "run = load(Path(sys.argv[1]), LoadOptions(threads_count=2))\n"
+        "[run({'x': np.zeros((n, 2), np.float32)}) for n in (1, 2, 3, 500)]\n"
+        "print(json.dumps([run.witness().evidence, run.witness().fallback]))"
+    )
+    folder = built / "artifacts" / "compile"
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True, env=environ()
+    )
+    import json
+
+    evidence, fallback = json.loads(done.stdout)
+    assert fallback is None
+    assert evidence["objects_compiled_at_load"] == "0"
+    assert evidence["graph_cache_misses"] == "0"
+    assert int(evidence["objects_in_cache"]) > 0
+
+
+def test_compile_with_an_emptied_cache_says_that_it_compiled(built: Path, tmp_path: Path) -> None:
+    """The twin: without its cache the artifact still answers, and the witness reports a fallback."""
+    import tarfile
+
+    from export.artifact import RECORD, Artifact
+    from export.record import digest_files, read, write
+
+    folder = tmp_path / "compile"
+    shutil.copytree(built / "artifacts" / "compile", folder)
+    with tarfile.open(folder / "cache.tar", "w"):
+        pass
+    artifact = read(Artifact, folder / RECORD)
+    from dataclasses import replace
+
+    write(folder / RECORD, replace(artifact, files=digest_files(folder, [folder / f.path for f in artifact.files])))
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom export.backend import LoadOptions, load\n"
+        "print(load(Path(sys.argv[1]), LoadOptions(threads_count=2)).witness().fallback)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True, env=environ()
+    )
+    assert "were compiled at load" in done.stdout
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "eager"])
+def test_a_file_with_one_byte_changed_is_refused_before_it_is_loaded(name: str, built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    shutil.copytree(built / "artifacts" / name, folder)
+    for path in [one for one in folder.iterdir() if one.suffix != ".json"]:
+        good = path.read_bytes()
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        with pytest.raises(RecordError, match=path.name):
+            backends.load(folder, OPTIONS)
+        path.write_bytes(good)
+    backends.load(folder, OPTIONS)
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_keywords_nested_results_and_two_dynamic_dimensions(name: str, build_model: Builder) -> None:
+    folder, artifact = build_model("Nested", name)
+    runner = backends.load(folder, OPTIONS, lambda: make("Nested"))
+    for sizes in ({"batch": 1, "length": 2}, {"batch": 7, "length": 40}):
+        inputs: Any = artifact.signature.example(sizes, seed=1)
+        outputs = runner(inputs)
+        answer = make("Nested")(torch.from_numpy(inputs["tokens"]), scale=torch.from_numpy(inputs["scale"]))
+        assert list(outputs) == ["logits", "extras.pair.0", "extras.pair.1"]
+        np.testing.assert_allclose(outputs["logits"], answer.logits.detach().numpy(), atol=1e-5)
+        assert np.array_equal(outputs["extras.pair.1"], answer.extras["pair"][1].numpy())
+
+
+def test_a_module_with_control_flow_is_scripted_and_the_others_say_why_not(build_model: Builder) -> None:
+    folder, artifact = build_model("Branch", "torchscript")
+    assert artifact.facts["form"] == "script"
+    runner = backends.load(folder, OPTIONS)
+    for sign in (1, -1):
+        x = np.full((4, 4), sign, np.float32)
+        answer = make("Branch")(torch.from_numpy(x)).detach().numpy()
+        np.testing.assert_allclose(runner({"x": x})["output"], answer, atol=1e-6)
+    with pytest.raises(UserError, match="cannot be traced"):
+        build_model("Branch", "onnx")
+
+
+def test_what_cannot_be_scripted_is_traced_with_the_reason(build_model: Builder) -> None:
+    _, artifact = build_model("Nested", "torchscript")
+    assert artifact.facts["form"] == "trace"
+    assert artifact.facts["why"].startswith("not scripted: ")
+
+
+def test_an_onnx_file_carries_names_ranges_and_no_path_of_this_machine(build_model: Builder) -> None:
+    import onnx
+
+    folder, artifact = build_model("Nested", "onnx")
+    model = onnx.load(folder / "model.onnx")
+    assert [value.name for value in model.graph.input] == ["tokens", "scale"]
+    assert [value.name for value in model.graph.output] == ["logits", "extras.pair.0", "extras.pair.1"]
+    assert [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim] == ["batch", "length"]
+    assert artifact.facts["opset"] == str(model.opset_import[0].version)
+    data = (folder / "model.onnx").read_bytes()
+    assert b"models.py" in data
+    for secret in (str(ROOT), sys.prefix, str(Path.home())):
+        assert secret.encode() not in data
+
+
+def test_an_onnx_model_is_served_without_torch(built: Path) -> None:
+    code = (
+        "import sys, numpy as np\nfrom pathlib import Path\nfrom export.backend import LoadOptions, load\n"
+        "run = load(Path(sys.argv[1]), LoadOptions())\nrun({'x': np.zeros((2, 2), np.float32)})\n"
+        "print('torch' in sys.modules)"
+    )
+    folder = built / "artifacts" / "onnx"
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True, env=environ()
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_importing_the_contract_imports_no_runtime() -> None:
+    code = "import sys, export.backend\nprint([m for m in ('torch', 'onnx', 'onnxruntime') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ())
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_unknown_backend_is_named_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"must be one of eager, .*, got 'tensorrt'"):
+        backends.get("tensorrt")
+
+
+def test_a_size_outside_its_range_is_refused(build_model: Builder) -> None:
+    folder, artifact = build_model("Nested", "exported")
+    assert artifact.signature.ranges["batch"] == SizeRange(max=300)
+    runner = backends.load(folder, OPTIONS)
+    too_many: Any = artifact.signature.example({"batch": 301, "length": 3}, seed=0)
+    with pytest.raises(ContractError, match=r"'batch' must lie in \[1, 300\], got 301"):
+        runner(too_many)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export.errors import ContractError, UserError
+from export.signature import Signature, SizeRange, TensorSpec
+from tests.models import SIGNATURES
+
+NESTED = SIGNATURES["Nested"]
+
+
+def test_example_sizes_differ_by_symbol_and_avoid_0_and_1() -> None:
+    sizes = NESTED.example_sizes()
+    assert len(set(sizes.values())) == len(sizes)
+    assert all(size > 1 for size in sizes.values())
+    assert Signature(inputs=(TensorSpec("x", "float32", ("n",)),), ranges={"n": SizeRange(max=1)}).example_sizes() == {
+        "n": 1
+    }
+
+
+def test_an_example_has_the_declared_shapes_types_and_bounds_and_follows_its_seed() -> None:
+    example = NESTED.example({"batch": 50, "length": 7}, seed=3)
+    assert example["tokens"].shape == (50, 7)
+    assert example["tokens"].dtype == np.int64
+    assert example["tokens"].min() == 0
+    assert example["tokens"].max() == 19
+    again = NESTED.example({"batch": 50, "length": 7}, seed=3)
+    assert all(np.array_equal(example[name], again[name]) for name in example)
+    other = NESTED.example({"batch": 50, "length": 7}, seed=4)
+    assert not np.array_equal(example["tokens"], other["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"tokens": np.zeros((2, 5), np.int32)}, "tokens must be int64, got int32"),
+        ({"tokens": np.zeros((2,), np.int64)}, r"tokens must have shape \['batch', 'length'\], got \[2\]"),
+        ({"scale": np.zeros((3,), np.float32)}, r"scale must have size 2 in dimension 0 \('batch'\), got 3"),
+        ({"tokens": np.zeros((2, 41), np.int64)}, r"'length' must lie in \[2, 40\], got 41"),
+        ({"extra": np.zeros(1)}, "inputs must be"),
+    ],
+)
+def test_inputs_that_break_the_contract_are_refused_with_the_reason(change: dict[str, Any], reason: str) -> None:
+    good: dict[str, Any] = {"tokens": np.zeros((2, 5), np.int64), "scale": np.zeros((2,), np.float32)}
+    assert NESTED.check_inputs(good) == {"batch": 2, "length": 5}
+    with pytest.raises(ContractError, match=reason):
+        NESTED.check_inputs(good | change)
+
+
+def test_a_frozen_output_dimension_is_named() -> None:
+    signature = SIGNATURES["Mlp"].with_outputs((TensorSpec("y", "float32", ("batch", 3)),))
+    with pytest.raises(ContractError, match=r"y must have size 7 in dimension 0 \('batch'\), got 3"):
+        signature.check_outputs([np.zeros((3, 3), np.float32)], {"batch": 7})
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: Signature(inputs=()), "at least one input"),
+        (lambda: Signature(inputs=(TensorSpec("x", "float32", ("n",)),)), "every symbol needs a range"),
+        (
+            lambda: Signature(inputs=(TensorSpec("x", "float32", (3,)),), ranges={"batch": SizeRange()}),
+            "'batch' is declared, but no input has it",
+        ),
+        (lambda: Signature(inputs=(TensorSpec("x", "float32", ()),), output_names=("x",)), "must differ"),
+        (lambda: TensorSpec("x", "float31", ()), "dtype must be one of"),
+        (lambda: TensorSpec("a b", "float32", ()), "must be letters"),
+        (lambda: SizeRange(min=5, max=4), "0 <= min <= max"),
+        (lambda: SizeRange(max=4, example=5), r"must lie in \[1, 4\], got 5"),
+    ],
+)
+def test_a_signature_that_cannot_be_is_refused(make: object, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        make()  # type: ignore[operator]

@@ -1,0 +1,122 @@
+"""Small models with the shapes of trouble: several inputs, keywords, nested results, control flow, frozen sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from export.build import Source
+from export.signature import Signature, SizeRange, TensorSpec
+
+
+class Mlp(nn.Module):
+    """``(batch, 4)`` to ``(batch, 3)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 16)
+        self.outer = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.outer(torch.tanh(self.inner(x)))
+
+
+class ConvNorm(nn.Module):
+    """``(batch, 1, 8, 8)`` to ``(batch, 5)``, with batch norm and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(0.5)
+        self.out = nn.Linear(8 * 64, 5)
+        self.norm.running_mean.normal_()  # type: ignore[union-attr]
+        self.norm.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.out(self.drop(torch.relu(self.norm(self.conv(image))).flatten(1)))
+
+
+class Pointwise(nn.Module):
+    """``(batch, 4)`` to the same: no matrix product that would check its operands."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x) * 2 + x
+
+
+@dataclass
+class Answer:
+    """A nested result."""
+
+    logits: torch.Tensor
+    extras: dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+class Nested(nn.Module):
+    """A positional and a keyword input, two dynamic dimensions, a dataclass with a dict of tuples as result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 6)
+        self.out = nn.Linear(6, 4)
+
+    def forward(self, tokens: torch.Tensor, *, scale: torch.Tensor) -> Answer:
+        hidden = self.embed(tokens) * scale[:, None, None]
+        logits = self.out(hidden.mean(1))
+        return Answer(logits=logits, extras={"pair": (hidden, logits.argmax(-1))})
+
+
+class Frozen(nn.Module):
+    """Accepts any batch, but its second dimension only as it was traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight[: x.shape[1]] if x.shape[1] == 5 else x[:, :5] * self.weight[: x.shape[1]]
+
+
+class Branch(nn.Module):
+    """Python control flow on data: cannot be traced by torch.export, can be scripted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool(x.sum() > 0):
+            return self.out(x)
+        return -self.out(x)
+
+
+def rows(name: str, *shape: int | str, dtype: str = "float32", **more: float | bool) -> TensorSpec:
+    return TensorSpec(name, dtype, ("batch", *shape), **more)  # type: ignore[arg-type]
+
+
+SIGNATURES = {
+    "Mlp": Signature(inputs=(rows("x", 4),), output_names=("y",), ranges={"batch": SizeRange(max=4096)}),
+    "Pointwise": Signature(inputs=(rows("x", 4),), ranges={"batch": SizeRange(max=64)}),
+    "ConvNorm": Signature(inputs=(rows("image", 1, 8, 8),), ranges={"batch": SizeRange(max=512)}),
+    "Nested": Signature(
+        inputs=(rows("tokens", "length", dtype="int64", high=19), rows("scale", keyword=True)),
+        ranges={"batch": SizeRange(max=300), "length": SizeRange(min=2, max=40)},
+    ),
+    "Frozen": Signature(
+        inputs=(rows("x", "width"),), ranges={"batch": SizeRange(max=64), "width": SizeRange(min=5, max=50)}
+    ),
+    "Branch": Signature(inputs=(rows("x", 4),), ranges={"batch": SizeRange(max=300)}),
+}
+
+
+def make(name: str) -> nn.Module:
+    """A model by its class name, always with the same weights, in eval mode."""
+    torch.manual_seed(7)
+    module: nn.Module = globals()[name]()
+    return module.eval()
+
+
+def source(name: str) -> Source:
+    return Source(function="tests.models:make", argument=name)

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn, optim
+
+from export.errors import UserError
+from export.record import verify_files
+from pipeline.recipe import Data, Recipe, Split
+from pipeline.recipes import seed as seed_recipe
+from pipeline.train import Checkpoint, Progress, TrainSpec, train
+from tests.conftest import environ
+from tests.models import SIGNATURES, ConvNorm
+
+
+def run(recipe: Recipe, folder: Path, lines: list[str] | None = None) -> Checkpoint:
+    folder.mkdir(parents=True, exist_ok=True)
+    said = [] if lines is None else lines
+    return train(recipe, "cpu", folder, "key", Progress(say=said.append, advance=lambda done, total: None))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "weights.safetensors"))
+
+
+def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def plain_loop(torch_seed: int) -> tuple[nn.Module, list[str]]:
+    """An independent copy of the document's program, with the one addition of a torch seed."""
+
+    class SimpleNN(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1 = nn.Linear(2, 4)
+            self.relu = nn.ReLU()
+            self.fc2 = nn.Linear(4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out = self.fc1(x)
+            out = self.relu(out)
+            out = self.fc2(out)
+            return torch.sigmoid(out)
+
+    printed = []
+    np.random.seed(42)
+    points = np.random.randn(100, 2).astype(np.float32)
+    y = (points[:, 0] + points[:, 1] > 0).astype(np.int32)
+    x_tensor, y_tensor = torch.from_numpy(points), torch.from_numpy(y)
+    torch.manual_seed(torch_seed)
+    model = SimpleNN()
+    criterion = nn.BCELoss()
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    for epoch in range(50):
+        outputs = model(x_tensor)
+        loss = criterion(outputs.squeeze(), y_tensor.float())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if (epoch + 1) % 10 == 0:
+            printed.append(f"Epoch [{epoch + 1}/50], Loss: {loss.item():.4f}")
+    with torch.no_grad():
+        predicted = (model(x_tensor) > 0.5).float()
+        accuracy = (predicted.squeeze() == y_tensor.float()).sum().item() / len(y_tensor)
+        printed.append(f"Accuracy: {accuracy * 100:.2f}%")
+    printed.append(f"Final Loss: {loss.item()}")
+    return model, printed
+
+
+@pytest.mark.parametrize("torch_seed", [0, 1, 12345])
+def test_the_seed_recipe_is_the_documents_loop_bit_for_bit_and_word_for_word(torch_seed: int, tmp_path: Path) -> None:
+    lines: list[str] = []
+    run(replace(seed_recipe.recipe(), seed=torch_seed), tmp_path, lines)
+    model, printed = plain_loop(torch_seed)
+    assert same_bits(weights(tmp_path), model.state_dict())
+    assert lines == printed
+
+
+def test_digits_reach_their_accuracy_in_time(tmp_path: Path) -> None:
+    from pipeline.recipes import digits
+
+    started = time.monotonic()
+    checkpoint = run(digits.recipe(), tmp_path)
+    assert time.monotonic() - started < 60
+    assert checkpoint.metrics["test_accuracy"] >= 0.985
+    verify_files(tmp_path, checkpoint.files)
+
+
+def data() -> Data:
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(300, 1, 8, 8, generator=generator), torch.randint(0, 5, (300,), generator=generator)
+    first, second = ({"image": images[part]} for part in (slice(0, 200), slice(200, 300)))
+    return Data(train=Split(inputs=first, targets=labels[:200]), validation=Split(inputs=second, targets=labels[200:]))
+
+
+def slow_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Slow enough to be interrupted; draws from every generator, so that each must be restored."""
+    time.sleep(0.01)
+    jitter = 1 + 1e-3 * (np.random.rand() + torch.rand(()).item())
+    return nn.functional.cross_entropy(outputs, targets) * jitter
+
+
+def recipe(**train_settings: Any) -> Recipe:
+    """Dropout, batch norm, Adam's moments, shuffled batches, the best epoch: all the state there is."""
+    settings = {
+        "epochs": 12,
+        "batch_rows": 32,
+        "keep": "best",
+        "save_every_s": 0.0,
+        "schedule": "cosine",
+    } | train_settings
+    return Recipe(
+        name="stateful",
+        model=ConvNorm,
+        signature=SIGNATURES["ConvNorm"],
+        data=data,
+        loss=slow_loss,
+        metrics={"accuracy": lambda outputs, targets: float((outputs.argmax(1) == targets).float().mean())},
+        train=TrainSpec(**settings),
+        seed=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    run(recipe(), folder)
+    return folder
+
+
+def test_training_twice_gives_the_same_bits_and_another_seed_others(uninterrupted: Path, tmp_path: Path) -> None:
+    run(recipe(), tmp_path / "again")
+    assert same_bits(weights(tmp_path / "again"), weights(uninterrupted))
+    run(replace(recipe(), seed=4), tmp_path / "other")
+    assert not same_bits(weights(tmp_path / "other"), weights(uninterrupted))
+
+
+_TRAIN = (
+    "import sys\nfrom pathlib import Path\nfrom tests.pipeline.test_train import recipe, run\n"
+    "run(recipe(), Path(sys.argv[1]))"
+)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 1)])
+def test_an_interrupted_training_ends_with_the_same_bits(
+    number: signal.Signals, code: int, uninterrupted: Path, tmp_path: Path
+) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", _TRAIN, tmp_path],
+        env=environ(),
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for_epoch(tmp_path / "state.json", 4)
+    child.send_signal(number)
+    _, errors = child.communicate()
+    assert child.returncode == code or (number == signal.SIGINT and "KeyboardInterrupt" in errors)
+    assert not (tmp_path / "checkpoint.json").exists()
+    assert 4 <= json.loads((tmp_path / "state.json").read_bytes())["epoch"] < 12
+    lines: list[str] = []
+    checkpoint = run(recipe(), tmp_path, lines)
+    assert lines[0].startswith("resumed after epoch ")
+    assert same_bits(weights(tmp_path), weights(uninterrupted))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.json", "metrics.jsonl", "weights.safetensors"}
+    assert checkpoint.epochs_count == 12
+
+
+def test_the_best_epoch_is_kept_and_its_metrics_are_the_weights_own(uninterrupted: Path) -> None:
+    lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
+    best = min(lines, key=lambda line: line["validation_loss"])
+    record = json.loads((uninterrupted / "checkpoint.json").read_bytes())
+    assert [line["epoch"] for line in lines] == list(range(1, 13))
+    assert record["kept_epoch"] == best["epoch"]
+    assert record["metrics"]["validation_accuracy"] == pytest.approx(best["validation_accuracy"])
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
+    def broken(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs, targets) * float("nan")
+
+    with pytest.raises(UserError, match=r"training loss is nan after epoch 1: lower --train\.lr"):
+        run(replace(recipe(), loss=broken), tmp_path)
+
+
+def test_a_recipe_without_training_keeps_the_models_own_weights(tmp_path: Path) -> None:
+    given = replace(recipe(), train=None, data=None, loss=None, metrics={})
+    checkpoint = run(given, tmp_path)
+    torch.manual_seed(3)
+    assert same_bits(weights(tmp_path), ConvNorm().state_dict())
+    assert (checkpoint.epochs_count, checkpoint.kept_epoch, checkpoint.metrics) == (0, 0, {})
+
+
+@pytest.mark.parametrize(
+    "bad", [{"epochs": 0}, {"batch_rows": 0}, {"lr": 0.0}, {"print_every_epochs": 0}, {"save_every_s": -1.0}]
+)
+def test_settings_must_make_sense(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        TrainSpec(**bad)
+
+
+def _wait_for_epoch(path: Path, epoch: int) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() or json.loads(path.read_bytes())["epoch"] < epoch:
+        assert time.monotonic() < deadline, "training did not get that far"
+        time.sleep(0.01)
