@@ -9,6 +9,11 @@
 Messages say what was wrong, with the value, and how to mend it.
 """
 
+import errno
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What an ``OSError`` carries when the disk is full."""
+
 
 class TorchstoneError(Exception):
     """Any error that Torchstone raises on purpose."""

@@ -12,6 +12,7 @@ import importlib
 import importlib.abc
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from export.record import Record, from_json, read, to_json, write, write_atomica
 Status = Literal["done", "failed", "crashed", "timeout", "out-of-memory"]
 _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _ROOT = str(Path(__file__).resolve().parents[1])
 
 
@@ -251,9 +253,14 @@ def main(job_file: Path) -> int:
 
 
 def _one_line(error: BaseException) -> str:
-    """Type and first lines of an error's message; our own errors speak for themselves."""
-    text = " ".join(str(error).split())[:500]
-    return text if isinstance(error, TorchstoneError) else f"{type(error).__name__}: {text}"
+    """The types of an error and of what caused it, and the first cause's words; our own errors speak for themselves."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    words = " ".join(_ANSI.sub("", str(chain[-1])).split())[:500]
+    if isinstance(error, TorchstoneError):
+        return " ".join(str(error).split())[:500]
+    return ": ".join([*(type(one).__name__ for one in chain), words])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ which flags there are and what their defaults are. ``--help`` alone imports no t
 
 from __future__ import annotations
 
-import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,13 +15,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from export.errors import TorchstoneError, UserError
+from export.errors import NO_SPACE, TorchstoneError, UserError
 from export.version import VERSION
 from pipeline.find import Found, built_in, find
 
 DEFAULT_RECIPE = "seed"
 GOOD, NOT_GOOD, USAGE, INTERRUPTED = 0, 1, 2, 130
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 
 Stage = Literal["train", "capture", "build", "parity", "measure", "judge"]
@@ -112,18 +110,23 @@ def end(command: Callable[[Sequence[str]], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted: what was done is kept, the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
-            traceback.print_exc()
-            return USAGE
-        print(
-            f"error: no space left for {error.filename or 'the output'}: free some, then run the same command again",
-            file=sys.stderr,
-        )
-        return USAGE
     except TorchstoneError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USAGE
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            return _defect()
+        where = error.filename or "the output"
+        print(f"error: no space left for {where}: free some, then run the same command again", file=sys.stderr)
+    except Exception:  # noqa: BLE001 - the last stop: whatever else arrives here is ours
+        return _defect()
+    return USAGE
+
+
+def _defect() -> int:
+    """Not 1, which says that a model was judged and found wanting."""
+    traceback.print_exc()
+    print("error: this is a defect of Torchstone: please report it with the lines above", file=sys.stderr)
+    return USAGE
 
 
 def _overview(command: str) -> str:

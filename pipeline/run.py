@@ -28,6 +28,11 @@ from pipeline.find import Found, built_in
 
 KEY_DIGITS = 12
 _ROOT = Path(__file__).resolve().parents[1]
+_TOOLS = {
+    "train": ("pipeline/train.py", "pipeline/evaluate.py", "pipeline/resume.py"),
+    "export": ("export/**/*.py",),
+    "bench": ("bench/**/*.py",),
+}
 _SETTINGS = ("train", "backends", "required", "parity", "bench", "limits", "process")
 
 
@@ -49,7 +54,7 @@ class RecipeRecord(Record):
     file_sha256: dict[str, str]
     """Of the files that the recipe names, by file name."""
     tool_sha256: dict[str, str]
-    """Of Torchstone's own folders."""
+    """Of Torchstone's own source, by what it shapes."""
     environment: Any
 
 
@@ -215,15 +220,14 @@ def _recipe_record(found: Found, device: str) -> RecipeRecord:
         settings={name: to_json(getattr(recipe, name)) for name in _SETTINGS},
         source_sha256=found.source_sha256,
         file_sha256={path.name: digest_file(path) for path in recipe.files},
-        tool_sha256={name: _tool_sha256(name) for name in ("export", "bench", "pipeline/train.py")},
+        tool_sha256={name: _tool_sha256(places) for name, places in _TOOLS.items()},
         environment=to_json(environment()),
     )
 
 
-def _tool_sha256(name: str) -> str:
+def _tool_sha256(places: tuple[str, ...]) -> str:
     """Digest of our own source that shapes a stage: what an upgrade changes is made again."""
-    path = _ROOT / name
-    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    files = [file for place in places for file in sorted(_ROOT.glob(place))]
     return sha256("".join(f"{file.relative_to(_ROOT).as_posix()} {digest_file(file)}\n" for file in files).encode())
 
 

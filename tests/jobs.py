@@ -17,6 +17,13 @@ def fail(payload: Any) -> None:
     raise ValueError(f"cannot do {payload}")
 
 
+def fail_because(payload: Any) -> None:
+    try:
+        dict[str, int]()["the operator"]
+    except KeyError as error:
+        raise RuntimeError("\x1b[96mconversion failed\x1b[0m") from error
+
+
 def segfault(payload: Any) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 

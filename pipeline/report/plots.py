@@ -15,6 +15,7 @@ _WIDTH = 620
 _FONT = "system-ui, sans-serif"
 _GOOD, _BAD, _PLAIN = "#1a7f4b", "#b3261e", "#9aa7b5"
 _LARGEST_SHOWN_RATIO = 1e6
+_ROOM_FOR_LABELS = 1.2
 
 
 def latency_svg(verdict: Verdict) -> str | None:
@@ -22,17 +23,8 @@ def latency_svg(verdict: Verdict) -> str | None:
     points = [_latency_point(row, speed, verdict) for row in verdict.rows for speed in row.speeds]
     if not points:
         return None
-    left_us = min(point["us"] for point in points) / 2
-    x = alt.X("us:Q", scale=alt.Scale(type="log", domainMin=left_us), title="microseconds per call (log scale, median)")
-    y = alt.Y("backend:N", sort=[row.name for row in verdict.rows], title=None)
-    winner = alt.Color("winner:N", scale=alt.Scale(domain=[False, True], range=[_PLAIN, _GOOD]), legend=None)
-    base = alt.Chart(width=_WIDTH, height=alt.Step(22)).encode(x=x, y=y)
-    bars = base.mark_bar(height=10).encode(color=winner)
-    header = alt.Header(labelOrient="top", labelAnchor="start", labelFontWeight="bold")
-    panels = alt.Row(
-        "batch:N", sort=[f"batch {rows}" for rows in text.batches(verdict.rows)], title=None, header=header
-    )
-    return _svg(alt.layer(bars, _labels(base), data=_values(points)).facet(row=panels).resolve_scale(x="independent"))
+    batches = text.batches(verdict.rows)
+    return _svg(alt.vconcat(*[_latency_panel(points, rows, verdict) for rows in batches], spacing=18))
 
 
 def parity_svg(verdict: Verdict, threshold_ratio: float) -> str | None:
@@ -47,18 +39,30 @@ def parity_svg(verdict: Verdict, threshold_ratio: float) -> str | None:
         "ratio:Q",
         scale=symlog if largest > 20 * threshold_ratio else linear,
         title="largest error / eager float32's own largest error",
+        axis=alt.Axis(tickCount=6),
     )
     y = alt.Y("backend:N", sort=[row.name for row in verdict.rows], title=None)
     status = alt.Color("status:N", scale=alt.Scale(domain=["pass", "fail"], range=[_GOOD, _BAD]), legend=None)
-    base = alt.Chart(_values(points), width=_WIDTH, height=alt.Step(22)).encode(x=x, y=y)
+    base = alt.Chart(_values(points), width=_WIDTH, height=alt.Step(20)).encode(x=x, y=y)
     limit = alt.Chart(_values([{"ratio": threshold_ratio}])).mark_rule(strokeDash=[4, 3], color=_BAD)
     return _svg(base.mark_bar(height=10).encode(color=status) + _labels(base) + limit.encode(x="ratio:Q"))
+
+
+def _latency_panel(points: list[dict[str, Any]], batch_rows: int, verdict: Verdict) -> Any:
+    """One batch size on a scale of its own that begins at zero: lengths of bars compare as times do."""
+    mine = [point for point in points if point["batch_rows"] == batch_rows]
+    scale = alt.Scale(domain=[0, max(point["us"] for point in mine) * _ROOM_FOR_LABELS])
+    x = alt.X("us:Q", scale=scale, title="microseconds per call, median", axis=alt.Axis(tickCount=6))
+    y = alt.Y("backend:N", sort=[row.name for row in verdict.rows], title=None)
+    winner = alt.Color("winner:N", scale=alt.Scale(domain=[False, True], range=[_PLAIN, _GOOD]), legend=None)
+    base = alt.Chart(_values(mine), width=_WIDTH, height=alt.Step(20), title=f"batch {batch_rows}").encode(x=x, y=y)
+    return base.mark_bar(height=10).encode(color=winner) + _labels(base)
 
 
 def _latency_point(row: Row, speed: Speed, verdict: Verdict) -> dict[str, Any]:
     return {
         "backend": row.name,
-        "batch": f"batch {speed.batch_rows}",
+        "batch_rows": speed.batch_rows,
         "us": speed.median_s * 1e6,
         "label": text.speed(speed),
         "winner": row.name == verdict.winner,
@@ -83,8 +87,11 @@ def _values(points: list[dict[str, Any]]) -> Any:
 
 
 def _svg(chart: Any) -> str:
-    plain = chart.configure_view(stroke=None).configure_axis(
-        grid=False, labelFont=_FONT, titleFont=_FONT, titleFontWeight="normal"
+    plain = (
+        chart.properties(padding={"left": 24, "right": 24, "top": 4, "bottom": 4})
+        .configure_view(stroke=None)
+        .configure_axis(grid=False, labelFont=_FONT, titleFont=_FONT, titleFontWeight="normal")
+        .configure_title(anchor="start", font=_FONT, fontSize=12)
     )
     svg: str = vl_convert.vegalite_to_svg(plain.to_dict())
     return svg

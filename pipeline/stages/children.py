@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import errno
+import os
+import shutil
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TypeVar
@@ -10,13 +15,14 @@ from typing import TypeVar
 from bench.verdict import Failure
 from export.backend import LoadOptions
 from export.environment import cores_count
-from export.errors import RecordError
-from export.record import Record, read, write
+from export.errors import NO_SPACE, RecordError, TorchstoneError, UserError
+from export.record import Record, read, write, write_atomically
 from export.worker import Outcome
 from pipeline.run import Run
 
 Failures = dict[str, Failure]
 """By backend: the step that did not end well."""
+_FULL_BYTES = 1 << 16
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
@@ -36,13 +42,38 @@ def demand(outcome: Outcome) -> None:
 
 
 def failure(run: Run, step: str, outcome: Outcome) -> Failure:
-    """A row's failure, with its papers relative to the run."""
+    """A row's failure, with its papers relative to the run.
+
+    Raises:
+        OSError: the disk is full: that is no fault of the row, and the other rows would fail too.
+    """
+    if shutil.disk_usage(run.folder).free < _FULL_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.folder))
     return Failure(
         step=step,
         cause=f"{outcome.status}: {outcome.cause}",
         log=str(outcome.log.relative_to(run.folder)),
         reproduce=str(outcome.reproduce.relative_to(run.folder)),
     )
+
+
+@contextlib.contextmanager
+def users_code(run: Run, what: str) -> Iterator[None]:
+    """Around code of the recipe's: what it raises becomes one message, and the traceback goes to a log.
+
+    Raises:
+        UserError: anything but our own errors, an interruption and a full disk.
+    """
+    try:
+        yield
+    except TorchstoneError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise
+        log = run.desk.folder / "recipe.log"
+        write_atomically(log, traceback.format_exc().encode())
+        raise UserError(f"{what} failed: {type(error).__name__}: {error}\nThe whole story: {log}") from error
 
 
 def side_by_side(

@@ -18,7 +18,7 @@ from export.signature import Signature
 from export.worker import run_child
 from pipeline import train as trainer
 from pipeline.run import Run
-from pipeline.stages.children import Failures, failure, load_options, reused, side_by_side
+from pipeline.stages.children import Failures, failure, load_options, reused, side_by_side, users_code
 from pipeline.stages.training import Trained
 
 REFERENCE = "parity/reference"
@@ -120,7 +120,8 @@ def _save_samples(run: Run, folder: Path) -> str | None:
     if recipe.data is None:
         return None
     trainer.seed_everything(recipe.seed, run.device)
-    data = recipe.data()
+    with users_code(run, "loading the data"):
+        data = recipe.data()
     split = data.test or data.train
     path = folder / SAMPLES
     save_file({name: rows[:_SAMPLE_ROWS].contiguous().clone() for name, rows in split.inputs.items()}, path)

@@ -14,9 +14,10 @@ from export.program import complete
 from export.record import key_of
 from export.signature import Signature
 from pipeline import train as trainer
+from pipeline.resume import tensor_sha256
 from pipeline.run import Run
 from pipeline.source import TrainedModule
-from pipeline.stages.children import Failures
+from pipeline.stages.children import Failures, users_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ def train(run: Run) -> Trained:
     source = TrainedModule(reference=run.found.reference, weights=str(weights)).source()
     key = run.key(
         "train",
-        tools=("pipeline/train.py",),
+        tools=("train",),
         settings=recipe.train,
         seed=recipe.seed,
         device=run.device,
@@ -59,7 +60,8 @@ def train(run: Run) -> Trained:
             progress = trainer.Progress(
                 say=lambda text: run.console.stage("train", text), advance=lambda done, _: advance(done)
             )
-            trainer.train(recipe, run.device, folder, key, progress)
+            with users_code(run, "training"):
+                trainer.train(recipe, run.device, folder, key, progress)
 
     checkpoint, made = run.stage(
         "checkpoint", trainer.Checkpoint, trainer.RECORD, key, make, keep_partial=recipe.train is not None
@@ -78,12 +80,14 @@ def complete_signature(run: Run) -> Signature:
     """
     recipe = run.found.recipe
     torch.manual_seed(recipe.seed)
-    return complete(recipe.model(), recipe.signature, recipe.seed)
+    with users_code(run, "building the model"):
+        return complete(recipe.model(), recipe.signature, recipe.seed)
 
 
 def _given_weights_sha256(run: Run) -> str:
     """Of a model that arrives with its weights: they are part of what the run depends on."""
     recipe = run.found.recipe
     trainer.seed_everything(recipe.seed, "cpu")
-    state = recipe.model().state_dict()
-    return key_of(**{name: trainer.tensor_sha256(tensor) for name, tensor in state.items()})
+    with users_code(run, "building the model"):
+        state = recipe.model().state_dict()
+    return key_of(**{name: tensor_sha256(tensor) for name, tensor in state.items()})

@@ -30,6 +30,11 @@ def test_an_exception_is_one_line_with_the_traceback_in_the_log_and_a_script_tha
     assert "ValueError: cannot do this" in again.stderr
 
 
+def test_the_cause_behind_an_exception_is_told(tmp_path: Path) -> None:
+    outcome = run_child("one", "tests.jobs:fail_because", None, Desk(folder=tmp_path))
+    assert outcome.cause == "RuntimeError: KeyError: 'the operator'"
+
+
 @pytest.mark.parametrize(
     ("job", "cause"), [("segfault", "killed by SIGSEGV"), ("leave", "exit code 7: about to leave")]
 )

@@ -1,0 +1,131 @@
+"""The state that an interrupted training goes on from: everything the next epoch depends on, without pickle.
+
+Tensors (weights, the best weights so far, the optimizer's, the random generators') lie in one safetensors file per
+save; a JSON file beside it is replaced last and names the one it vouches for, so that a kill between the two loses
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from export.record import sha256, write_atomically
+
+_TENSORS, _TEXT = "state.safetensors", "state.json"
+
+
+@dataclass
+class Counters:
+    """What the loop itself remembers between epochs."""
+
+    epoch: int = 0
+    """Epochs done."""
+    kept_epoch: int = 0
+    best_loss: float | None = None
+    train_loss: float = float("nan")
+    lines: list[str] = field(default_factory=list)
+    """Metrics of every epoch so far, one JSON document each."""
+
+
+def save_state(
+    folder: Path,
+    device: str,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, torch.Tensor],
+    counters: Counters,
+) -> None:
+    """Save everything, then remove the save before it."""
+    state = optimizer.state_dict()
+    tensors = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    scalars: dict[str, Any] = {}
+    for index, slots in state["state"].items():
+        for name, value in slots.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            else:
+                scalars[f"{index}.{name}"] = value
+    tensors["rng.torch"] = torch.get_rng_state()
+    if device == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    name = f"{counters.epoch}-{_TENSORS}"
+    text = {
+        **vars(counters),
+        "scalars": scalars,
+        "groups": state["param_groups"],
+        "random": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),
+        "tensors": name,
+    }
+    save_tensors(folder / name, tensors)
+    write_atomically(folder / _TEXT, json.dumps(text, default=_plain).encode())
+    for stale in folder.glob(f"*-{_TENSORS}"):
+        if stale.name != name:
+            stale.unlink()
+
+
+def load_state(
+    folder: Path, device: str, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Counters, dict[str, torch.Tensor]] | None:
+    """Take up a saved state: the counters and the best weights; None if there is none."""
+    path = folder / _TEXT
+    if not path.exists():
+        return None
+    text = json.loads(path.read_bytes())
+    tensors = load_file(folder / text["tensors"], device=device)
+    module.load_state_dict(_under("model.", tensors))
+    slots: dict[int, dict[str, Any]] = {}
+    for name, value in (_under("optimizer.", tensors) | text["scalars"]).items():
+        index, _, slot = name.partition(".")
+        # Optimizers keep the step on the host, whatever the device of the weights.
+        on_host = slot == "step" and isinstance(value, torch.Tensor)
+        slots.setdefault(int(index), {})[slot] = value.cpu() if on_host else value
+    optimizer.load_state_dict({"state": slots, "param_groups": text["groups"]})
+    torch.set_rng_state(tensors["rng.torch"].cpu())
+    if device == "cuda":
+        torch.cuda.set_rng_state(tensors["rng.cuda"].cpu())
+    version, internal, gauss = text["random"]
+    random.setstate((version, tuple(internal), gauss))
+    numpy_state = text["numpy"]
+    numpy_state["state"]["key"] = np.asarray(numpy_state["state"]["key"], dtype=np.uint32)
+    np.random.set_state(numpy_state)
+    counters = Counters(**{name: text[name] for name in vars(Counters())})
+    return counters, _under("best.", tensors)
+
+
+def forget_state(folder: Path) -> None:
+    """Remove what the training no longer needs once its checkpoint is written."""
+    for leftover in [folder / _TEXT, *folder.glob(f"*-{_TENSORS}")]:
+        leftover.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Safetensors, atomically; shared and strided tensors are stored as the values they show."""
+    write_atomically(path, save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}))
+
+
+def tensor_sha256(tensor: torch.Tensor) -> str:
+    """SHA-256 of a tensor's dtype, shape and values, hex."""
+    return sha256(save({"tensor": tensor.detach().cpu().contiguous().clone()}))
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} in the optimizer's state is neither a number nor a tensor")

@@ -1,0 +1,312 @@
+"""The whole story: what a run leaves, what a rerun repeats, and that no kill loses anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bench.verdict import Verdict
+from export.record import read
+from pipeline.run import find_run
+from tests.conftest import environ, pipeline
+
+RECIPE = """
+import time
+import torch
+from torch import nn
+from export.signature import Signature, SizeRange, TensorSpec
+from bench.sample import BenchSpec
+from pipeline.recipe import Data, Recipe, Split
+from pipeline.train import TrainSpec
+from net import Net
+
+def data():
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    return Data(train=Split(inputs={"x": x}, targets=x.sum(1, keepdim=True)))
+
+def loss(outputs, targets):
+    time.sleep(0.02)
+    return nn.functional.mse_loss(outputs, targets)
+
+def recipe():
+    return Recipe(
+        name="cheap", model=Net, data=data, loss=loss,
+        signature=Signature(inputs=(TensorSpec("x", "float32", ("batch", 4)),), ranges={"batch": SizeRange(max=300)}),
+        train=TrainSpec(epochs=25, batch_rows=16, lr=0.01, save_every_s=0.0),
+        backends=("eager", "torchscript", "exported", "onnx"),
+        bench=BenchSpec(batch_rows=(1, 32), processes_count=2, rounds_count=5),
+    )
+"""
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 1)
+
+    def forward(self, x):
+        return torch.tanh(self.fc(x))
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the recipe and one finished run of it: copy before you change it."""
+    folder = tmp_path_factory.mktemp("cheap")
+    (folder / "cheap.py").write_text(RECIPE)
+    (folder / "net.py").write_text(NET)
+    done = pipeline("cheap.py", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def mine(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "mine", symlinks=True)
+    return tmp_path / "mine"
+
+
+def latest(folder: Path) -> Path:
+    return (folder / "artifacts" / "cheap" / "latest").resolve()
+
+
+def content(run: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and path.suffix != ".log"
+    }
+
+
+def test_a_run_leaves_what_the_design_lays_out(built: Path) -> None:
+    for name in (
+        "recipe.json",
+        "verdict.json",
+        "report.html",
+        "checkpoint/weights.safetensors",
+        "checkpoint/metrics.jsonl",
+    ):
+        assert (built / name).is_file()
+    assert {path.name for path in (built / "artifacts").iterdir()} == {
+        "eager", "torchscript", "exported", "compile", "aotinductor", "onnx",
+    }  # fmt: skip
+    assert not [path for path in built.rglob(".*") if path.name != ".lock"], "nothing half-made stays"
+    assert not list((built / "log").glob("*.sh")), "reproduce scripts are for failures"
+    verdict = read(Verdict, built / "verdict.json")
+    assert verdict.good
+    assert verdict.winner is not None
+    assert built.parent.joinpath("latest").is_symlink()
+    assert built.name == read_key(built)[:12]
+
+
+def read_key(run: Path) -> str:
+    from export.record import key_of
+
+    fields = json.loads((run / "recipe.json").read_bytes())
+    fields.pop("schema")
+    return key_of(recipe=fields)
+
+
+def test_a_rerun_repeats_nothing_and_is_quick(built: Path) -> None:
+    before = content(built)
+    started = time.monotonic()
+    done = pipeline("seed", "--out", built.parents[1])
+    assert time.monotonic() - started < 4
+    assert done.returncode == 0
+    for stage in ("train    reused", "capture  reused", "measure  measured "):
+        assert stage in done.stdout
+    assert done.stdout.count("reused") >= 14
+    assert content(built) == before
+
+
+def test_json_is_the_verdict_and_nothing_else(built: Path) -> None:
+    done = pipeline("seed", "--out", built.parents[1], "--json")
+    assert done.stdout.encode().strip() == (built / "verdict.json").read_bytes()
+    assert pipeline("seed", "--out", built.parents[1], "--quiet").stdout == ""
+
+
+def test_a_bench_setting_measures_anew_and_repeats_nothing_else(mine: Path) -> None:
+    done = pipeline("cheap.py", "--bench.rounds-count", "6", cwd=mine)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [
+        line for line in lines if line.startswith(("train", "capture", "build", "parity")) and "reused" not in line
+    ] == []
+    assert "candidates in 2 fresh processes" in done.stdout
+    assert len([path for path in (mine / "artifacts" / "cheap").iterdir() if not path.is_symlink()]) == 2
+
+
+def test_an_edited_helper_rebuilds_everything(mine: Path) -> None:
+    before = latest(mine)
+    (mine / "net.py").write_text(NET.replace("torch.tanh", "torch.sin"))
+    done = pipeline("cheap.py", "--only", "parity", cwd=mine)
+    assert done.returncode == 0, done.stderr
+    assert "reused" not in done.stdout
+    runs = {path for path in (mine / "artifacts" / "cheap").iterdir() if not path.is_symlink()}
+    (other,) = runs - {before}
+    assert (other / "artifacts" / "onnx" / "model.onnx").read_bytes() != (
+        before / "artifacts" / "onnx" / "model.onnx"
+    ).read_bytes()
+
+
+def test_an_altered_file_is_noticed_and_made_again(mine: Path) -> None:
+    model = latest(mine) / "artifacts" / "onnx" / "model.onnx"
+    good = model.read_bytes()
+    model.unlink()
+    model.write_bytes(good.replace(b"batch", b"botch"))
+    done = pipeline("cheap.py", "--only", "build", cwd=mine)
+    assert done.returncode == 0
+    assert "model.onnx is not the file that was recorded" in done.stdout
+    assert b"botch" not in model.read_bytes()
+
+
+POINTS: list[tuple[str, Callable[[Path], bool]]] = [
+    ("train", lambda run: _epoch(run) >= 10),
+    ("capture", lambda run: (run / "log" / "capture.job.json").exists()),
+    ("build", lambda run: (run / "log" / "build-onnx.job.json").exists()),
+    ("reference", lambda run: (run / "log" / "reference.job.json").exists()),
+    ("parity", lambda run: bool(list((run / "log").glob("parity-*.job.json")))),
+    ("measure", lambda run: (run / "log" / "measure-1.job.json").exists()),
+    ("judge", lambda run: (run / "verdict.json").exists()),
+]
+
+
+def _any(reached: Callable[[Path], bool], base: Path) -> bool:
+    return any(reached(run) for run in base.glob("*") if not run.is_symlink())
+
+
+def _epoch(run: Path) -> int:
+    states = list(run.glob(".checkpoint.*.partial/state.json"))
+    return int(json.loads(states[0].read_bytes())["epoch"]) if states else 0
+
+
+def test_a_run_killed_at_every_stage_is_picked_up_and_ends_as_if_never_killed(finished: Path, tmp_path: Path) -> None:
+    for name in ("cheap.py", "net.py"):
+        shutil.copy(finished / name, tmp_path / name)
+    base = tmp_path / "artifacts" / "cheap"
+    for stage, reached in POINTS:
+        group = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.all", "cheap.py"], cwd=tmp_path, env=environ(), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        _wait_for(partial(_any, reached, base), group, stage)
+        os.killpg(group.pid, signal.SIGKILL)
+        group.wait()
+        assert not (base / "latest").exists() or stage == "judge"
+    done = pipeline("cheap.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for stage in ("train    reused", "capture  reused", "measured "):
+        assert stage in done.stdout
+    (run,) = [path for path in base.iterdir() if not path.is_symlink()]
+    assert not [path for path in run.rglob(".*") if path.name != ".lock"]
+    for name in ("checkpoint/weights.safetensors", "checkpoint/metrics.jsonl"):
+        assert (run / name).read_bytes() == (latest(finished) / name).read_bytes()
+
+
+def test_two_runs_of_the_same_thing_do_not_meet(mine: Path) -> None:
+    import filelock
+
+    with filelock.FileLock(latest(mine) / ".lock"):
+        done = pipeline("cheap.py", cwd=mine)
+    assert done.returncode == 2
+    assert "another process works on this very run" in done.stderr
+    assert pipeline("cheap.py", cwd=mine).returncode == 0
+
+
+def test_artifacts_run_where_the_source_is_gone(mine: Path, tmp_path: Path) -> None:
+    run = latest(mine)
+    for name in ("cheap.py", "net.py"):
+        (mine / name).unlink()
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom export.backend import LoadOptions, load\n"
+        "run = load(Path(sys.argv[1]), LoadOptions())\nrun(run.signature.example({'batch': 5}, seed=0))\n"
+        "assert not {'net', 'cheap', 'pipeline'} & set(sys.modules)"
+    )
+    for name in ("torchscript", "exported", "onnx"):
+        folder = run / "artifacts" / name
+        subprocess.run([sys.executable, "-c", code, folder], check=True, cwd=tmp_path, env=environ())
+
+
+def test_the_parity_child_cannot_import_the_recipe(finished: Path) -> None:
+    from pipeline.console import Console
+    from pipeline.find import find
+    from pipeline.run import open_run
+
+    found = find(str(finished / "cheap.py"))
+    with open_run(found, "cpu", finished / "elsewhere", Console(quiet=True)) as run:
+        assert run.desk.hidden == ("cheap", "net", "pipeline")
+
+
+def test_a_failed_row_leaves_its_reason_its_log_and_a_script_that_repeats_it(mine: Path) -> None:
+    (mine / "net.py").write_text(
+        NET.replace("torch.tanh(self.fc(x))", "torch.special.gammainc(torch.ones(1), self.fc(x).abs() + 1)")
+    )
+    done = pipeline("cheap.py", cwd=mine)
+    assert done.returncode == 1, done.stdout + done.stderr
+    run = latest(mine)
+    verdict = read(Verdict, run / "verdict.json")
+    row = next(row for row in verdict.rows if row.name == "onnx")
+    assert not row.built
+    assert row.reasons[0].startswith("build: failed: ConversionError: ")
+    assert "igamma" in row.reasons[0]
+    assert row.log is not None
+    assert "Traceback" in (run / row.log).read_text()
+    assert row.reproduce is not None
+    again = subprocess.run(["sh", run / row.reproduce], capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert "igamma" in again.stderr
+    assert {one.name for one in verdict.rows if one.shippable} == {"torchscript", "exported"}
+    page = (run / "report.html").read_text()
+    assert "What failed" in page
+    assert row.reproduce in page
+
+
+def test_a_recipe_that_breaks_in_training_is_the_users_to_mend(mine: Path) -> None:
+    text = (mine / "cheap.py").read_text()
+    (mine / "cheap.py").write_text(text.replace("time.sleep(0.02)", "raise RuntimeError('no such loss')"))
+    done = pipeline("cheap.py", cwd=mine)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: training failed: RuntimeError: no such loss\nThe whole story: ")
+    assert "Traceback" in Path(done.stderr.split("story: ")[1].strip()).read_text()
+
+
+def test_a_model_that_cannot_be_traced_still_gets_its_torchscript(mine: Path) -> None:
+    branch = "(torch.tanh(self.fc(x)) if bool(x.sum() > 0) else -self.fc(x))"
+    (mine / "net.py").write_text(NET.replace("torch.tanh(self.fc(x))", branch))
+    done = pipeline("cheap.py", cwd=mine)
+    assert done.returncode == 1
+    rows = {row.name: row for row in read(Verdict, latest(mine) / "verdict.json").rows}
+    assert rows["torchscript"].shippable
+    assert "cannot be traced by torch.export" in rows["onnx"].reasons[0]
+    assert "cannot be traced by torch.export" in rows["exported"].reasons[0]
+
+
+def test_a_run_is_found_by_folder_by_recipe_and_by_key(mine: Path) -> None:
+    from export.errors import UserError
+
+    run, out = latest(mine), mine / "artifacts"
+    assert find_run(str(run), out) == find_run("cheap", out) == find_run(f"cheap@{run.name[:5]}", out) == run
+    with pytest.raises(UserError, match=r"no run 'seed' under .*: python -m pipeline.all seed makes one"):
+        find_run("seed", out)
+    with pytest.raises(UserError, match="no run 'cheap@zzz'"):
+        find_run("cheap@zzz", out)
+
+
+def _wait_for(condition: Callable[[], bool], group: subprocess.Popen[bytes], stage: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert group.poll() is None, f"the run ended before {stage}"
+        assert time.monotonic() < deadline, f"{stage} was never reached"
+        time.sleep(0.005)

@@ -1,0 +1,178 @@
+"""What a person meets who gets something wrong: one screen, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from export.version import VERSION
+from tests.conftest import ROOT, environ, pipeline
+
+HEAD = """
+from torch import nn
+from export.signature import Signature, SizeRange, TensorSpec
+from pipeline.recipe import Recipe
+
+def recipe():
+    return Recipe(
+        name="bad", model=lambda: nn.Linear(4, 2), backends=("eager", "exported"),
+"""
+WRONG_WIDTH = (
+    HEAD
+    + """
+        signature=Signature(inputs=(TensorSpec("x", "float32", ("batch", 5)),), ranges={"batch": SizeRange()}))
+"""
+)
+ABSENT_DIMENSION = (
+    HEAD
+    + """
+        signature=Signature(inputs=(TensorSpec("x", "float32", (3, 4)),), ranges={"batch": SizeRange()}))
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["sede"], "did you mean 'seed'?"),
+        (["nowhere.py"], "there is no recipe file nowhere.py"),
+        ([str(ROOT / "pipeline" / "text.py")], "it must define a function 'recipe'"),
+        (["seed", "--train.epochs", "0"], "train.epochs must be >= 1, got 0"),
+        (["seed", "--train.epoch", "3"], "--train.epoch"),
+        (["seed", "--backends", "onnx", "tensorrt"], "got 'tensorrt'"),
+        (["seed", "--seed", "-1"], "seed must lie in [0, 2**32), got -1"),
+        (["--quiet", "digits"], "the recipe comes first: python -m pipeline.all digits --quiet"),
+        (["seed", "--out", "/dev/null"], "the output folder /dev/null cannot be used: "),
+        (["seed", "--out", "/proc/out"], "the output folder /proc/out cannot be used: "),
+    ],
+)
+def test_a_mistake_is_named_on_one_screen(arguments: list[str], reason: str, tmp_path: Path) -> None:
+    done = pipeline(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert reason in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) < 24
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_without_cuda_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    done = pipeline("seed", "--device", "cuda", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --device cuda: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (WRONG_WIDTH, "the model does not accept its own example input (x: float32[3, 5])"),
+        (ABSENT_DIMENSION, "the dynamic dimension 'batch' is declared, but no input has it: inputs are x[3, 4]"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself_is_refused_before_anything_is_made(
+    text: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.py").write_text(text)
+    done = pipeline("bad.py", cwd=tmp_path)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("artifacts/bad/*/checkpoint"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this process may not mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(small_disk: Path) -> None:
+    done = pipeline("seed", "--out", small_disk)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "no space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    for folder in small_disk.glob("seed/*/artifacts/*"):
+        assert folder.name.startswith(".") or (folder / "artifact.json").exists()
+
+
+def test_two_onnxruntimes_side_by_side_are_refused_by_name(tmp_path: Path) -> None:
+    for name, version in (("onnxruntime", "1.32.0"), ("onnxruntime_gpu", "1.31.1"), ("onnxruntime_directml", "1.20.0")):
+        info = tmp_path / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    done = pipeline("seed", "--out", tmp_path / "out", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert done.returncode == 2
+    assert "onnxruntime 1.32.0 and onnxruntime-gpu" in done.stderr
+    assert "pip uninstall" in done.stderr
+
+
+def test_without_a_compiler_two_rows_fail_for_that_reason_and_the_others_go_on(tmp_path: Path) -> None:
+    done = pipeline("seed", "--out", tmp_path, "--only", "parity", CXX="no-such-compiler")
+    assert done.returncode == 1
+    before_training, _, after = done.stdout.partition("Epoch [10/50]")
+    for backend in ("compile", "aotinductor"):
+        assert (
+            f"{backend} will fail: the C++ compiler no-such-compiler is missing: apt-get install g++" in before_training
+        )
+    for backend in ("eager", "torchscript", "exported", "onnx"):
+        assert re.search(rf"parity +{backend}: pass", after)
+
+
+@pytest.mark.parametrize("arguments", [["-m", "pipeline.all", "--version"], ["-m", "pipeline", "--version"]])
+def test_the_version(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True, env=environ())
+    assert done.stdout == f"torchstone {VERSION}\n"
+
+
+def test_the_list_of_commands() -> None:
+    done = subprocess.run([sys.executable, "-m", "pipeline"], capture_output=True, text=True, check=True, env=environ())
+    assert "python -m pipeline.all" in done.stdout
+
+
+def test_help_lists_recipes_and_common_options_quickly_without_torch() -> None:
+    started = time.monotonic()
+    done = pipeline("--help")
+    assert time.monotonic() - started < 1
+    assert done.returncode == 0
+    for word in ("seed", "digits", "--out", "--device", "--seed", "--only", "--json", "--quiet"):
+        assert word in done.stdout
+    code = "import sys, pipeline.all\nfrom pipeline.cli import end\nsys.argv[1:] = ['--help']\n"
+    code += "try:\n    end(pipeline.all.main)\nexcept SystemExit:\n    print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ())
+    assert done.stdout.rstrip().endswith("False")
+
+
+def test_the_flags_of_a_recipe_are_these(tmp_path: Path) -> None:
+    """The command line is an interface: a flag that comes or goes shows here."""
+    started = time.monotonic()
+    done = pipeline("seed", "--help", cwd=tmp_path)
+    assert time.monotonic() - started < 4
+    flags = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", done.stdout)) - {"--help"})
+    assert flags == [
+        "--backends", "--bench.batch-rows", "--bench.block-s", "--bench.min-rounds-count", "--bench.processes-count",
+        "--bench.round-budget-s", "--bench.rounds-count", "--bench.tie-ratio", "--bench.warmup-calls-count",
+        "--bench.warmup-s", "--device", "--json", "--limits.batch-rows", "--limits.max-median-ms",
+        "--limits.min-metrics", "--only", "--out", "--parity.allow-no-reference", "--parity.batch-rows",
+        "--parity.max-peak-ratio",
+        "--parity.max-rms-ratio", "--process.memory-bytes", "--process.wall-s", "--quiet", "--required", "--seed",
+        "--train.batch-rows", "--train.epochs", "--train.keep", "--train.lr", "--train.momentum", "--train.optimizer",
+        "--train.print-every-epochs", "--train.save-every-s", "--train.schedule", "--train.weight-decay",
+    ]  # fmt: skip

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from export.errors import UserError
+from pipeline.find import built_in, find
+
+RECIPE = """
+from helper import width
+from export.signature import Signature, SizeRange, TensorSpec
+from pipeline.recipe import Recipe
+
+def recipe():
+    from torch import nn
+    import late.inner
+    return Recipe(
+        name="mine", model=lambda: nn.Linear(width, 1),
+        signature=Signature(inputs=(TensorSpec("x", "float32", ("batch", width)),), ranges={"batch": SizeRange()}),
+    )
+
+def broken():
+    raise RuntimeError("no luck")
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "mine_recipe.py").write_text(RECIPE)
+    (tmp_path / "helper.py").write_text("width = 3\n")
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "__init__.py").write_text("")
+    (tmp_path / "late" / "inner.py").write_text("from . import deeper\n")
+    (tmp_path / "late" / "deeper.py").write_text("import json\n")
+    before = set(sys.modules)
+    path = list(sys.path)
+    yield tmp_path
+    sys.path[:] = path
+    for name in {"mine_recipe", "helper", "late", "late.inner", "late.deeper"} & (set(sys.modules) - before):
+        del sys.modules[name]
+
+
+def test_everything_that_a_recipe_imports_counts_also_late_and_relative_imports(mine: Path) -> None:
+    found = find(str(mine / "mine_recipe.py"))
+    assert found.recipe.name == "mine"
+    assert set(found.source_sha256) == {"mine_recipe", "helper", "late", "late.inner", "late.deeper"}
+
+
+def test_an_edited_helper_changes_the_digests(mine: Path) -> None:
+    before = find(str(mine / "mine_recipe.py")).source_sha256
+    (mine / "late" / "deeper.py").write_text("import json  # edited\n")
+    after = find(str(mine / "mine_recipe.py")).source_sha256
+    assert {name for name in before if before[name] != after[name]} == {"late.deeper"}
+
+
+def test_a_module_is_found_from_the_current_folder(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(mine)
+    assert find("mine_recipe:recipe").recipe.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("sede", r"no recipe 'sede': did you mean 'seed'\?\nBuilt in: digits, seed"),
+        ("nowhere.py", "no recipe file nowhere.py"),
+        ("{}/helper.py", r"has no recipe: it must define a function 'recipe'"),
+        ("{}/mine_recipe.py:missing", "must define a function 'missing'"),
+        ("{}/mine_recipe.py:broken", "raised RuntimeError: no luck"),
+        ("{}/mine_recipe.py:number", r"must return a pipeline\.recipe\.Recipe, got int"),
+        ("no.such.module", "cannot be imported: ModuleNotFoundError"),
+    ],
+)
+def test_what_is_no_recipe_is_named_with_the_remedy(text: str, reason: str, mine: Path) -> None:
+    with pytest.raises(UserError, match=reason):
+        find(text.format(mine))
+
+
+def test_built_in_recipes_are_listed_without_importing_them() -> None:
+    assert list(built_in()) == ["digits", "seed"]
+    assert all(text.endswith((".", "?")) for text in built_in().values())
