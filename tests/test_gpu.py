@@ -1,0 +1,55 @@
+"""The same contract on CUDA. These need a device; `python -m tests.gpu` runs them with the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from export import backend as backends
+from export.backend import BACKENDS, LoadOptions
+from pipeline.train import Progress, train
+from tests.conftest import Builder
+from tests.models import make
+
+pytestmark = pytest.mark.gpu
+OPTIONS = LoadOptions(device="cuda")
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS if not backends.get(name).DEVICE_BOUND])
+def test_a_portable_artifact_runs_on_cuda_and_nowhere_else(name: str, build_model: Builder) -> None:
+    folder, artifact = build_model("ConvNorm", name)
+    runner = backends.load(folder, OPTIONS, lambda: make("ConvNorm"))
+    inputs: Any = artifact.signature.example({"batch": 7}, seed=0)
+    expected = make("ConvNorm")(torch.from_numpy(inputs["image"])).detach().numpy()
+    np.testing.assert_allclose(runner(inputs)["output"], expected, atol=1e-4)
+    on_device = runner({"image": torch.from_numpy(inputs["image"]).cuda()})["output"]
+    assert isinstance(on_device, torch.Tensor)
+    assert on_device.is_cuda
+    witness = runner.witness()
+    assert (witness.device, witness.fallback) == ("cuda", None)
+
+
+def test_a_bound_call_reads_its_buffers_on_the_device(build_model: Builder) -> None:
+    folder, artifact = build_model("Mlp", "onnx")
+    runner = backends.load(folder, OPTIONS)
+    buffer = torch.from_numpy(artifact.signature.example({"batch": 9}, seed=0)["x"]).cuda()
+    bound = runner.bind({"x": buffer})
+    before = torch.as_tensor(bound.run()[0]).clone()
+    buffer += 1
+    torch.cuda.synchronize()
+    assert not torch.equal(torch.as_tensor(bound.run()[0]), before)
+
+
+def test_training_on_cuda_gives_the_same_bits_twice(tmp_path: Path) -> None:
+    from pipeline.recipes import seed
+
+    quiet = Progress(say=lambda text: None, advance=lambda done, total: None)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        train(seed.recipe(), "cuda", tmp_path / name, "k", quiet)
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
