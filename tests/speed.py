@@ -73,7 +73,8 @@ def main(arguments: list[str]) -> int:
             print(lines[-1], flush=True)
     machine = environment().machine
     versions = ", ".join(f"{name} {version}" for name, version in environment().versions.items())
-    heading = f"# Times of the commands\n\n`python -m tests.speed` at {commit()}, {machine.cores_count} cores of {machine.cpu}; {versions}.\n\n"
+    where = f"`python -m tests.speed` at {commit()}, {machine.cores_count} cores of {machine.cpu}; {versions}."
+    heading = f"# Times of the commands\n\n{where}\n\n"
     if arguments[:1] == ["--write"]:
         Path(arguments[1]).write_text(heading + "\n".join(lines) + "\n")
     return int(missed)
