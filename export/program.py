@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
+import json
 import re
 import warnings
 import zipfile
@@ -25,6 +26,8 @@ from torch import nn
 from export.arrays import dtype_name, to_torch
 from export.errors import RecordError, UserError
 from export.signature import Signature, Sizes, TensorSpec
+
+_DATA = re.compile(r"(^|/)data/(weights|constants|sample_inputs)/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,18 +158,31 @@ def quiet() -> Iterator[None]:
 
 
 def _refuse_pickles(path: Path) -> None:
-    """PyTorch reads some members with ``torch.load``; each such member must load without running code."""
+    """Each member that PyTorch reads with ``torch.load`` must load without running code.
+
+    Those are all members with tensors, save the ones that the archive's own configuration stores raw.
+    """
     with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            data = archive.read(member)
-            if not (member.filename.endswith(".pt") or data[:2] in (b"PK", b"\x80\x02")):
+        names = [name for name in archive.namelist() if _DATA.search(name) and not name.endswith("_config.json")]
+        raw = _raw_members(archive)
+        for name in names:
+            if name in raw:
                 continue
             try:
-                torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-            except Exception as error:
-                raise RecordError(
-                    f"{path}: the member {member.filename} does not load with weights_only=True, refused"
-                ) from error
+                torch.load(io.BytesIO(archive.read(name)), weights_only=True, map_location="cpu")
+            except Exception as error:  # whatever it is, the member is not plain tensors
+                raise RecordError(f"{path}: the member {name} does not load with weights_only=True, refused") from error
+
+
+def _raw_members(archive: zipfile.ZipFile) -> set[str]:
+    """Members that PyTorch reads as bare bytes: those that no configuration says to unpickle."""
+    raw: set[str] = set()
+    pickled: set[str] = set()
+    for config in [name for name in archive.namelist() if name.endswith("_config.json")]:
+        folder = config.rpartition("/")[0]
+        for entry in json.loads(archive.read(config))["config"].values():
+            (pickled if entry["use_pickle"] else raw).add(f"{folder}/{entry['path_name']}")
+    return raw - pickled
 
 
 def _run_example(flat: FlatModule, signature: Signature, sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:

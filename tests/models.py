@@ -46,6 +46,18 @@ class Pointwise(nn.Module):
         return torch.tanh(x) * 2 + x
 
 
+class Namesake(nn.Module):
+    """Its output is called as its traced inner values are: ``linear``, ``tanh``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        inner = torch.tanh(self.first(x))
+        return inner * 2, inner + x
+
+
 @dataclass
 class Answer:
     """A nested result."""
@@ -98,6 +110,9 @@ def rows(name: str, *shape: int | str, dtype: str = "float32", **more: float | b
 
 SIGNATURES = {
     "Mlp": Signature(inputs=(rows("x", 4),), output_names=("y",), ranges={"batch": SizeRange(max=4096)}),
+    "Namesake": Signature(
+        inputs=(rows("x", 4),), output_names=("linear", "tanh"), ranges={"batch": SizeRange(max=300)}
+    ),
     "Pointwise": Signature(inputs=(rows("x", 4),), ranges={"batch": SizeRange(max=64)}),
     "ConvNorm": Signature(inputs=(rows("image", 1, 8, 8),), ranges={"batch": SizeRange(max=512)}),
     "Nested": Signature(

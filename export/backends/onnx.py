@@ -67,6 +67,7 @@ def build(source: BuildInput, folder: Path) -> dict[str, str]:
             verbose=False,
         )
     assert exported is not None
+    _yield_names(exported.model, {spec.name for spec in (*source.signature.inputs, *source.signature.outputs)})
     exported.save(str(folder / FILE), external_data=weights_bytes > _ONE_FILE_BYTES)
     model = onnx.load(str(folder / FILE), load_external_data=False)
     _name_dimensions(model, symbol_names(program, source.signature))
@@ -189,6 +190,14 @@ class _Session:
 
         tensor: Array = torch.utils.dlpack.from_dlpack(value)
         return tensor
+
+
+def _yield_names(model: Any, taken: set[str]) -> None:
+    """Rename inner values that bear the name of an input or output: the exporter lets both stand, ONNX does not."""
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value.name in taken and not value.is_graph_output():
+                value.name = f"{value.name}__inner"
 
 
 def _name_dimensions(model: Any, symbols: Mapping[str, str]) -> None:

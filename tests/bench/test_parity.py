@@ -160,7 +160,7 @@ def test_a_wrong_artifact_fails_and_without_the_check_it_would_not(
     )
 
 
-@pytest.mark.parametrize("model", ["Mlp", "ConvNorm", "Nested"])
+@pytest.mark.parametrize("model", ["Mlp", "ConvNorm", "Nested", "Namesake"])
 @pytest.mark.parametrize("backend", ["torchscript", "exported", "onnx"])
 def test_a_right_artifact_passes(
     model: str, backend: str, build_model: Builder, judges: Callable[[str], Judge]
