@@ -5,12 +5,13 @@ A candidate that brings a process down is named, left out and given its cause; t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from bench.sample import BenchSpec, SampleJob, Series
+from bench.sample import BenchSpec, Sampled, SampleJob
 from export.artifact import open_artifact
 from export.backend import LoadOptions
 from export.build import Source
@@ -49,6 +50,8 @@ class Measurement(Record):
     options: LoadOptions
     spec: BenchSpec
     samples: tuple[Samples, ...]
+    left_out: dict[str, str]
+    """By batch size: why it was not measured."""
     environment: Environment
     observed: Observed
 
@@ -77,9 +80,11 @@ def measure_together(
     folders = dict(session.folders)
     dropped: dict[str, Outcome] = {}
     while folders:
-        series, duration_s, failed = _all_processes(session, folders, desk, advance)
+        started = time.monotonic()
+        sampled, failed = _all_processes(session, folders, desk, advance)
         if failed is None:
-            return {name: _record(session, folders, name, series, duration_s) for name in folders}, dropped
+            duration_s = time.monotonic() - started
+            return {name: _record(session, folders, name, sampled, duration_s) for name in folders}, dropped
         name, outcome = failed
         dropped[name] = outcome
         del folders[name]
@@ -88,36 +93,38 @@ def measure_together(
 
 def _all_processes(
     session: Session, folders: Mapping[str, Path], desk: Desk, advance: Callable[[int], None]
-) -> tuple[list[list[Series]], float, tuple[str, Outcome] | None]:
-    """The series of every process; or the artifact that brought one down, and how."""
-    series: list[list[Series]] = []
-    duration_s = 0.0
+) -> tuple[list[Sampled], tuple[str, Outcome] | None]:
+    """What every process measured; or the artifact that brought one down, and how."""
+    sampled: list[Sampled] = []
     current = desk.folder / "measure.current"
-    for process in range(session.spec.processes_count):
+    spec = session.spec
+    for process in range(spec.processes_count):
         job = SampleJob(
             artifacts=tuple(str(folder) for folder in folders.values()),
             source=session.source,
             options=session.options,
-            spec=session.spec,
+            spec=spec,
             samples=str(session.samples) if session.samples else None,
             seed=session.seed + process,
             current=str(current),
         )
         current.unlink(missing_ok=True)
         outcome = run_child(f"measure-{process}", "bench.sample:sample", job, desk, poll_s=_POLL_S)
-        duration_s += outcome.duration_s
         if outcome.status != "done":
             culprit = current.read_text() if current.exists() else next(iter(folders))
-            return [], duration_s, (culprit, outcome)
-        series.append([from_json(Series, one) for one in outcome.value])
+            return [], (culprit, outcome)
+        sampled.append(from_json(Sampled, outcome.value))
+        # What one process found too slow the others need not try.
+        spec = replace(spec, batch_rows=tuple(n for n in spec.batch_rows if str(n) not in sampled[-1].left_out))
         advance(process + 1)
     current.unlink(missing_ok=True)
-    return series, duration_s, None
+    return sampled, None
 
 
 def _record(
-    session: Session, folders: Mapping[str, Path], name: str, series: list[list[Series]], duration_s: float
+    session: Session, folders: Mapping[str, Path], name: str, sampled: list[Sampled], duration_s: float
 ) -> Measurement:
+    left_out = {rows: reason for one in sampled for rows, reason in one.left_out.items()}
     samples = tuple(
         Samples(
             process=process,
@@ -127,9 +134,9 @@ def _record(
             warmup_s=one.warmup_s,
             samples_s=one.samples_s,
         )
-        for process, all_series in enumerate(series)
-        for one in all_series
-        if one.artifact == name
+        for process, of_process in enumerate(sampled)
+        for one in of_process.series
+        if one.artifact == name and str(one.batch_rows) not in left_out
     )
     return Measurement(
         key=session.key,
@@ -139,6 +146,7 @@ def _record(
         options=session.options,
         spec=session.spec,
         samples=samples,
+        left_out=left_out,
         environment=environment(),
         observed=observed(duration_s),
     )

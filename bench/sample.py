@@ -7,21 +7,22 @@ a block of calls, long enough that reading the clock costs nothing.
 
 from __future__ import annotations
 
-import gc
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.block import Block
 from bench.clock import now_s, synchroniser
 from bench.parity.cases import case_inputs
 from export import backend as backends
 from export.arrays import Array, to_numpy, to_torch
 from export.backend import Bound, LoadOptions, Runner
 from export.build import Source
+from export.errors import UserError
 from export.record import from_json
 from export.signature import Signature
 
@@ -46,7 +47,11 @@ class BenchSpec:
     block_s: float = 0.002
     """A sample lasts at least this long: as many calls as that takes."""
     warmup_s: float = 0.05
+    """Warm-up lasts at least so long, and at least so many calls, but no longer than ``warmup_limit_s``."""
     warmup_calls_count: int = 5
+    warmup_limit_s: float = 1.0
+    call_limit_s: float = 1.0
+    """A batch size, but the smallest, at which one call of a candidate lasts longer is left out, and said to be."""
     tie_ratio: float = 0.02
     """Differences below this share are called the same."""
 
@@ -60,7 +65,11 @@ class BenchSpec:
                 "bench must have 1 <= min_rounds_count <= rounds_count, "
                 f"got {self.min_rounds_count} and {self.rounds_count}"
             )
-        if min(self.block_s, self.round_budget_s) <= 0 or self.warmup_s < 0 or not 0 <= self.tie_ratio < 1:
+        if (
+            min(self.block_s, self.round_budget_s, self.call_limit_s) <= 0
+            or self.warmup_s < 0
+            or not 0 <= self.tie_ratio < 1
+        ):
             raise ValueError("bench durations must be > 0 and tie_ratio must lie in [0, 1)")
 
 
@@ -94,7 +103,16 @@ class Series:
     """Seconds per call: the mean of each block. Sample i of every artifact belongs to the same round."""
 
 
-def sample(payload: object) -> list[Series]:
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """What one process measured, and what it left out."""
+
+    series: tuple[Series, ...]
+    left_out: dict[str, str]
+    """By batch size: why it was not measured."""
+
+
+def sample(payload: object) -> Sampled:
     """Job: load all, then for each batch size bind all, warm all up, and time them round by round."""
     job = from_json(SampleJob, payload)
     order = random.Random(job.seed)
@@ -105,100 +123,97 @@ def sample(payload: object) -> list[Series]:
         _note(job, folder.name)
         runners[folder.name] = backends.load(folder, job.options, job.source.module)
     series: list[Series] = []
+    left_out = {}
+    batches = batch_sizes(job.spec, next(iter(runners.values())).signature)
     with _inference_mode():
-        for rows in _batch_rows(job.spec, next(iter(runners.values())).signature):
-            series += _at_batch(job, runners, rows, order)
-    return series
+        for rows in batches:
+            found = _at_batch(job, runners, rows, order, may_leave_out=rows > batches[0])
+            if isinstance(found, str):
+                left_out[str(rows)] = found
+            else:
+                series += found
+    return Sampled(series=tuple(series), left_out=left_out)
 
 
-def _batch_rows(spec: BenchSpec, signature: Signature) -> list[int]:
-    """The batch sizes that the signature allows; one call is one row where no dimension counts rows."""
-    return [rows for rows in spec.batch_rows if rows in signature.ranges[signature.batch]] if signature.batch else [1]
+def batch_sizes(spec: BenchSpec, signature: Signature) -> list[int]:
+    """The batch sizes that the signature allows, in order; one call is one row where no dimension counts rows.
+
+    Raises:
+        UserError: the signature allows none of them.
+    """
+    if signature.batch is None:
+        return [1]
+    bounds = signature.ranges[signature.batch]
+    allowed = sorted(rows for rows in spec.batch_rows if rows in bounds)
+    if not allowed:
+        raise UserError(
+            f"bench.batch_rows must have a size in [{bounds.min}, {bounds.max}], got {list(spec.batch_rows)}"
+        )
+    return allowed
 
 
-def _at_batch(job: SampleJob, runners: dict[str, Runner], rows: int, order: random.Random) -> list[Series]:
-    signature = next(iter(runners.values())).signature
-    inputs = _buffers(job, signature, rows)
-    synchronise = synchroniser(job.options.device)
-    blocks: dict[str, _Block] = {}
+def _at_batch(
+    job: SampleJob, runners: dict[str, Runner], rows: int, order: random.Random, *, may_leave_out: bool
+) -> list[Series] | str:
+    """The series of every candidate, or why this batch size is left out."""
+    inputs = _buffers(job, next(iter(runners.values())).signature, rows)
+    blocks: dict[str, Block] = {}
+    round_s = 0.0
     for name, runner in runners.items():
         _note(job, name)
-        blocks[name] = _Block([runner.bind(one) for one in inputs], synchronise)
-        blocks[name].warm_up(job.spec)
-        for one, bound in zip(inputs, blocks[name].bound, strict=True):
-            if (output := crossed(runner(one), bound.run())) is not None:
-                raise RuntimeError(f"{name}: bound and checked calls disagree on {output}")
-    round_s = sum(block.expected_s for block in blocks.values())
+        first = runner.bind(inputs[0])
+        call_s = _call_s(first, job.options.device)
+        if may_leave_out and call_s > job.spec.call_limit_s:
+            return f"a call of {name} takes {call_s:.1f} s, bench.call_limit_s is {job.spec.call_limit_s:g} s"
+        blocks[name], block_s = _warm(job, name, runner, first, inputs)
+        round_s += block_s
     rounds_count = max(job.spec.min_rounds_count, min(job.spec.rounds_count, int(job.spec.round_budget_s / round_s)))
+    warmups = {name: (block.warmup_calls_count, block.warmup_s) for name, block in blocks.items()}
     samples: dict[str, list[float]] = {name: [] for name in blocks}
     for _ in range(rounds_count):
         names = list(blocks)
         order.shuffle(names)
         for name in names:
             _note(job, name)
-            samples[name].append(blocks[name].time_s())
+            samples[name].append(blocks[name].sample_s())
     return [
         Series(
             artifact=name,
             batch_rows=rows,
             calls_per_sample_count=block.calls_count,
-            warmup_calls_count=block.warmup_calls_count,
-            warmup_s=block.warmup_s,
+            warmup_calls_count=warmups[name][0],
+            warmup_s=warmups[name][1],
             samples_s=tuple(samples[name]),
         )
         for name, block in blocks.items()
     ]
 
 
-class _Block:
-    """A fixed number of calls of one candidate, timed as one."""
+def _call_s(bound: Bound, device: str) -> float:
+    synchronise = synchroniser(device)
+    synchronise()
+    started = now_s()
+    bound.run()
+    synchronise()
+    return now_s() - started
 
-    def __init__(self, bound: list[Bound], synchronise: Callable[[], None]) -> None:
-        self.bound = bound
-        self._runs = [one.run for one in bound]
-        self._synchronise = synchronise
-        self.calls_count = len(bound)
-        self.warmup_calls_count = 0
-        self.warmup_s = 0.0
-        self.expected_s = 0.0
 
-    def warm_up(self, spec: BenchSpec) -> None:
-        """Call until both the count and the time are reached, then choose how many calls a block takes."""
-        started = now_s()
-        while self.warmup_calls_count < spec.warmup_calls_count or self.warmup_s < spec.warmup_s:
-            self._calls(self._runs)
-            self.warmup_calls_count += len(self._runs)
-            self.warmup_s = now_s() - started
-        one_s = min(self._timed(self._runs) for _ in range(3)) / len(self._runs)
-        calls_count = max(1, round(spec.block_s / max(one_s, 1e-9)))
-        repeats = -(-calls_count // len(self._runs))
-        self._runs = (self._runs * repeats)[:calls_count] if calls_count < len(self._runs) else self._runs * repeats
-        self.calls_count = len(self._runs)
-        self.expected_s = one_s * self.calls_count
-
-    def time_s(self) -> float:
-        """Seconds per call over one block, the garbage collector off."""
-        gc.collect(0)
-        gc.disable()
-        try:
-            return self._timed(self._runs) / self.calls_count
-        finally:
-            gc.enable()
-
-    def _timed(self, runs: Sequence[Callable[[], Any]]) -> float:
-        self._synchronise()
-        started = now_s()
-        self._calls(runs)
-        self._synchronise()
-        return now_s() - started
-
-    @staticmethod
-    def _calls(runs: Sequence[Callable[[], Any]]) -> None:
-        for run in runs:
-            run()
+def _warm(
+    job: SampleJob, name: str, runner: Runner, first: Bound, inputs: list[dict[str, Array]]
+) -> tuple[Block, float]:
+    """A warmed-up block over all buffers, and how long one of it takes; its answers are the checked call's."""
+    bound = [first, *(runner.bind(one) for one in inputs[1:])]
+    block = Block([one.run for one in bound], synchroniser(job.options.device))
+    spec = job.spec
+    block_s = block.warm_up(spec.warmup_calls_count, spec.warmup_s, spec.warmup_limit_s, spec.block_s)
+    for one, call in zip(inputs, bound, strict=True):
+        if (output := crossed(runner(one), call.run())) is not None:
+            raise RuntimeError(f"{name}: bound and checked calls disagree on {output}")
+    return block, block_s
 
 
 def _buffers(job: SampleJob, signature: Signature, rows: int) -> list[dict[str, Array]]:
+    """Inputs on the device: the buffers that calls rotate among."""
     from safetensors.numpy import load_file
 
     samples = load_file(job.samples) if job.samples else {}

@@ -158,12 +158,18 @@ def weigh(
         good=not broken and not missing and winner is not None,
         winner=winner,
         tied=tied,
-        reasons=(*broken, *reasons, *missing),
+        reasons=(*broken, *reasons, *missing, *_left_out(evidence)),
         rows=rows,
         limits=limits,
         metrics=dict(metrics),
         observed=observed(0.0),
     )
+
+
+def _left_out(evidence: Sequence[Evidence]) -> list[str]:
+    """Batch sizes that were asked for and not measured, with the reason."""
+    told = {rows: reason for one in evidence if one.measurement for rows, reason in one.measurement.left_out.items()}
+    return [f"batch {rows} was left out: {reason}" for rows, reason in told.items()]
 
 
 def _row(one: Evidence, eager: Measurement | None, limits: Limits, allow_no_reference: bool) -> Row:

@@ -13,7 +13,8 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ PACKAGES = ("torch",)
 FILE = "model.pt2"
 CACHE = "cache.tar"
 _LADDER_TOP = 1024
+_SLOW_CALL_S = 1.0
 
 
 def unavailable(device: str) -> str | None:
@@ -51,7 +53,7 @@ def build(source: BuildInput, folder: Path) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="torchstone-compile-") as cache:
         prepare(Path(cache))
         compiled = _Compiled(load_exported(folder / FILE), source.signature, source.device)
-        compiled_at = [sizes for sizes in _ladder(source.signature) if compiled.compiles_at(sizes)]
+        compiled_at = _climb(compiled, source.signature)
         with tarfile.open(folder / CACHE, "w") as archive:
             archive.add(cache, arcname=".", filter=_worth_keeping)
         objects_count = len(_objects(Path(cache)))
@@ -129,18 +131,26 @@ class _Compiled:
         return _counter("stats", "unique_graphs") > before
 
 
-def _ladder(signature: Signature) -> Iterator[dict[str, int]]:
-    """Sizes to look for specialisations at: the example's, then 1 and powers of two for one symbol at a time.
+def _climb(compiled: _Compiled, signature: Signature) -> list[dict[str, int]]:
+    """Sizes at which PyTorch compiles anew: the example's, then 1 and powers of two for one symbol at a time.
 
-    PyTorch specialises on 1, and its kernels choose by size: a convolution on the CPU by whether rows exceed 15. A rung
-    is left out past ``_LADDER_TOP``; a graph that is compiled later, while running, is reported by the witness.
+    PyTorch specialises on 1, and its kernels choose by size: a convolution on the CPU by whether rows exceed 15. A
+    symbol's ladder ends at ``_LADDER_TOP``, or where a call gets slow; the witness reports a graph that is compiled
+    later, while running.
     """
     example = signature.example_sizes()
-    yield example
+    found = [example]
+    compiled.compiles_at(example)
     for name, bounds in signature.ranges.items():
         for size in (1 << power for power in range(_LADDER_TOP.bit_length())):
-            if size in bounds:
-                yield example | {name: size}
+            if size not in bounds:
+                continue
+            started = time.monotonic()
+            if compiled.compiles_at(example | {name: size}):
+                found.append(example | {name: size})
+            elif time.monotonic() - started > _SLOW_CALL_S:
+                break
+    return found
 
 
 def _objects(cache: Path) -> set[str]:

@@ -81,6 +81,7 @@ def measurement(name: str, times_us: tuple[float, float, float], session: tuple[
         options=LoadOptions(),
         spec=SPEC,
         samples=samples,
+        left_out={"1024": "a call of eager takes 9.0 s"} if name == "slow" else {},
         environment=environment(),
         observed=OBSERVED,
     )
@@ -237,3 +238,17 @@ def test_raw_samples_are_kept_for_every_process_and_batch(built: Path) -> None:
         }
         assert all(len(one.samples_s) >= 5 and min(one.samples_s) > 0 for one in timed.samples)
         assert all(one.warmup_calls_count >= 5 and one.warmup_s >= 0.05 for one in timed.samples)
+
+
+def test_a_batch_that_was_left_out_is_said() -> None:
+    result = verdict(evidence("onnx", (2.0, 2.0, 2.0)))
+    assert not [reason for reason in result.reasons if "left out" in reason]
+    slow = Evidence(
+        name="slow",
+        backend="onnx",
+        required=False,
+        artifact=artifact("onnx"),
+        parity=parity("onnx"),
+        measurement=measurement("slow", (2.0, 2.0, 2.0)),
+    )
+    assert "batch 1024 was left out: a call of eager takes 9.0 s" in verdict(slow).reasons

@@ -167,12 +167,13 @@ def test_the_flags_of_a_recipe_are_these(tmp_path: Path) -> None:
     assert time.monotonic() - started < 4
     flags = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", done.stdout)) - {"--help"})
     assert flags == [
-        "--backends", "--bench.batch-rows", "--bench.block-s", "--bench.min-rounds-count", "--bench.processes-count",
-        "--bench.round-budget-s", "--bench.rounds-count", "--bench.tie-ratio", "--bench.warmup-calls-count",
+        "--backends", "--bench.batch-rows", "--bench.block-s", "--bench.call-limit-s",
+        "--bench.min-rounds-count", "--bench.processes-count", "--bench.round-budget-s",
+        "--bench.rounds-count", "--bench.tie-ratio", "--bench.warmup-calls-count", "--bench.warmup-limit-s",
         "--bench.warmup-s", "--device", "--json", "--limits.batch-rows", "--limits.max-median-ms",
         "--limits.min-metrics", "--only", "--out", "--parity.allow-no-reference", "--parity.batch-rows",
-        "--parity.max-peak-ratio",
-        "--parity.max-rms-ratio", "--process.memory-bytes", "--process.wall-s", "--quiet", "--required", "--seed",
-        "--train.batch-rows", "--train.epochs", "--train.keep", "--train.lr", "--train.momentum", "--train.optimizer",
-        "--train.print-every-epochs", "--train.save-every-s", "--train.schedule", "--train.weight-decay",
+        "--parity.max-peak-ratio", "--parity.max-rms-ratio", "--process.memory-bytes", "--process.wall-s",
+        "--quiet", "--required", "--seed", "--train.batch-rows", "--train.epochs", "--train.keep",
+        "--train.lr", "--train.momentum", "--train.optimizer", "--train.print-every-epochs",
+        "--train.save-every-s", "--train.schedule", "--train.weight-decay",
     ]  # fmt: skip
