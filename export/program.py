@@ -237,14 +237,14 @@ def rename(expression: str, symbols: Mapping[str, str]) -> str:
 def _explain(error: Exception, signature: Signature) -> str:
     """PyTorch's constraint violation in the words of the signature."""
     text = str(error).split("\nThe error above occurred")[0].strip()
-    fixed = [
-        name
-        for name in signature.ranges
-        if re.search(rf"\b{re.escape(name)}\b.*\b(constant|specialized)|\b{re.escape(name)} = \d+", text)
-    ]
-    if not fixed:
-        return f"the model cannot be traced by torch.export: {type(error).__name__}: {text}"
-    return (
-        f"the dynamic dimension {fixed[0]!r} is declared, but the model fixes it:\n  {text}\n"
-        "Make it static in the signature, narrow its range, or change the model."
-    )
+    for name in signature.ranges:
+        found = re.search(
+            rf"\b{re.escape(name)}\b[^\n]*specialized[^\n]*\((\d+)\)|^\s*{re.escape(name)} = (\d+)", text, re.MULTILINE
+        )
+        if found:
+            size = found.group(1) or found.group(2)
+            return (
+                f"the dynamic dimension {name!r} is declared, but torch.export fixes it to {size}: make it static in "
+                "the signature, narrow its range, or change the model (TORCH_LOGS=+dynamic tells where)"
+            )
+    return f"the model cannot be traced by torch.export: {type(error).__name__}: {text}"

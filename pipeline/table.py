@@ -7,6 +7,8 @@ from rich.table import Table
 from bench.verdict import Verdict
 from pipeline import text
 
+_NOTE_LENGTH = 90
+
 
 def verdict_table(verdict: Verdict) -> Table:
     """Mark, export time, size, parity (largest error in eager's own), time per batch (times faster than eager)."""
@@ -25,7 +27,12 @@ def verdict_table(verdict: Verdict) -> Table:
             text.size(row.size_bytes),
             text.parity(row),
             *(text.speed(text.speed_at(row, rows)) for rows in batches),
-            text.note(row, verdict),
+            _short(text.note(row, verdict)),
             style="bold green" if row.name == verdict.winner else None,
         )
     return table
+
+
+def _short(note: str) -> str:
+    """The beginning of a note; the whole of it stands below the table and in the report."""
+    return note if len(note) <= _NOTE_LENGTH else f"{note[: _NOTE_LENGTH - 1]}…"

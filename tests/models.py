@@ -46,6 +46,18 @@ class Pointwise(nn.Module):
         return torch.tanh(x) * 2 + x
 
 
+class Masked(nn.Module):
+    """A boolean and an integer input, a boolean and a float16 output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.out(x) * mask.unsqueeze(-1) + shift.unsqueeze(-1)
+        return y > 0, y.half()
+
+
 class Namesake(nn.Module):
     """Its output is called as its traced inner values are: ``linear``, ``tanh``."""
 
@@ -110,6 +122,10 @@ def rows(name: str, *shape: int | str, dtype: str = "float32", **more: float | b
 
 SIGNATURES = {
     "Mlp": Signature(inputs=(rows("x", 4),), output_names=("y",), ranges={"batch": SizeRange(max=4096)}),
+    "Masked": Signature(
+        inputs=(rows("x", 4), rows("mask", dtype="bool"), rows("shift", dtype="int32", low=-3, high=3)),
+        ranges={"batch": SizeRange(max=300)},
+    ),
     "Namesake": Signature(
         inputs=(rows("x", 4),), output_names=("linear", "tanh"), ranges={"batch": SizeRange(max=300)}
     ),

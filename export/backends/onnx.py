@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from export.arrays import Array, is_numpy, to_numpy, to_torch
 from export.backend import Witness
 from export.environment import versions
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from export.artifact import Artifact
     from export.backend import BuildInput, Loaded, LoadOptions
+    from export.signature import TensorSpec
 
 SOURCE_FREE = True
 DEVICE_BOUND = False
@@ -111,6 +114,7 @@ class _Session:
     def __init__(self, session: Any, artifact: Artifact, device: str) -> None:
         self._session = session
         self._device = device
+        self._signature = artifact.signature
         self._inputs = [spec.name for spec in artifact.signature.inputs]
         self._outputs = [spec.name for spec in artifact.signature.outputs]
 
@@ -133,7 +137,7 @@ class _Session:
         results = binding.get_outputs()
         for name, value in zip(self._outputs, results, strict=True):
             binding.bind_ortvalue_output(name, value)
-        arrays: list[Array] = [self._view(value, is_numpy(inputs[0])) for value in results]
+        arrays = self._views(results, as_numpy=is_numpy(inputs[0]))
         run = self._session.run_with_iobinding
 
         def call() -> Sequence[Array]:
@@ -165,31 +169,36 @@ class _Session:
             binding.bind_output(name, self._device)
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        return [torch.utils.dlpack.from_dlpack(value) for value in binding.get_outputs()]
+        return self._views(binding.get_outputs(), as_numpy=False)
 
     def _binding(self, inputs: Sequence[Array]) -> Any:
+        """A binding that reads the very memory of ``inputs``; NumPy arrays are copied where the session is on a GPU."""
         import onnxruntime
 
         binding = self._session.io_binding()
-        for name, array in zip(self._inputs, inputs, strict=True):
-            if is_numpy(array) and self._device == "cpu":
-                value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
-            elif is_numpy(array):
+        for spec, array in zip(self._signature.inputs, inputs, strict=True):
+            if self._device == "cpu":
+                binding.bind_ortvalue_input(spec.name, onnxruntime.OrtValue.ortvalue_from_numpy(to_numpy(array)))
+            elif isinstance(array, np.ndarray):
                 value = onnxruntime.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+                binding.bind_ortvalue_input(spec.name, value)
             else:
-                value = onnxruntime.OrtValue.from_dlpack(array)
-            binding.bind_ortvalue_input(name, value)
+                dtype, shape = np.dtype(spec.dtype), tuple(array.shape)
+                binding.bind_input(spec.name, self._device, 0, dtype, shape, array.data_ptr())
         return binding
 
-    def _view(self, value: Any, as_numpy: bool) -> Array:
-        """The memory of a runtime value, without a copy where it lies on the host."""
-        if as_numpy:
-            array: Array = value.numpy()
-            return array
+    def _views(self, values: Sequence[Any], *, as_numpy: bool) -> list[Array]:
+        return [self._view(value, spec, as_numpy) for value, spec in zip(values, self._signature.outputs, strict=True)]
+
+    def _view(self, value: Any, spec: TensorSpec, as_numpy: bool) -> Array:
+        """The memory of a runtime value, without a copy where it lies on the device of the answer."""
+        if as_numpy or self._device == "cpu":
+            array: np.ndarray[Any, Any] = value.numpy()
+            return array if as_numpy else to_torch(array)
         import torch
 
-        tensor: Array = torch.utils.dlpack.from_dlpack(value)
-        return tensor
+        tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(value)
+        return tensor.view(torch.bool) if spec.dtype == "bool" else tensor  # ONNX Runtime hands booleans over as bytes
 
 
 def _yield_names(model: Any, taken: set[str]) -> None:

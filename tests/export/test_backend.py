@@ -192,6 +192,23 @@ def test_keywords_nested_results_and_two_dynamic_dimensions(name: str, build_mod
         assert np.array_equal(outputs["extras.pair.1"], answer.extras["pair"][1].numpy())
 
 
+@pytest.mark.parametrize("name", CHEAP)
+def test_booleans_integers_and_half_precision_pass_through_both_ways_of_calling(
+    name: str, build_model: Builder
+) -> None:
+    folder, artifact = build_model("Masked", name)
+    runner = backends.load(folder, OPTIONS, lambda: make("Masked"))
+    inputs = {key: torch.from_numpy(array) for key, array in artifact.signature.example({"batch": 9}, seed=1).items()}
+    wanted = make("Masked")(*inputs.values())
+    with torch.inference_mode():
+        bound = [to_torch(output) for output in runner.bind(inputs).run()]
+    checked = [to_torch(output) for output in runner(inputs).values()]
+    for outputs in (bound, checked):
+        assert [output.dtype for output in outputs] == [torch.bool, torch.float16]
+        assert torch.equal(outputs[0], wanted[0])
+        torch.testing.assert_close(outputs[1], wanted[1])
+
+
 def test_a_module_with_control_flow_is_scripted_and_the_others_say_why_not(build_model: Builder) -> None:
     folder, artifact = build_model("Branch", "torchscript")
     assert artifact.facts["form"] == "script"
