@@ -29,9 +29,9 @@ NEEDS_PROGRAM = True
 PACKAGES = ("torch",)
 FILE = "model.pt2"
 _SETTINGS = {
-    # Of 24 s from nothing for a 17-parameter model, 9 s went into precompiling headers that are used once.
+    # Of 24 s from nothing for a 17-parameter model, 8 s went into precompiling headers that are used once.
     "aot_inductor.precompile_headers": False,
-    # O0 builds no faster and runs 1.5 times slower at batch 1.
+    # O0 builds one of ten seconds faster, and a call of one row then takes twice as long (docs/measured/inductor.md).
     "aot_inductor.compile_wrapper_opt_level": "O1",
 }
 
