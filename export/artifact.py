@@ -26,6 +26,8 @@ class ProgramRecord(Record):
     signature: Signature
     """With its outputs."""
     files: tuple[FileDigest, ...]
+    precision: str
+    """Floating dtypes of the module's weights, such as ``float32``; of its inputs where it has none."""
     failure: str | None
     """Why the model could not be traced; artifacts that need the graph then fail for this reason."""
     observed: Observed
@@ -43,6 +45,7 @@ class Artifact(Record):
     device: str
     """The device that it is meant to run on."""
     precision: str
+    """As the program's: no build here changes it."""
     source_free: bool
     """Whether it runs where the model's Python source cannot be imported."""
     key: str

@@ -60,7 +60,6 @@ class Witness:
     """Evidence of what really executed."""
 
     device: str
-    precision: str
     evidence: dict[str, str] = field(default_factory=dict)
     """Findings by name: nodes per execution provider, objects compiled at load, ..."""
     fallback: str | None = None
@@ -176,6 +175,9 @@ class TorchLoaded:
         import torch
 
         torch.set_num_threads(options.threads_count)
+        if options.device == "cuda":  # strict float32; convolutions would use TF32 otherwise
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
         self._call = call
         self._device = options.device
         self._witness = witness
@@ -195,8 +197,8 @@ class TorchLoaded:
         return lambda: call(*tensors)
 
     def witness(self) -> Witness:
-        """The device and precision asked for: torch raises rather than move a computation elsewhere."""
-        return self._witness() if self._witness else Witness(device=self._device, precision="float32")
+        """The device asked for: torch raises rather than move a computation elsewhere."""
+        return self._witness() if self._witness else Witness(device=self._device)
 
 
 def get(name: str) -> Backend:

@@ -70,22 +70,30 @@ def capture(payload: object) -> str:
     started = time.monotonic()
     folder = Path(job.folder)
     failure = None
+    module = job.source.module()
     try:
-        program = programs.capture(job.source.module(), job.signature, job.seed)
+        program = programs.capture(module, job.signature, job.seed)
         with programs.quiet():
             torch.export.save(program.exported, folder / PROGRAM_FILE)
     except UserError as error:
         failure = str(error)
-    record = ProgramRecord(
+    record = program_record(job, programs.precision(module, job.signature), failure, time.monotonic() - started)
+    write(folder / PROGRAM_RECORD, record)
+    return digest(record)
+
+
+def program_record(job: CaptureJob, precision: str, failure: str | None, duration_s: float) -> ProgramRecord:
+    """The record of what lies in the job's folder; also that of a capture that crashed, with the reason."""
+    folder = Path(job.folder)
+    return ProgramRecord(
         key=job.key,
         checkpoint_sha256=job.checkpoint_sha256,
         signature=job.signature,
-        files=digest_files(folder, folder.iterdir()),
+        files=() if failure else digest_files(folder, [folder / PROGRAM_FILE]),
+        precision=precision,
         failure=failure,
-        observed=observed(time.monotonic() - started),
+        observed=observed(duration_s),
     )
-    write(folder / PROGRAM_RECORD, record)
-    return digest(record)
 
 
 def build(payload: object) -> str:
@@ -114,7 +122,7 @@ def build(payload: object) -> str:
         name=backends.artifact_name(job.backend, job.device),
         backend=job.backend,
         device=job.device,
-        precision="float32",
+        precision=program.precision,
         source_free=backend.SOURCE_FREE,
         key=job.key,
         checkpoint_sha256=job.checkpoint_sha256,

@@ -129,6 +129,13 @@ def capture(module: nn.Module, signature: Signature, seed: int) -> Program:
     return Program(exported=exported, signature=signature)
 
 
+def precision(module: nn.Module, signature: Signature) -> str:
+    """The floating dtypes that a module computes in: its weights', its inputs' where it has none."""
+    dtypes = {dtype_name(tensor) for tensor in module.state_dict().values() if tensor.is_floating_point()}
+    dtypes = dtypes or {spec.dtype for spec in signature.inputs if spec.dtype.startswith("float")}
+    return "+".join(sorted(dtypes)) or "none"
+
+
 def load_exported(path: Path) -> torch.export.ExportedProgram:
     """Read a file whose hash the caller has verified.
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -66,7 +67,7 @@ class FileDigest:
 def observed(duration_s: float) -> Observed:
     """Now and here; ``duration_s`` is the wall-clock time that the work took."""
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    return Observed(at=at, duration_s=round(duration_s, 3), host=os.uname().nodename)
+    return Observed(at=at, duration_s=round(duration_s, 3), host=platform.node())
 
 
 def to_json(value: object) -> Any:

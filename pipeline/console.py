@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ class Console:
 
     def stage(self, name: str, text: str) -> None:
         """A line of a stage: its name in front."""
-        self._rich.print(f"[bold cyan]{name:<8}[/]", end=" ")
-        self._rich.print(text, markup=False, soft_wrap=True)
+        self._rich.print(f"[bold cyan]{name:<8}[/] {escape(text)}", soft_wrap=True)
 
     def show(self, what: RenderableType) -> None:
         """A table."""

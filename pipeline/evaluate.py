@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pipeline.resume import tensor_sha256
+
 if TYPE_CHECKING:
     from pipeline.recipe import Data, Recipe, Split
 
@@ -29,6 +31,17 @@ def final_metrics(recipe: Recipe, data: Data | None, module: nn.Module, device: 
             f"{split_name}_{name}": float(metric(outputs, moved.targets)) for name, metric in recipe.metrics.items()
         }
     return results
+
+
+def data_sha256(data: Data | None) -> dict[str, str]:
+    """The digest of every tensor of a data set, by split and name."""
+    splits = {"train": data.train, "validation": data.validation, "test": data.test} if data else {}
+    return {
+        f"{split_name}.{name}": tensor_sha256(tensor)
+        for split_name, split in splits.items()
+        if split is not None
+        for name, tensor in {**split.inputs, "targets": split.targets}.items()
+    }
 
 
 def predict(recipe: Recipe, module: nn.Module, split: Split) -> Any:

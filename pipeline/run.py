@@ -108,16 +108,20 @@ class Run:
         make: Callable[[Path], object],
         *,
         keep_partial: bool = False,
+        usable: Callable[[S], bool] = lambda record: True,
     ) -> tuple[S, bool]:
         """The record of the stage folder ``where``, made only if no run of this recipe has it; and whether it was made.
 
         ``make`` fills a hidden folder, record included; ``keep_partial`` leaves that folder for the next try.
+        A record that is not ``usable`` is made anew.
         """
         target = self.folder / where
-        if (record := self.good(target, kind, name, key)) is not None:
+        if (record := self.good(target, kind, name, key)) is not None and usable(record):
             return record, False
         for sibling in sorted(self.folder.parent.glob(f"*/{where}/{name}")):
-            if sibling.parent != target and (record := self.good(sibling.parent, kind, name, key)) is not None:
+            if sibling.parent == target:
+                continue
+            if (record := self.good(sibling.parent, kind, name, key)) is not None and usable(record):
                 partial = _fresh(target, "adopted")
                 shutil.copytree(sibling.parent, partial, copy_function=os.link, dirs_exist_ok=True)
                 publish(partial, target)

@@ -27,7 +27,7 @@ from torch import nn
 
 from export.errors import UserError
 from export.record import FileDigest, Observed, Record, digest_files, observed, write, write_atomically
-from pipeline.evaluate import call, final_metrics, predict, take, to_device
+from pipeline.evaluate import call, data_sha256, final_metrics, predict, take, to_device
 from pipeline.resume import Counters, forget_state, load_state, save_state, save_tensors
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class Checkpoint(Record):
     recipe: str
     files: tuple[FileDigest, ...]
     """The weights (safetensors, the module's own names) and the metrics of every epoch."""
+    data_sha256: dict[str, str]
+    """Of every tensor of the data, as ``<split>.<name>``."""
     epochs_count: int
     """0 for a recipe without training."""
     kept_epoch: int
@@ -139,6 +141,7 @@ def train(recipe: Recipe, device: str, folder: Path, key: str, progress: Progres
         key=key,
         recipe=recipe.name,
         files=digest_files(folder, [folder / WEIGHTS, folder / METRICS]),
+        data_sha256=data_sha256(data),
         epochs_count=spec.epochs if spec else 0,
         kept_epoch=kept_epoch,
         metrics=metrics,

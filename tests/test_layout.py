@@ -90,3 +90,12 @@ def test_outputs_are_not_tracked() -> None:
     if tracked.returncode:
         pytest.skip("not a git checkout")
     assert tracked.stdout.split() == ["artifacts/README.md"]
+
+
+def test_every_backend_has_its_place_in_every_order() -> None:
+    from bench.verdict import SIMPLEST_FIRST
+    from export.backend import BACKENDS, get
+    from pipeline.stages.exporting import _SLOWEST_FIRST
+
+    assert set(_SLOWEST_FIRST) == set(BACKENDS)
+    assert set(SIMPLEST_FIRST) == {name for name in BACKENDS if get(name).SOURCE_FREE}

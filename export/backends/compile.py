@@ -92,7 +92,6 @@ def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callabl
             fallback = f"{recompiled_count} graphs were compiled anew while running"
         return Witness(
             device=options.device,
-            precision="float32",
             evidence={
                 "objects_compiled_at_load": str(len(built_here)),
                 "objects_in_cache": str(len(shipped)),

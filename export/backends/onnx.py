@@ -155,7 +155,6 @@ class _Session:
         strangers = {provider: count for provider, count in nodes.items() if provider != wanted}
         return Witness(
             device=self._device,
-            precision="float32",
             evidence={f"nodes_on_{provider}": str(count) for provider, count in sorted(nodes.items())},
             fallback=f"{strangers} nodes ran elsewhere than on {wanted}" if strangers else None,
         )

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 from bench.verdict import Failure
 from export.backend import LoadOptions
 from export.environment import cores_count
@@ -82,7 +84,7 @@ def side_by_side(
     """Do ``one`` for every name, as many at once as there are cores; part the good from the failed, in table order."""
     results: dict[str, T] = {}
     order = list(names)
-    with run.console.bar(stage, len(order)) as advance, ThreadPoolExecutor(cores_count()) as pool:
+    with run.console.bar(stage, len(order)) as advance, _pool() as pool:
         futures = {pool.submit(one, name): name for name in order}
         for done, future in enumerate(as_completed(futures), 1):
             advance(done)
@@ -93,6 +95,20 @@ def side_by_side(
             else:
                 results[name] = result
     return {name: results[name] for name in run.found.recipe.backends if name in results}
+
+
+@contextlib.contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """A thread per core, each waiting for a child; an interruption ends the children and starts no more."""
+    with ThreadPoolExecutor(cores_count()) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            raise
 
 
 def reused(run: Run, kind: type[R], path: Path, key: str) -> R | None:

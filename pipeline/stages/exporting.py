@@ -7,10 +7,9 @@ from pathlib import Path
 from bench.verdict import Failure
 from export import backend as backends
 from export.artifact import PROGRAM_RECORD, RECORD, Artifact, ProgramRecord
-from export.build import BuildJob, CaptureJob
+from export.build import BuildJob, CaptureJob, program_record
 from export.environment import machine
-from export.errors import UserError
-from export.record import digest
+from export.record import digest, write
 from export.worker import run_child
 from pipeline.run import Run
 from pipeline.stages.children import ChildFailed, Failures, demand, failure, side_by_side
@@ -21,11 +20,7 @@ _SLOWEST_FIRST = ("aotinductor", "compile", "onnx", "torchscript", "exported", "
 
 
 def capture(run: Run, trained: Trained) -> ProgramRecord:
-    """The traced program; a model that cannot be traced is recorded with the reason.
-
-    Raises:
-        UserError: the tracer itself crashed or ran past its limits.
-    """
+    """The traced program; where the tracer fails or crashes, a record of the reason, which is tried anew each time."""
     recipe = run.found.recipe
     key = run.key(
         "capture",
@@ -46,11 +41,12 @@ def capture(run: Run, trained: Trained) -> ProgramRecord:
         )
         outcome = run_child("capture", "export.build:capture", job, run.desk)
         if outcome.status != "done":
-            raise UserError(
-                f"the model could not be captured ({outcome.status}): {outcome.cause}\nThe whole story: {outcome.log}"
-            )
+            cause = failure(run, "capture", outcome).cause
+            write(folder / PROGRAM_RECORD, program_record(job, "unknown", f"tracing {cause}", outcome.duration_s))
 
-    program, made = run.stage("program", ProgramRecord, PROGRAM_RECORD, key, make)
+    program, made = run.stage(
+        "program", ProgramRecord, PROGRAM_RECORD, key, make, usable=lambda record: record.failure is None
+    )
     run.console.stage(
         "capture", program.failure or (f"traced in {program.observed.duration_s:.1f} s" if made else "reused")
     )

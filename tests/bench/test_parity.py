@@ -237,9 +237,7 @@ def test_a_witness_of_a_fallback_fails(build_model: Builder, judges: Callable[[s
     folder, artifact = build_model("Mlp", "onnx")
     judge = judges("Mlp")
     assert judge(folder).status == "pass"
-    answered = Outputs(
-        witness=Witness(device="cuda", precision="float32", fallback="3 nodes ran on the CPU"), refusals={}
-    )
+    answered = Outputs(witness=Witness(device="cuda", fallback="3 nodes ran on the CPU"), refusals={})
     answers = judge.folder / "answers.safetensors"
     report = compare(artifact, judge.reference, judge.folder, answered, answers, SPEC, "k", 0.0)
     assert (report.status, report.reasons) == ("fail", ("3 nodes ran on the CPU",))

@@ -55,7 +55,7 @@ def parity(name: str, status: ParityStatus = "pass", ratio: float = 1.0) -> Pari
         reasons=() if status == "pass" else ("it is wrong",),
         spec=ParitySpec(),
         outputs=(output,),
-        witness=Witness(device="cpu", precision="float32"),
+        witness=Witness(device="cpu"),
         observed=OBSERVED,
     )
 

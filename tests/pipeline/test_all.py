@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from bench.verdict import Verdict
@@ -215,6 +217,26 @@ def test_a_run_killed_at_every_stage_is_picked_up_and_ends_as_if_never_killed(fi
         assert (run / name).read_bytes() == (latest(finished) / name).read_bytes()
 
 
+@pytest.mark.parametrize("whole_group", [True, False], ids=["as the terminal does", "the parent alone"])
+def test_ctrl_c_ends_soon_keeps_what_is_done_and_leaves_no_child(whole_group: bool, mine: Path) -> None:
+    base = mine / "artifacts" / "cheap"
+    group = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.all", "cheap.py", "--seed", "9"], cwd=mine, env=environ(), text=True,
+        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    _wait_for(partial(_any, lambda run: (run / "log" / "build-onnx.job.json").exists(), base), group, "build")
+    (os.killpg if whole_group else os.kill)(group.pid, signal.SIGINT)
+    started = time.monotonic()
+    _, errors = group.communicate(timeout=20)
+    assert time.monotonic() - started < 10
+    assert group.returncode == 130
+    assert "interrupted: what was done is kept" in errors
+    assert "Traceback" not in errors
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(mine) in " ".join(one.info["cmdline"] or [])]
+    done = pipeline("cheap.py", "--seed", "9", "--only", "build", cwd=mine)
+    assert "train    reused" in done.stdout
+
+
 def test_two_runs_of_the_same_thing_do_not_meet(mine: Path) -> None:
     import filelock
 
@@ -293,6 +315,17 @@ def test_a_model_that_cannot_be_traced_still_gets_its_torchscript(mine: Path) ->
     assert "cannot be traced by torch.export" in rows["exported"].reasons[0]
 
 
+def test_a_tracer_that_crashes_costs_its_rows_and_not_the_run(mine: Path) -> None:
+    """The forward() kills the process, but only under the tracer."""
+    deadly = "(torch.tanh(self.fc(x)) if not torch.compiler.is_exporting() else __import__('os').abort())"
+    (mine / "net.py").write_text(NET.replace("torch.tanh(self.fc(x))", deadly))
+    done = pipeline("cheap.py", "--only", "parity", cwd=mine)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "capture  tracing crashed: killed by SIGABRT" in done.stdout
+    assert "onnx: failed: tracing crashed: killed by SIGABRT" in done.stdout
+    assert "parity   eager: pass" in done.stdout
+
+
 def test_a_run_is_found_by_folder_by_recipe_and_by_key(mine: Path) -> None:
     from export.errors import UserError
 
@@ -304,7 +337,7 @@ def test_a_run_is_found_by_folder_by_recipe_and_by_key(mine: Path) -> None:
         find_run("cheap@zzz", out)
 
 
-def _wait_for(condition: Callable[[], bool], group: subprocess.Popen[bytes], stage: str) -> None:
+def _wait_for(condition: Callable[[], bool], group: subprocess.Popen[Any], stage: str) -> None:
     deadline = time.monotonic() + 120
     while not condition():
         assert group.poll() is None, f"the run ended before {stage}"

@@ -1,5 +1,8 @@
-"""The whole story on real data. Its parts run in every test run: the training in test_train.py, a convolution with batch
-norm and dropout through parity in tests/bench/test_parity.py."""
+"""The whole story on real data.
+
+Its parts run in every test run: the training in test_train.py, a convolution with batch norm and dropout through parity
+in tests/bench/test_parity.py.
+"""
 
 from __future__ import annotations
 
