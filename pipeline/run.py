@@ -171,6 +171,7 @@ def open_run(found: Found, device: str, out: Path, console: Console) -> Iterator
             f"the output folder {out} cannot be used: {error.strerror}. Choose another with --out"
         ) from error
     try:
+        _sweep(folder)
         if not (folder / "recipe.json").exists():
             write(folder / "recipe.json", record)
         yield Run(found=found, device=device, folder=folder, record=record, console=console)
@@ -233,6 +234,20 @@ def _tool_sha256(places: tuple[str, ...]) -> str:
     """Digest of our own source that shapes a stage: what an upgrade changes is made again."""
     files = [file for place in places for file in sorted(_ROOT.glob(place))]
     return sha256("".join(f"{file.relative_to(_ROOT).as_posix()} {digest_file(file)}\n" for file in files).encode())
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process left unfinished; the lock is held, so nobody else is at work on it.
+
+    A training's hidden folder stays: the next one goes on from it.
+    """
+    for path in sorted(folder.rglob(".*")):
+        if path.name == ".lock" or path.match(".checkpoint.*.partial"):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _fresh(target: Path, what: str) -> Path:

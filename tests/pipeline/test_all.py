@@ -237,6 +237,17 @@ def test_ctrl_c_ends_soon_keeps_what_is_done_and_leaves_no_child(whole_group: bo
     assert "train    reused" in done.stdout
 
 
+def test_what_a_killed_process_left_unfinished_is_swept_away(mine: Path) -> None:
+    run = latest(mine)
+    left = [run / "log" / ".build-onnx.sh.abc", run / ".verdict.json.abc", run / "artifacts" / ".onnx.partial"]
+    for path in left[:2]:
+        path.write_text("half")
+    left[2].mkdir()
+    (left[2] / "model.onnx").write_text("half")
+    assert pipeline("cheap.py", cwd=mine).returncode == 0
+    assert not [path for path in left if path.exists()]
+
+
 def test_two_runs_of_the_same_thing_do_not_meet(mine: Path) -> None:
     import filelock
 
