@@ -4,7 +4,6 @@
         UserError        a mistake in a recipe, a command or the environment: message, exit code 2
         RecordError      a file of ours is not what it claims to be
         ContractError    a tensor breaks the signature
-        Unavailable      a backend cannot run here
 
 Messages say what was wrong, with the value, and how to mend it.
 """
@@ -29,7 +28,3 @@ class RecordError(TorchstoneError):
 
 class ContractError(TorchstoneError):
     """A name, dtype, shape, size or device that breaks the signature."""
-
-
-class Unavailable(TorchstoneError):  # noqa: N818 - a state of the machine, not a mistake
-    """A backend cannot be used here; the message names the reason and the remedy."""

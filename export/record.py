@@ -9,7 +9,6 @@ the very bytes that were read: an unknown, missing, doubled or reordered field i
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -225,8 +224,3 @@ def _unspell(value: Any) -> Any:
     if isinstance(value, list):
         return [_unspell(item) for item in value]
     return value
-
-
-def fields_of(record: Any) -> dict[str, Any]:
-    """The fields of a dataclass instance by name, one level deep."""
-    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}

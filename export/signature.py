@@ -54,11 +54,6 @@ class TensorSpec:
         if self.low is not None and self.high is not None and self.low > self.high:
             raise UserError(f"{self.name}: low must be <= high, got {self.low} and {self.high}")
 
-    @property
-    def rank(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SizeRange:

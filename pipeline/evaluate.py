@@ -18,13 +18,10 @@ _ROWS_AT_ONCE = 4096
 
 def final_metrics(recipe: Recipe, data: Data | None, module: nn.Module, device: str) -> dict[str, float]:
     """Every metric on every split, of the kept weights."""
-    if data is None:
-        return {}
-    splits = {"train": data.train, "validation": data.validation, "test": data.test}
     results: dict[str, float] = {}
-    for split_name, split in splits.items():
-        if split is None or not recipe.metrics:
-            continue
+    if data is None or not recipe.metrics:
+        return results
+    for split_name, split in data.splits.items():
         moved = to_device(split, device)
         outputs = predict(recipe, module, moved)
         results |= {
@@ -35,11 +32,9 @@ def final_metrics(recipe: Recipe, data: Data | None, module: nn.Module, device: 
 
 def data_sha256(data: Data | None) -> dict[str, str]:
     """The digest of every tensor of a data set, by split and name."""
-    splits = {"train": data.train, "validation": data.validation, "test": data.test} if data else {}
     return {
         f"{split_name}.{name}": tensor_sha256(tensor)
-        for split_name, split in splits.items()
-        if split is not None
+        for split_name, split in (data.splits if data else {}).items()
         for name, tensor in {**split.inputs, "targets": split.targets}.items()
     }
 

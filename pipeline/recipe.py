@@ -49,6 +49,12 @@ class Data:
     validation: Split | None = None
     test: Split | None = None
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by name."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
+
 
 Metric = Callable[[Any, torch.Tensor], float]
 """``metric(outputs, targets)``: the model's result on a whole split, to a number."""

@@ -116,20 +116,25 @@ class Run:
         A record that is not ``usable`` is made anew.
         """
         target = self.folder / where
-        if (record := self.good(target, kind, name, key)) is not None and usable(record):
-            return record, False
-        for sibling in sorted(self.folder.parent.glob(f"*/{where}/{name}")):
-            if sibling.parent == target:
+        for place in self.places(where):
+            record = self.good(place, kind, name, key)
+            if record is None or not usable(record):
                 continue
-            if (record := self.good(sibling.parent, kind, name, key)) is not None and usable(record):
+            if place != target:
                 partial = _fresh(target, "adopted")
-                shutil.copytree(sibling.parent, partial, copy_function=os.link, dirs_exist_ok=True)
+                shutil.copytree(place, partial, copy_function=os.link, dirs_exist_ok=True)
                 publish(partial, target)
-                return record, False
+            return record, False
         partial = _partial(target, key) if keep_partial else _fresh(target, "partial")
         make(partial)
         publish(partial, target)
         return read(kind, target / name), True
+
+    def places(self, where: str) -> list[Path]:
+        """Where a file or folder of this run may lie already: here, and in the other runs of the recipe."""
+        here = self.folder / where
+        others = sorted(run / where for run in self.folder.parent.iterdir() if not run.is_symlink())
+        return [place for place in [here, *(other for other in others if other != here)] if place.exists()]
 
     def good(self, folder: Path, kind: type[S], name: str, key: str) -> S | None:
         """The record in a stage folder if it is whole, unaltered and of this key."""

@@ -120,20 +120,21 @@ class _Session:
 
     def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
         """One run with outputs that ONNX Runtime allocates, where the inputs lie."""
-        if is_numpy(inputs[0]):
-            outputs: list[Array] = self._session.run(self._outputs, dict(zip(self._inputs, inputs, strict=True)))
-            return outputs
-        if self._device == "cpu":
+        as_numpy = is_numpy(inputs[0])
+        if as_numpy or self._device == "cpu":
             fed = {name: to_numpy(array) for name, array in zip(self._inputs, inputs, strict=True)}
-            return [to_torch(output) for output in self._session.run(self._outputs, fed)]
-        return self._run_on_device(inputs)
+            outputs: list[Array] = self._session.run(self._outputs, fed)
+            return outputs if as_numpy else [to_torch(output) for output in outputs]
+        import torch
+
+        torch.cuda.current_stream().synchronize()  # ONNX Runtime has a stream of its own
+        binding = self._run_bound(inputs)
+        binding.synchronize_outputs()
+        return self._views(binding.get_outputs(), as_numpy=False)
 
     def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:
         """Inputs and outputs bound once to fixed memory, which ONNX Runtime then reads and writes in place."""
-        binding = self._binding(inputs)
-        for name in self._outputs:
-            binding.bind_output(name, self._device)
-        self._session.run_with_iobinding(binding)
+        binding = self._run_bound(inputs)
         results = binding.get_outputs()
         for name, value in zip(self._outputs, results, strict=True):
             binding.bind_ortvalue_output(name, value)
@@ -159,16 +160,13 @@ class _Session:
             fallback=f"{strangers} nodes ran elsewhere than on {wanted}" if strangers else None,
         )
 
-    def _run_on_device(self, inputs: Sequence[Array]) -> Sequence[Array]:
-        import torch
-
-        torch.cuda.current_stream().synchronize()  # ONNX Runtime has a stream of its own
+    def _run_bound(self, inputs: Sequence[Array]) -> Any:
+        """A binding to ``inputs`` that has run once, into outputs that ONNX Runtime allocated on the device."""
         binding = self._binding(inputs)
         for name in self._outputs:
             binding.bind_output(name, self._device)
         self._session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-        return self._views(binding.get_outputs(), as_numpy=False)
+        return binding
 
     def _binding(self, inputs: Sequence[Array]) -> Any:
         """A binding that reads the very memory of ``inputs``; NumPy arrays are copied where the session is on a GPU."""

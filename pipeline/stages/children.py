@@ -113,10 +113,7 @@ def _pool() -> Iterator[ThreadPoolExecutor]:
 
 def reused(run: Run, kind: type[R], path: Path, key: str) -> R | None:
     """A record that this run, or another of the same recipe, has under ``key``."""
-    relative = path.relative_to(run.folder)
-    for candidate in [path, *sorted(run.folder.parent.glob(f"*/{relative}"))]:
-        if not candidate.exists():
-            continue
+    for candidate in run.places(str(path.relative_to(run.folder))):
         try:
             record = read(kind, candidate)
         except RecordError as error:
