@@ -19,7 +19,7 @@ PROGRAM_RECORD, PROGRAM_FILE = "program.json", "program.pt2"
 class ProgramRecord(Record):
     """What lies in ``program/``: the traced graph, and the contract that it was found to keep."""
 
-    SCHEMA: ClassVar[str] = "torchstone.program/1"
+    SCHEMA: ClassVar[str] = "torchstone.program/2"
 
     key: str
     checkpoint_sha256: str
@@ -28,6 +28,8 @@ class ProgramRecord(Record):
     files: tuple[FileDigest, ...]
     precision: str
     """Floating dtypes of the module's weights, such as ``float32``; of its inputs where it has none."""
+    operators: tuple[str, ...]
+    """The kinds of operator in the graph, sorted."""
     failure: str | None
     """Why the model could not be traced; artifacts that need the graph then fail for this reason."""
     observed: Observed
@@ -61,6 +63,16 @@ class Artifact(Record):
     def size_bytes(self) -> int:
         """Bytes of all files together."""
         return sum(file.size_bytes for file in self.files)
+
+
+def verified_program(folder: Path) -> Path:
+    """The traced program's file in ``program/``, checked against its record.
+
+    Raises:
+        RecordError: the file is missing or altered.
+    """
+    verify_files(folder, read(ProgramRecord, folder / PROGRAM_RECORD).files)
+    return folder / PROGRAM_FILE
 
 
 def open_artifact(folder: Path) -> Artifact:

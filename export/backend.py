@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from export.arrays import Array, contiguous, device_name, is_numpy, to_numpy, to_torch
 from export.artifact import Artifact, open_artifact
@@ -20,6 +20,8 @@ from export.signature import Signature
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from export.contents import Contents
 
 BACKENDS: dict[str, str] = {
     "eager": "export.backends.eager",
@@ -38,6 +40,8 @@ class LoadOptions:
 
     device: str = "cpu"
     threads_count: int = 1
+    optimization: Literal["off", "basic", "extended", "all"] = "all"
+    """How far ONNX Runtime rewrites the graph when it loads it."""
     spinning: bool = False
     """Whether idle ONNX Runtime threads spin. Off wherever several runtimes share a process."""
 
@@ -99,6 +103,10 @@ class Backend(Protocol):
 
     def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
         """Write the artifact's files into ``folder``; returns facts about how. Raises what its exporter raises."""
+        ...
+
+    def contents(self, artifact: Artifact, folder: Path) -> Contents | None:
+        """The weights and settings that the files (verified) hold, without running them; None if it keeps none."""
         ...
 
     def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:

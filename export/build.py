@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,19 +71,24 @@ def capture(payload: object) -> str:
     started = time.monotonic()
     folder = Path(job.folder)
     failure = None
+    operators: list[str] = []
     module = job.source.module()
     try:
         program = programs.capture(module, job.signature, job.seed)
         with programs.quiet():
             torch.export.save(program.exported, folder / PROGRAM_FILE)
+        operators = [str(node.target) for node in program.exported.graph.nodes if node.op == "call_function"]
     except UserError as error:
         failure = str(error)
-    record = program_record(job, programs.precision(module, job.signature), failure, time.monotonic() - started)
+    precision, duration_s = programs.precision(module, job.signature), time.monotonic() - started
+    record = program_record(job, precision, failure, duration_s, operators)
     write(folder / PROGRAM_RECORD, record)
     return digest(record)
 
 
-def program_record(job: CaptureJob, precision: str, failure: str | None, duration_s: float) -> ProgramRecord:
+def program_record(
+    job: CaptureJob, precision: str, failure: str | None, duration_s: float, operators: Iterable[str] = ()
+) -> ProgramRecord:
     """The record of what lies in the job's folder; also that of a capture that crashed, with the reason."""
     folder = Path(job.folder)
     return ProgramRecord(
@@ -91,6 +97,7 @@ def program_record(job: CaptureJob, precision: str, failure: str | None, duratio
         signature=job.signature,
         files=() if failure else digest_files(folder, [folder / PROGRAM_FILE]),
         precision=precision,
+        operators=tuple(sorted(set(operators))),
         failure=failure,
         observed=observed(duration_s),
     )

@@ -85,6 +85,21 @@ def flatten(value: Any, prefix: str = "") -> dict[str, torch.Tensor]:
     }
 
 
+def refill(template: Any, tensors: Iterator[torch.Tensor]) -> Any:
+    """The inverse of ``flatten``: a result of the template's structure, its tensors replaced one by one."""
+    if template is None:
+        return None
+    if isinstance(template, torch.Tensor):
+        return next(tensors)
+    if isinstance(template, Mapping):
+        return type(template)(**{key: refill(value, tensors) for key, value in template.items()})
+    if dataclasses.is_dataclass(template) and not isinstance(template, type):
+        names = [field.name for field in dataclasses.fields(template)]
+        return dataclasses.replace(template, **{name: refill(getattr(template, name), tensors) for name in names})
+    items = [refill(value, tensors) for value in template]
+    return type(template)(*items) if hasattr(template, "_fields") else type(template)(items)
+
+
 def complete(module: nn.Module, signature: Signature, seed: int) -> Signature:
     """The signature with its outputs, found by running an eval copy of the module at two sets of sizes.
 

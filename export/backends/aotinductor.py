@@ -8,6 +8,7 @@ inputs; the driver does, which also hands it contiguous memory (compiled code ig
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from export.artifact import Artifact
     from export.backend import BuildInput, Loaded, LoadOptions
+    from export.contents import Contents
 
 SOURCE_FREE = True
 DEVICE_BOUND = True
@@ -54,6 +56,26 @@ def build(source: BuildInput, folder: Path) -> dict[str, str]:
             program, package_path=str(folder / FILE), inductor_configs=dict(_SETTINGS)
         )
     return {"form": "AOTInductor package"}
+
+
+def contents(artifact: Artifact, folder: Path) -> Contents | None:
+    """The constants that the compiled library holds, as its own runtime hands them out; settings are compiled away."""
+    import torch
+
+    from export.contents import Contents
+
+    kind = "AOTIModelContainerRunnerCpu" if artifact.device == "cpu" else "AOTIModelContainerRunnerCuda"
+    runner = getattr(getattr(torch._C, "_aoti", None), kind, None)
+    if runner is None or not hasattr(runner, "extract_constants_map"):
+        return Contents(how="package (this torch cannot read its constants)")
+    with tempfile.TemporaryDirectory(prefix="torchstone-aotinductor-") as unpacked:
+        with zipfile.ZipFile(folder / FILE) as archive:
+            archive.extractall(unpacked)
+        (library,) = Path(unpacked).rglob("*.wrapper.so")
+        opened = runner(str(library), 1)  # owns the memory of its constants
+        constants = opened.extract_constants_map(False)
+        weights = {name: tensor.detach().cpu().clone().numpy() for name, tensor in constants.items()}
+    return Contents(how="compiled library's constants", weights=weights)
 
 
 def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from export.artifact import Artifact
     from export.backend import BuildInput, Loaded, LoadOptions
+    from export.contents import Contents
     from export.signature import Signature
 
 SOURCE_FREE = True
@@ -62,6 +63,14 @@ def build(source: BuildInput, folder: Path) -> dict[str, str]:
         "objects_in_cache": str(objects_count),
         "compiled_at": json.dumps(compiled_at),
     }
+
+
+def contents(artifact: Artifact, folder: Path) -> Contents | None:
+    """The program's own weights and nodes: the cache holds kernels, no weights."""
+    from export.contents import of_program
+    from export.program import load_exported
+
+    return of_program(load_exported(folder / FILE), "exported program that is compiled")
 
 
 def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from export.artifact import Artifact
     from export.backend import BuildInput, Loaded, LoadOptions
+    from export.contents import Contents
 
 SOURCE_FREE = False
 DEVICE_BOUND = False
@@ -28,6 +29,11 @@ def unavailable(device: str) -> str | None:
 def build(source: BuildInput, folder: Path) -> dict[str, str]:
     """Nothing to build."""
     return {"form": "the module itself"}
+
+
+def contents(artifact: Artifact, folder: Path) -> Contents | None:
+    """Nothing: the weights are the checkpoint's own."""
+    return None
 
 
 def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from export.artifact import Artifact
     from export.backend import BuildInput, Loaded, LoadOptions
+    from export.contents import Contents
 
 SOURCE_FREE = True
 DEVICE_BOUND = False
@@ -31,6 +32,14 @@ def build(source: BuildInput, folder: Path) -> dict[str, str]:
     """The program as captured."""
     shutil.copyfile(source.program_file, folder / FILE)
     return {"form": "torch.export program"}
+
+
+def contents(artifact: Artifact, folder: Path) -> Contents | None:
+    """The program's own weights and nodes."""
+    from export.contents import of_program
+    from export.program import load_exported
+
+    return of_program(load_exported(folder / FILE), "exported program")
 
 
 def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:

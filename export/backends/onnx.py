@@ -19,10 +19,12 @@ from export.backend import Witness
 from export.environment import versions
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from export.artifact import Artifact
     from export.backend import BuildInput, Loaded, LoadOptions
+    from export.contents import Contents
     from export.signature import TensorSpec
 
 SOURCE_FREE = True
@@ -87,14 +89,32 @@ def build(source: BuildInput, folder: Path) -> dict[str, str]:
     }
 
 
+def contents(artifact: Artifact, folder: Path) -> Contents | None:
+    """Initializers and constants by name, and the watched settings of nodes whose module the exporter recorded."""
+    from export.onnx_file import read_contents
+
+    return read_contents(folder / FILE)
+
+
 def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
-    """A session with full graph optimisation; on CUDA a node that would run on the CPU is an error."""
+    """A session on the file; on CUDA a node that would run on the CPU is an error."""
+    return _Session(open_session(str(folder / FILE), options), artifact, options.device)
+
+
+def open_session(model: str | bytes, options: LoadOptions, disabled_optimizers: Sequence[str] = ()) -> Any:
+    """ONNX Runtime on a file, or on a serialized model, with the settings that every use of an artifact shares."""
     if options.device == "cuda":
         import torch  # noqa: F401 - brings the CUDA libraries that the provider is linked against
     import onnxruntime
 
+    levels = onnxruntime.GraphOptimizationLevel
     settings = onnxruntime.SessionOptions()
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    settings.graph_optimization_level = {
+        "off": levels.ORT_DISABLE_ALL,
+        "basic": levels.ORT_ENABLE_BASIC,
+        "extended": levels.ORT_ENABLE_EXTENDED,
+        "all": levels.ORT_ENABLE_ALL,
+    }[options.optimization]
     settings.intra_op_num_threads = options.threads_count
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
@@ -102,10 +122,32 @@ def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callabl
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if options.device != "cpu":
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session = onnxruntime.InferenceSession(
-        str(folder / FILE), settings, providers=_PROVIDERS[options.device], enable_fallback=0
+    return onnxruntime.InferenceSession(
+        model,
+        settings,
+        providers=_PROVIDERS[options.device],
+        enable_fallback=0,
+        disabled_optimizers=list(disabled_optimizers) or None,
     )
-    return _Session(session, artifact, options.device)
+
+
+def lowered(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """A traced program lowered as the exporter does it, so that its nodes bear the names of the file's values.
+
+    The exporter's own lowering is private to PyTorch; where it is not found as known here, the public one is used,
+    which agrees on fewer names.
+    """
+    try:
+        from torch.onnx._internal.exporter._fx_passes import decompose_with_registry
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:
+        public: torch.export.ExportedProgram = exported.run_decompositions()
+        return public
+    import logging
+
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    lower: Callable[..., torch.export.ExportedProgram] = decompose_with_registry
+    return lower(exported, ONNXRegistry.from_torchlib())
 
 
 class _Session:

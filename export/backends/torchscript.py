@@ -6,9 +6,9 @@ warnings are silenced here, the only file that touches ``torch.jit``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from export.arrays import to_torch
 from export.backend import TorchLoaded
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from export.artifact import Artifact
     from export.backend import BuildInput, Loaded, LoadOptions
+    from export.contents import Contents, Setting
 
 SOURCE_FREE = True
 DEVICE_BOUND = False
@@ -59,6 +60,58 @@ def build(source: BuildInput, folder: Path) -> dict[str, str]:
             facts = {"form": "trace", "why": f"not scripted: {reason}"}
         torch.jit.freeze(scripted.eval()).save(str(folder / FILE))
     return facts
+
+
+def contents(artifact: Artifact, folder: Path) -> Contents | None:
+    """The constants of the frozen graph, which have lost their names, and the watched settings of its operators."""
+    import torch
+
+    from export.contents import Contents
+    from export.program import quiet
+
+    with quiet():
+        module = torch.jit.load(str(folder / FILE), map_location="cpu")
+    graph = module.graph.copy()
+    torch._C._jit_pass_inline(graph)
+    kept = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for index, node in enumerate(graph.findAllNodes("prim::Constant")):
+        value = node.output().toIValue()
+        if isinstance(value, torch.Tensor):
+            kept[f"constant {index}"] = value
+    return Contents(
+        how="frozen graph's constants",
+        weights={name: tensor.detach().numpy() for name, tensor in kept.items()},
+        settings=tuple(setting for node in graph.nodes() for setting in _settings(node)),
+        dialect="operators without scope",
+    )
+
+
+def _settings(node: Any) -> Iterator[Setting]:
+    """The watched settings of a graph's node that are constants, and of the blocks within it."""
+    import torch
+
+    from export.contents import WATCHED, Setting, operator_kind, spell
+
+    for block in node.blocks():
+        for inner in block.nodes():
+            yield from _settings(inner)
+    kind = operator_kind(node.kind().removeprefix("aten::"))
+    if not node.kind().startswith("aten::") or kind not in WATCHED:
+        return
+    names = [argument.name for argument in torch._C.parse_schema(node.schema()).arguments]
+    arguments = {name: _constant(value) for name, value in zip(names, node.inputs(), strict=False)}
+    for name in WATCHED[kind]:
+        if name != "dim" and (value := spell(kind, name, arguments, 0)) is not None:  # ranks are not kept
+            yield Setting(scope="", operator=kind, name=name, value=value)
+
+
+def _constant(value: Any) -> Any:
+    """A constant, or a list of constants, that feeds a node; None if it is computed."""
+    node = value.node()
+    if node.kind() == "prim::ListConstruct":
+        items = [_constant(item) for item in node.inputs()]
+        return None if None in items else items
+    return value.toIValue() if node.kind() == "prim::Constant" else None
 
 
 def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
