@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.parity.cases import Tensors, case_inputs
+from bench.parity.cases import Pool, Tensors
 from bench.parity.jobs import SAMPLES
 from bench.parity.report import ParityReport
 from bench.verdict import Row, Verdict
@@ -51,7 +51,7 @@ class Bench:
             pytest.skip(f"the signature allows no batch of {batch_rows}")
         if signature.batch is None and batch_rows != 1:
             pytest.skip("the signature has no batch dimension")
-        return case_inputs(signature, signature.sizes_at(batch_rows), self.samples, seed=0)
+        return Pool(signature=signature, samples=self.samples, seed=0).call(batch_rows)
 
     def facts(self, batch_rows: int) -> dict[str, object]:
         """What a stored benchmark should say of itself: the artifact, its proof, and the report's own figure."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from bench.block import Block
 from bench.clock import now_s, synchroniser
-from bench.parity.cases import case_inputs
+from bench.parity.cases import Pool
 from export import backend as backends
 from export.arrays import Array, to_numpy, to_torch
 from export.backend import Bound, LoadOptions, Runner
@@ -216,8 +216,8 @@ def _buffers(job: SampleJob, signature: Signature, rows: int) -> list[dict[str, 
     """Inputs on the device: the buffers that calls rotate among."""
     from safetensors.numpy import load_file
 
-    samples = load_file(job.samples) if job.samples else {}
-    drawn = [case_inputs(signature, signature.sizes_at(rows), samples, job.seed + i) for i in range(BUFFERS_COUNT)]
+    pool = Pool(signature=signature, samples=load_file(job.samples) if job.samples else {}, seed=job.seed)
+    drawn = [pool.call(rows, start=index * rows) for index in range(BUFFERS_COUNT)]
     return [{name: to_torch(array.copy(), job.options.device) for name, array in one.items()} for one in drawn]
 
 

@@ -180,6 +180,8 @@ def _row(one: Evidence, eager: Measurement | None, limits: Limits, allow_no_refe
     status = one.parity.status if one.parity else None
     if one.parity and status != "pass" and not (status == "no-reference" and allow_no_reference):
         reasons += [f"parity {status}: {reason}" for reason in one.parity.reasons]
+    if one.parity and one.measurement and one.parity.options != one.measurement.options:
+        reasons.append(f"measured otherwise than it was proved: {one.measurement.options}, not {one.parity.options}")
     if (limits.max_median_ms is not None and one.measurement) and (
         late := _too_slow(speeds, limits.max_median_ms, limits.batch_rows)
     ):

@@ -1,113 +1,279 @@
-"""The inputs of the parity check: one case per batch size, and per further size of every other dynamic dimension."""
+"""The inputs of the parity check: real rows, every declared size, other values, extremes, NaN and Inf.
+
+Rows come from a pool: real rows first, then real rows with noise (drawn from the signature where there are none). It is
+made in blocks when asked for, and a smaller batch is always the beginning of a larger one, so that the same rows can be
+compared across batches. Constants of the extremes follow the literature on what exporters get wrong (docs/parity.md).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
-from export.arrays import Array, to_numpy
+from bench.parity.spec import ParitySpec
 from export.signature import Signature, TensorSpec
 
-Tensors = dict[str, np.ndarray[Any, Any]]
+Values = np.ndarray[Any, Any]
+Tensors = dict[str, Values]
+Group = Literal["calls", "rows", "sizes", "values", "extremes", "non-finite"]
+
 _NOISE_OF_DEVIATION = 0.1
+_BLOCK_ROWS = 64
+_CHUNK_ROWS = 256
+_CALLS_WITHOUT_BATCH = 32
+_FEW_ROWS = 8
+_ODD_SIZES = (3, 13, 31, 33)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParitySpec:
-    """How parity is judged; bench/parity/report.py says where the thresholds come from."""
+class Case:
+    """One call: which rows of the pool, at which sizes, changed how."""
 
-    batch_rows: tuple[int, ...] = (1, 2, 7, 32, 257)
-    """Rows per call; sizes outside the declared range are left out."""
-    max_rms_ratio: float = 2.0
-    """Largest RMS error over all cases, as a multiple of eager float32's own."""
-    max_peak_ratio: float = 4.0
-    """Largest single error, as a multiple of eager float32's own largest."""
-    allow_no_reference: bool = False
-    """Whether a model that cannot run in float64 may ship without this check."""
+    group: Group
+    name: str
+    """``rows 0 to 255``, ``length=2``, ``zeros``."""
+    sizes: dict[str, int]
+    start: int = 0
+    """The first row of the pool."""
+    change: str | None = None
+    """One of ``VALUES``, ``EXTREMES`` or ``NON_FINITE``."""
 
-    def __post_init__(self) -> None:
-        if not self.batch_rows or min(self.batch_rows) < 0:
-            raise ValueError(f"parity.batch_rows must be sizes >= 0, got {self.batch_rows}")
-        if not (self.max_rms_ratio >= 1 and self.max_peak_ratio >= 1):
-            raise ValueError(
-                f"parity ratios must be >= 1 (eager itself has 1), got {self.max_rms_ratio} and {self.max_peak_ratio}"
+
+def _ties(values: Values, high: float) -> Values:
+    return np.broadcast_to(values.flat[:1].reshape((1,) * values.ndim), values.shape) if values.size else values
+
+
+def _constant_column(values: Values, high: float) -> Values:
+    changed = values.copy()
+    if changed.ndim > 1 and changed.size:
+        changed[..., 0] = changed.flat[0]
+    return changed
+
+
+def _scaled(size: float) -> Callable[[Values, float], Values]:
+    """The same directions at another magnitude."""
+
+    def change(values: Values, high: float) -> Values:
+        peak = float(np.abs(values).max(initial=0.0)) or 1.0
+        return values.astype(np.float64) / peak * min(size, high)
+
+    return change
+
+
+def _planted(planted: float) -> Callable[[Values, float], Values]:
+    def change(values: Values, high: float) -> Values:
+        changed = values.copy()
+        if changed.size:
+            changed.flat[changed.size // 2] = planted
+        return changed
+
+    return change
+
+
+VALUES: dict[str, Callable[[Values, float], Values]] = {
+    "all positive": lambda values, high: np.abs(values),
+    "all negative": lambda values, high: -np.abs(values),
+    "four times as large": lambda values, high: values * 4,
+    "a quarter as large": lambda values, high: values / 4,
+}
+EXTREMES: dict[str, Callable[[Values, float], Values]] = {
+    "zeros": lambda values, high: np.zeros_like(values),
+    "negative zeros": lambda values, high: -np.zeros_like(values),
+    "ones": lambda values, high: np.ones_like(values),
+    "denormals": _scaled(1e-41),
+    "tiny": _scaled(1e-30),
+    "large": _scaled(1e4),
+    "huge": _scaled(1e30),
+    "near overflow": _scaled(3e38),
+    "alternating signs": lambda values, high: np.where(np.arange(values.size).reshape(values.shape) % 2, 1, -1),
+    "all equal": _ties,
+    "a constant column": _constant_column,
+}
+NON_FINITE: dict[str, Callable[[Values, float], Values]] = {
+    "NaN in one element": _planted(np.nan),
+    "Inf in one element": _planted(np.inf),
+    "-Inf in one element": _planted(-np.inf),
+}
+_CHANGES = {**VALUES, **EXTREMES, **NON_FINITE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Where rows come from. ``samples`` holds real rows of inputs by name, each ``(rows, ...)``; it may be empty."""
+
+    signature: Signature
+    samples: Tensors
+    seed: int
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes of one call: those of the real rows where they fit the declared ranges, else the example's."""
+        sizes = self.signature.example_sizes()
+        for spec in self.signature.inputs:
+            rows = self.samples.get(spec.name)
+            if rows is None or rows.ndim != len(spec.shape):
+                continue
+            for dim, size in zip(spec.shape[1:], rows.shape[1:], strict=True):
+                if isinstance(dim, str) and dim != self.signature.batch and size in self.signature.ranges[dim]:
+                    sizes[dim] = size
+        return sizes
+
+    @property
+    def real_rows_count(self) -> int:
+        """Rows at the beginning of the pool that are real, in every input."""
+        fitting = self._fitting()
+        if self.signature.batch is None or len(fitting) < len(self.signature.inputs):
+            return 0
+        return min(len(self.samples[name]) for name in fitting)
+
+    def call(self, batch_rows: int, start: int = 0) -> Tensors:
+        """Inputs of an ordinary call: ``batch_rows`` rows from ``start`` on."""
+        sizes = self.sizes | ({self.signature.batch: batch_rows} if self.signature.batch else {})
+        return self.inputs(Case(group="rows", name="call", sizes=sizes, start=start))
+
+    def inputs(self, case: Case) -> Tensors:
+        """The inputs of one case, in the signature's order."""
+        batch = self.signature.batch
+        if batch is None or any(case.sizes[name] != size for name, size in self.sizes.items() if name != batch):
+            drawn = self.signature.example(case.sizes, self.seed + 1000 * case.start + sum(case.sizes.values()))
+        else:
+            drawn = self._rows(case.start, case.sizes[batch])
+        if case.change is None:
+            return drawn
+        return {spec.name: _changed(spec, drawn[spec.name], case.change) for spec in self.signature.inputs}
+
+    def _rows(self, start: int, count: int) -> Tensors:
+        first = start // _BLOCK_ROWS
+        blocks = [self._block(index) for index in range(first, (start + max(count, 1) - 1) // _BLOCK_ROWS + 1)]
+        offset = start - first * _BLOCK_ROWS
+        return {
+            spec.name: np.ascontiguousarray(
+                np.concatenate([block[spec.name] for block in blocks])[offset : offset + count]
             )
+            if self._has_rows(spec)
+            else blocks[0][spec.name]
+            for spec in self.signature.inputs
+        }
+
+    def _block(self, index: int) -> Tensors:
+        sizes = self.sizes | ({self.signature.batch: _BLOCK_ROWS} if self.signature.batch else {})
+        shared = self.signature.example(sizes, self.seed)
+        drawn = self.signature.example(sizes, self.seed + index)
+        fitting = self._fitting()
+        for spec in self.signature.inputs:
+            if not self._has_rows(spec):
+                drawn[spec.name] = shared[spec.name]
+            elif spec.name in fitting:
+                drawn[spec.name] = _from_real(spec, self.samples[spec.name], index, self.seed)
+        return drawn
+
+    def _has_rows(self, spec: TensorSpec) -> bool:
+        return bool(spec.shape) and spec.shape[0] == self.signature.batch
+
+    def _fitting(self) -> set[str]:
+        """Inputs whose real rows have the dtype and the sizes that a call needs."""
+        sizes = self.sizes
+        return {
+            spec.name
+            for spec in self.signature.inputs
+            if (rows := self.samples.get(spec.name)) is not None
+            and len(rows)
+            and self._has_rows(spec)
+            and rows.dtype == np.dtype(spec.dtype)
+            and rows.shape[1:] == tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape[1:])
+        }
 
 
-def case_sizes(signature: Signature, batch_rows: tuple[int, ...]) -> tuple[dict[str, int], ...]:
-    """The sizes of each case: every batch size, then every other symbol at its smallest and at another size."""
-    example = signature.example_sizes()
-    rows = [n for n in batch_rows if n in signature.ranges[signature.batch]] if signature.batch else [0]
-    cases = [signature.sizes_at(n) for n in rows] or [example]
-    for name, bounds in signature.ranges.items():
-        if name != signature.batch:
-            others = {bounds.min, min(2 * example[name] + 1, bounds.max)} - {example[name]}
-            cases += [example | {name: size} for size in sorted(others)]
+def plan(pool: Pool, spec: ParitySpec) -> tuple[Case, ...]:
+    """Every case, in the order in which model and artifacts answer them: the three calls in a row come first."""
+    signature, sizes, batch = pool.signature, pool.sizes, pool.signature.batch
+    few = sizes if batch is None else sizes | {batch: _within(signature, batch, _FEW_ROWS)}
+    step = few[batch] if batch else 1
+    cases = [
+        Case(group="calls", name="first call", sizes=few),
+        Case(group="calls", name="second call, with other values", sizes=few, start=step),
+        Case(group="calls", name="third call, with the first's values", sizes=few),
+        *_rows(pool, spec),
+        *_sizes(signature, sizes, spec.batch_rows),
+    ]
+    one = few if batch is None else few | {batch: _within(signature, batch, 1)}
+    cases += [
+        Case(group="values", name=f"{name}{_at(at)}", sizes=at, start=step * (2 + index), change=name)
+        for index, name in enumerate(VALUES)
+        for at in ([few] if one == few else [few, one])
+    ]
+    if any(tensor.dtype.startswith("float") for tensor in signature.inputs):
+        cases += [Case(group="extremes", name=name, sizes=few, change=name) for name in EXTREMES]
+        cases += [Case(group="non-finite", name=name, sizes=few, change=name) for name in NON_FINITE]
     return tuple(cases)
 
 
-def case_inputs(signature: Signature, sizes: Mapping[str, int], samples: Tensors, seed: int) -> Tensors:
-    """Inputs of ``sizes``: real rows first, then real rows with noise; drawn from the signature where none fit.
-
-    ``samples`` holds rows of real inputs by name, each ``(rows, ...)``; it may be empty.
-    """
-    drawn = signature.example(sizes, seed)
-    batch = signature.batch
+def _rows(pool: Pool, spec: ParitySpec) -> list[Case]:
+    """The rows on which errors are measured: one chunk after the other; and their beginning in other batches."""
+    signature, sizes, batch = pool.signature, pool.sizes, pool.signature.batch
     if batch is None:
-        return drawn
-    rows_count = min((len(rows) for rows in samples.values()), default=0)
-    indices = np.arange(sizes[batch]) % max(rows_count, 1)
-    generator = np.random.default_rng([seed, sizes[batch]])
-    return {
-        spec.name: _from_real(spec, samples[spec.name], indices, generator, batch)
-        if rows_count and _fits(spec, samples.get(spec.name), drawn[spec.name], batch)
-        else drawn[spec.name]
-        for spec in signature.inputs
-    }
+        calls = min(spec.rows_count, _CALLS_WITHOUT_BATCH)
+        return [Case(group="rows", name=f"call {index}", sizes=sizes, start=index) for index in range(calls)]
+    chunk = _within(signature, batch, min(_CHUNK_ROWS, spec.rows_count))
+    cases = [
+        Case(group="rows", name=f"rows {start} to {start + chunk - 1}", sizes=sizes | {batch: chunk}, start=start)
+        for start in range(0, spec.rows_count, chunk)
+    ]
+    wanted = [rows for rows in spec.batch_rows if rows in signature.ranges[batch] and rows != chunk]
+    return cases + [Case(group="rows", name=f"{batch}={rows}", sizes=sizes | {batch: rows}) for rows in wanted]
 
 
-def save_cases(path: Path, cases: list[Mapping[str, Array]]) -> None:
-    """Write tensors of every case, by case number and name, as safetensors."""
-    save_file(
-        {f"{i}/{name}": np.ascontiguousarray(to_numpy(a)) for i, case in enumerate(cases) for name, a in case.items()},
-        path,
-    )
+def _sizes(signature: Signature, sizes: Mapping[str, int], batch_rows: tuple[int, ...]) -> list[Case]:
+    """One dimension at a time at its ends and at odd sizes, then all at once at their smallest."""
+    cases = []
+    for name, bounds in signature.ranges.items():
+        tried = {*(size for size in _ODD_SIZES if size in bounds), bounds.min, bounds.max} - {sizes[name]}
+        tried -= set(batch_rows) if name == signature.batch else set()
+        cases += [Case(group="sizes", name=f"{name}={size}", sizes={**sizes, name: size}) for size in sorted(tried)]
+    smallest = {name: bounds.min for name, bounds in signature.ranges.items()}
+    if len(smallest) > 1:
+        cases.append(Case(group="sizes", name="every dimension at its smallest", sizes=smallest))
+    return cases
 
 
-def load_cases(path: Path, names: tuple[str, ...], cases_count: int) -> Iterator[Tensors]:
-    """Read the named tensors back, one case at a time."""
-    with safe_open(path, framework="numpy") as file:
-        for index in range(cases_count):
-            yield {name: file.get_tensor(f"{index}/{name}") for name in names}
+def _within(signature: Signature, batch: str, rows: int) -> int:
+    bounds = signature.ranges[batch]
+    return max(bounds.min, min(rows, bounds.max))
 
 
-def _fits(spec: TensorSpec, rows: np.ndarray[Any, Any] | None, drawn: np.ndarray[Any, Any], batch: str) -> bool:
-    """Whether real rows have the dtype and the sizes that this case needs."""
-    return (
-        rows is not None
-        and spec.shape[:1] == (batch,)
-        and rows.dtype == drawn.dtype
-        and rows.shape[1:] == drawn.shape[1:]
-    )
+def _at(sizes: Mapping[str, int]) -> str:
+    return f" at {', '.join(f'{name}={size}' for name, size in sizes.items())}" if sizes else ""
 
 
-def _from_real(
-    spec: TensorSpec,
-    rows: np.ndarray[Any, Any],
-    indices: np.ndarray[Any, Any],
-    generator: np.random.Generator,
-    batch: str,
-) -> np.ndarray[Any, Any]:
-    taken = rows[indices]
-    if np.issubdtype(rows.dtype, np.floating) and len(taken) > len(rows):
-        noise = generator.standard_normal(taken[len(rows) :].shape) * (_NOISE_OF_DEVIATION * float(rows.std()))
-        taken[len(rows) :] += noise.astype(rows.dtype)
+def _changed(spec: TensorSpec, values: Values, change: str) -> Values:
+    """One input under a change; integers and booleans know only their ends, and only where other values are asked."""
+    if spec.dtype.startswith("float"):
+        with np.errstate(over="ignore"):  # float16 has no 1e30: Inf is what a caller would pass
+            changed = _CHANGES[change](values, float(np.finfo(values.dtype).max)).astype(values.dtype)
+        if change in VALUES:
+            low, high = -np.inf if spec.low is None else spec.low, np.inf if spec.high is None else spec.high
+            changed = changed.clip(low, high)
+        return np.ascontiguousarray(changed)
+    if change not in VALUES or spec.dtype == "bool":
+        return values
+    ends = {"all positive": spec.high if spec.high is not None else 1, "all negative": spec.low or 0}
+    if change in ends:
+        return np.full_like(values, int(ends[change]))
+    return np.flip(values).copy()
+
+
+def _from_real(spec: TensorSpec, rows: Values, block: int, seed: int) -> Values:
+    """One block of real rows; past the last of them they begin again, with noise if they are floats."""
+    wanted = np.arange(block * _BLOCK_ROWS, (block + 1) * _BLOCK_ROWS)
+    taken = rows[wanted % len(rows)].copy()
+    repeated = wanted >= len(rows)
+    if np.issubdtype(rows.dtype, np.floating) and repeated.any():
+        generator = np.random.default_rng([seed, block])
+        noise = generator.standard_normal(taken[repeated].shape) * (_NOISE_OF_DEVIATION * float(rows.std()))
+        noisy = taken[repeated] + noise.astype(rows.dtype)
         low, high = -np.inf if spec.low is None else spec.low, np.inf if spec.high is None else spec.high
-        taken = taken.clip(low, high)
-    return np.ascontiguousarray(taken)
+        taken[repeated] = noisy.clip(low, high)
+    return taken

@@ -1,20 +1,28 @@
-"""The two jobs of the parity check, each in a process of its own: the reference, and one artifact's outputs.
+"""The two jobs of the parity check, each in a process of its own: the reference, and one artifact's answers.
 
 The second runs without the model's source: what it proves is what a server will load.
 """
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from bench.parity.cases import case_inputs, load_cases, save_cases
+import numpy as np
+
+from bench.parity.behaviour import behaviours
+from bench.parity.cases import Case, Pool, Tensors, plan
+from bench.parity.check import Check
+from bench.parity.nulls import NullVariant, null_variants
+from bench.parity.oracle import Oracle
+from bench.parity.spec import ParitySpec
+from bench.parity.store import load_case, save_case
+from bench.parity.weights import Call, compare_contents
 from export import backend as backends
-from export.arrays import Array, to_torch
+from export.artifact import open_artifact, verified_program
 from export.backend import LoadOptions, Witness
 from export.build import Source
 from export.record import FileDigest, Observed, Record, digest_files, from_json, observed, write
@@ -23,25 +31,40 @@ from export.signature import Signature
 if TYPE_CHECKING:
     from torch import nn
 
-INPUTS, FLOAT64, EAGER = "inputs.safetensors", "float64.safetensors", "eager.safetensors"
+INPUTS, FLOAT64, EAGER = "inputs", "float64", "eager"
 SAMPLES = "samples.safetensors"
 REFERENCE_RECORD = "reference.json"
+_MAY_REFUSE = ("extremes", "non-finite")
+"""Groups of cases that the model itself may refuse; artifacts are then not asked either."""
+_PROBED_CASES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference(Record):
     """What lies in ``parity/reference/``: the inputs of every case, and the model's own answers to them."""
 
-    SCHEMA: ClassVar[str] = "torchstone.reference/1"
+    SCHEMA: ClassVar[str] = "torchstone.reference/2"
 
     key: str
     checkpoint_sha256: str
-    sizes: tuple[dict[str, int], ...]
-    """Of each case."""
-    files: tuple[FileDigest, ...]
+    cases: tuple[Case, ...]
+    """Case *i* has its tensors in ``inputs/``, ``float64/`` and ``eager/``, in the file of its number."""
+    real_rows_count: int
+    """Rows at the beginning of the pool that are real."""
+    left_out: dict[str, str]
+    """Cases that were not tried, with the reason."""
+    float64_by: str | None
+    """Who answered in float64: the ``module`` itself, or its traced ``program`` with casts widened."""
     failure: str | None
     """Why the model has no float64 answer; None if it has."""
+    nulls: tuple[NullVariant, ...]
+    """How far honest variants of the model are from float64."""
+    files: tuple[FileDigest, ...]
     observed: Observed
+
+    def indices(self, *groups: str) -> list[int]:
+        """The numbers of the cases of some groups."""
+        return [index for index, case in enumerate(self.cases) if case.group in groups]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +73,11 @@ class ReferenceJob:
 
     source: Source
     signature: Signature
-    sizes: tuple[dict[str, int], ...]
+    spec: ParitySpec
     samples: str | None
     """A safetensors file with rows of real inputs by name."""
+    program: str | None
+    """The traced program's folder, verified; None if the model could not be traced."""
     seed: int
     device: str
     key: str
@@ -62,17 +87,21 @@ class ReferenceJob:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputsJob:
-    """Answer every case with one artifact."""
+    """Answer every case with one artifact, then try how it behaves."""
 
     artifact: str
     """Its folder."""
     options: LoadOptions
     source: Source | None
     """Given to the eager backend alone."""
-    inputs: str
-    sizes: tuple[dict[str, int], ...]
+    reference: str
+    """The reference's folder."""
+    cases: tuple[Case, ...]
+    program: str | None
+    weights: str | None
+    """The checkpoint's weights, as safetensors."""
     outputs: str
-    """The file to write."""
+    """The folder to write into."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,70 +111,138 @@ class Outputs:
     witness: Witness
     refusals: dict[str, str]
     """By case number: why the artifact did not answer it."""
+    checks: tuple[Check, ...] = ()
+    """What was found besides the answers."""
 
 
 def reference(payload: object) -> None:
-    """Job: write inputs, float64 answers (on the CPU) and eager float32 answers (on the device)."""
+    """Job: write inputs, float64 answers (on the CPU) and eager float32 answers (on the device) of every case."""
     from safetensors.numpy import load_file
 
     job = from_json(ReferenceJob, payload)
     started = time.monotonic()
     folder = Path(job.folder)
-    samples = load_file(job.samples) if job.samples else {}
-    cases = [case_inputs(job.signature, sizes, samples, job.seed + i) for i, sizes in enumerate(job.sizes)]
-    save_cases(folder / INPUTS, list(cases))
-    module = job.source.module()
-    save_cases(folder / EAGER, _answers(module, job.signature, cases, job.device, wide=False))
-    failure = None
-    try:
-        save_cases(folder / FLOAT64, _answers(copy.deepcopy(module).double(), job.signature, cases, "cpu", wide=True))
-    except Exception as error:  # noqa: BLE001 - custom operators refuse float64 in their own ways; the reason is recorded
-        failure = f"the model does not run in float64: {type(error).__name__}: {error}"
+    pool = Pool(signature=job.signature, samples=load_file(job.samples) if job.samples else {}, seed=job.seed)
+    program_file = verified_program(Path(job.program)) if job.program else None
+    oracle = Oracle(job.source.module(), job.signature, job.device, program_file)
+    for name in (INPUTS, FLOAT64, EAGER):
+        (folder / name).mkdir()
+    kept, left_out = _answer_all(oracle, pool, plan(pool, job.spec), job.spec, folder)
+    nulls = () if oracle.failure or oracle.has_moved else null_variants(oracle, folder, kept, job.spec, job.seed)
     write(
         folder / REFERENCE_RECORD,
         Reference(
             key=job.key,
             checkpoint_sha256=job.checkpoint_sha256,
-            sizes=job.sizes,
-            files=digest_files(folder, folder.iterdir()),
-            failure=failure,
+            cases=tuple(kept),
+            real_rows_count=min(pool.real_rows_count, job.spec.rows_count),
+            left_out=left_out,
+            float64_by=oracle.float64_by,
+            failure=oracle.failure,
+            nulls=nulls,
+            files=digest_files(folder, (path for path in folder.rglob("*") if path.is_file())),
             observed=observed(time.monotonic() - started),
         ),
     )
 
 
-def outputs(payload: object) -> Outputs:
-    """Job: load one artifact from disk, answer every case, write the answers."""
-    job = from_json(OutputsJob, payload)
-    runner = backends.load(Path(job.artifact), job.options, job.source.module if job.source else None)
-    names = tuple(spec.name for spec in runner.signature.inputs)
-    answers: list[Mapping[str, Array]] = []
-    refusals = {}
-    for index, inputs in enumerate(load_cases(Path(job.inputs), names, len(job.sizes))):
+def _answer_all(
+    oracle: Oracle, pool: Pool, cases: Sequence[Case], spec: ParitySpec, folder: Path
+) -> tuple[list[Case], dict[str, str]]:
+    """Answer the cases one by one; those that the model refuses, or that would take too long, are left out."""
+    kept: list[Case] = []
+    left_out: dict[str, str] = {}
+    slowest = _Slowest()
+    for wanted in cases:
+        case = wanted
+        if case.group == "sizes":
+            case = slowest.shrink(wanted, pool, spec.call_limit_s)
+            if case != wanted:
+                left_out[wanted.name] = f"a call would take longer than {spec.call_limit_s:g} s: {case.name} instead"
+        inputs = pool.inputs(case)
+        started = time.monotonic()
         try:
-            answers.append(runner(inputs))
+            eager, wide = oracle.answer(inputs)
+        except Exception as error:
+            if case.group not in _MAY_REFUSE:
+                raise
+            left_out[case.name] = f"the model itself refuses it: {type(error).__name__}: {error}"[:300]
+            continue
+        slowest.add(inputs, time.monotonic() - started)
+        index = len(kept)
+        save_case(folder / INPUTS, index, inputs)
+        save_case(folder / EAGER, index, eager)
+        save_case(folder / FLOAT64, index, wide)
+        kept.append(case)
+    return kept, left_out
+
+
+class _Slowest:
+    """Predicts how long a call takes from those before it, in proportion to its elements."""
+
+    def __init__(self) -> None:
+        self._s_per_element = 0.0
+
+    def add(self, inputs: Tensors, duration_s: float) -> None:
+        elements = sum(array.size for array in inputs.values())
+        if duration_s > 0.05:  # shorter calls are mostly overhead
+            self._s_per_element = max(self._s_per_element, duration_s / max(elements, 1))
+
+    def shrink(self, case: Case, pool: Pool, limit_s: float) -> Case:
+        """The case itself, or with its largest dimension halved until it is expected to end within the limit."""
+        sizes = dict(case.sizes)
+        usual = pool.sizes
+        grown = [name for name in sizes if sizes[name] > usual[name]]
+        while grown and self._s_per_element * _elements(pool.signature, sizes) > limit_s:
+            name = max(grown, key=lambda name: sizes[name])
+            if sizes[name] // 2 <= usual[name]:
+                break
+            sizes[name] //= 2
+        if sizes == case.sizes:
+            return case
+        name = max(grown, key=lambda name: sizes[name])
+        return replace(case, name=f"{name}={sizes[name]}", sizes=sizes)
+
+
+def _elements(signature: Signature, sizes: Mapping[str, int]) -> int:
+    return sum(
+        int(np.prod([sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape], dtype=np.int64))
+        for spec in signature.inputs
+    )
+
+
+def outputs(payload: object) -> Outputs:
+    """Job: load one artifact from disk, answer every case in order, write the answers, then look at the rest."""
+    job = from_json(OutputsJob, payload)
+    folder, answers = Path(job.artifact), Path(job.outputs)
+    reference_folder = Path(job.reference)
+    module: Callable[[], nn.Module] | None = job.source.module if job.source else None
+    runner = backends.load(folder, job.options, module)
+    refusals = {}
+    names = [spec.name for spec in runner.signature.inputs]
+    for index in range(len(job.cases)):
+        try:
+            save_case(answers, index, runner(load_case(reference_folder / INPUTS, index, names)))
         except Exception as error:  # noqa: BLE001 - each runtime refuses in its own type; every refusal is reported
             refusals[str(index)] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            answers.append({})
-    save_cases(Path(job.outputs), answers)
-    return Outputs(witness=runner.witness(), refusals=refusals)
+    witness = runner.witness()
+    few = next(index for index, case in enumerate(job.cases) if case.group == "calls")
+    inputs = load_case(reference_folder / INPUTS, few, names)
+    checks: list[Check] = []
+    if str(few) not in refusals:
+        checks += behaviours(runner, inputs)
+    if job.weights is not None:
+        calls = [] if refusals else _calls(job, names, [spec.name for spec in runner.signature.outputs])
+        checks += compare_contents(open_artifact(folder), folder, Path(job.weights), job.program, calls)
+    return Outputs(witness=witness, refusals=refusals, checks=tuple(checks))
 
 
-def _answers(
-    module: nn.Module, signature: Signature, cases: list[Any], device: str, *, wide: bool
-) -> list[Mapping[str, Array]]:
-    """Named outputs of each case; ``wide`` feeds floating inputs in float64."""
-    import torch
-
-    from export.program import FlatModule
-
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    flat = FlatModule(module.to(device).eval(), signature)
-    answers = []
-    with torch.inference_mode():
-        for inputs in cases:
-            tensors = [to_torch(inputs[spec.name], device) for spec in signature.inputs]
-            outputs = flat(*[t.double() if wide and t.is_floating_point() else t for t in tensors])
-            answers.append(dict(zip(signature.output_names, [output.cpu() for output in outputs], strict=True)))
-    return list(answers)
+def _calls(job: OutputsJob, inputs: Sequence[str], outputs: Sequence[str]) -> list[Call]:
+    """A few calls with real rows, from which weights that the files do not show are read."""
+    rows = [index for index, case in enumerate(job.cases) if case.group == "rows"][:_PROBED_CASES]
+    places = (
+        (Path(job.reference) / INPUTS, inputs),
+        (Path(job.reference) / FLOAT64, outputs),
+        (Path(job.outputs), outputs),
+    )
+    return [tuple(load_case(folder, index, names) for folder, names in places) for index in rows]  # type: ignore[misc]

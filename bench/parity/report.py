@@ -1,60 +1,81 @@
-"""The verdict of parity: an artifact may be as far from float64 as eager float32 honestly is, and no farther.
+"""The verdict of parity: every level's findings about one artifact, gathered case by case.
 
-For each output, over every element of every case,
-
-    ratio = error(artifact, float64) / max(error(eager float32, float64), error(float64 rounded to the dtype, float64))
-
-once with the root mean square of all cases together (at most 2) and once with the largest single error of each case
-(at most 4). The rounding term is the representation floor: it keeps the ratio meaningful where eager happens to be
-exact. The denominators are pooled over all cases, since a case of one row holds too few elements to know its own
-error. Method and thresholds: 432 legitimate artifacts had ratios up to 1.7 and 2.4, 330 injected faults 9.6 and more.
-
-Elements where float64 and eager float32 disagree on being finite are undefined in float32: counted, shown, and
-neither pass nor fail. Everywhere else the artifact must be finite where float64 is, and equal where it is not.
-Integer and boolean outputs must be equal.
+An artifact passes if no level fails. Without a float64 answer there is no error ratio, and the verdict is
+``no-reference`` unless something that needs none fails; if nothing finite could be compared, or float32 itself says
+nothing about the model, it is ``inconclusive``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from bench.parity.cases import ParitySpec, load_cases
+from bench.parity.answers import Answers
+from bench.parity.cases import Values
+from bench.parity.check import Check
+from bench.parity.decisions import DecisionTally, Flips, explained_choices
+from bench.parity.error import ErrorTally, Ulps
+from bench.parity.invariance import InvarianceTally
 from bench.parity.jobs import EAGER, FLOAT64, Outputs, Reference
+from bench.parity.nulls import NullVariant, beyond, thresholds
+from bench.parity.slope import SlopeTally
+from bench.parity.spec import ParitySpec, Thresholds
+from bench.parity.store import load_case
+from bench.parity.structure import StructureTally, shape_fault
 from export.artifact import Artifact
-from export.backend import Witness
+from export.backend import LoadOptions, Witness
 from export.record import Observed, Record, digest, observed
 
 ParityStatus = Literal["pass", "fail", "inconclusive", "no-reference"]
-Values = np.ndarray[Any, Any]
+_REFUSALS_SHOWN = 3
+_KNOWN: dict[str, tuple[tuple[str, str], ...]] = {
+    "onnx": (
+        ("max_pool", "ONNX Runtime's MaxPool drops NaN"),
+        ("argmax", "ONNX Runtime's ArgMax ignores NaN"),
+        ("sign", "ONNX Runtime's Sign of NaN is NaN"),
+    ),
+}
+"""What runtimes are known to do with NaN and Inf, by backend and by what an operator of the model is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputParity:
-    """One output of one artifact against float64."""
+    """The figures of one output of one artifact, over all rows."""
 
     name: str
     rms_ratio: float
     peak_ratio: float
-    peak_sizes: dict[str, int]
+    peak_case: str
     """The case of the largest error."""
     max_abs_error: float
+    ulps: Ulps | None
+    slope_ulps: float | None
+    """The steepest error that grows with the output, per channel; None if too few rows can tell."""
+    flips: Flips | None
     compared_count: int
-    """Elements whose value was compared: those that are finite, of floating outputs."""
+    """Elements whose value was compared, of all cases."""
     undefined_count: int
     """Elements on which float64 and eager float32 do not agree whether they are finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizesProved:
+    """The sizes of one dynamic dimension between which the artifact was right, both ends tried."""
+
+    min: int
+    max: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport(Record):
     """Whether one artifact computes the model's function, with the evidence."""
 
-    SCHEMA: ClassVar[str] = "torchstone.parity/1"
+    SCHEMA: ClassVar[str] = "torchstone.parity/2"
 
     key: str
     artifact: str
@@ -64,7 +85,13 @@ class ParityReport(Record):
     reasons: tuple[str, ...]
     """Why it does not pass; empty if it does."""
     spec: ParitySpec
+    thresholds: Thresholds
+    options: LoadOptions
+    """How the artifact was loaded; it is measured and served in no other way."""
+    checks: tuple[Check, ...]
     outputs: tuple[OutputParity, ...]
+    proved: dict[str, SizesProved]
+    """By symbol."""
     witness: Witness
     observed: Observed
 
@@ -73,161 +100,181 @@ class ParityReport(Record):
         """The largest peak ratio of any output; None if nothing could be compared."""
         return max((output.peak_ratio for output in self.outputs), default=None)
 
+    @property
+    def failed_levels(self) -> tuple[str, ...]:
+        """The levels that fail, in order."""
+        return tuple(dict.fromkeys(check.level for check in self.checks if check.status == "fail"))
+
 
 def compare(
     artifact: Artifact,
     reference: Reference,
     folder: Path,
     answered: Outputs,
-    outputs_file: Path,
+    answers: Path,
     spec: ParitySpec,
+    options: LoadOptions,
     key: str,
     duration_s: float,
+    nulls: Sequence[NullVariant],
+    more: Sequence[Check] = (),
+    operators: Sequence[str] = (),
 ) -> ParityReport:
-    """Judge one artifact's answers; ``folder`` is the reference's."""
-    reasons = [
-        _refusal(reference.sizes[int(i)], reason)
-        for i, reason in sorted(answered.refusals.items(), key=lambda item: int(item[0]))
+    """Judge one artifact's answers.
+
+    ``folder`` is the reference's, ``nulls`` are honest variants of the model, ``operators`` those of its program.
+    """
+    limits = thresholds(spec, nulls)
+    known = next((words for part, words in _KNOWN.get(artifact.backend, ()) if any(part in o for o in operators)), None)
+    floats = [spec.name for spec in artifact.signature.outputs if spec.dtype.startswith("float")]
+    tallies = [_Tallies(name, known, floats) for name in artifact.signature.output_names]
+    for index in range(len(reference.cases)):
+        if str(index) not in answered.refusals:
+            for tally in tallies:
+                tally.add(reference, folder, answers, index)
+    checks = [
+        *_execution(answered.witness),
+        *_refused(reference, answered),
+        *(check for tally in tallies for check in tally.checks(reference, limits, spec)),
+        *answered.checks,
+        *more,
     ]
-    if answered.witness.fallback:
-        reasons.append(answered.witness.fallback)
-    status: ParityStatus = "fail" if reasons else "pass"
-    results: list[OutputParity] = []
-    if reference.failure:
-        status = "fail" if reasons else "no-reference"
-        reasons.append(reference.failure)
-    elif not answered.refusals:
-        names = artifact.signature.output_names
-        count = len(reference.sizes)
-        for name in names:
-            tally = _Tally(name)
-            for sizes, wide, eager, got in zip(
-                reference.sizes,
-                load_cases(folder / FLOAT64, (name,), count),
-                load_cases(folder / EAGER, (name,), count),
-                load_cases(outputs_file, (name,), count),
-                strict=True,
-            ):
-                tally.add(sizes, wide[name], eager[name], got[name])
-            results.append(tally.result())
-            reasons += tally.reasons(spec)
-        empty = [output.name for output in results if output.compared_count == 0]
-        if reasons:
-            status = "fail"
-        elif empty:
-            status = "inconclusive"
-            reasons.append(f"{empty[0]}: no element is finite in float64 and float32, nothing could be compared")
+    status, reasons = _status(checks, reference, tallies, nulls)
     return ParityReport(
         key=key,
         artifact=artifact.name,
         artifact_sha256=digest(artifact),
         reference_sha256=digest(reference),
         status=status,
-        reasons=tuple(reasons),
+        reasons=reasons,
         spec=spec,
-        outputs=tuple(results),
+        thresholds=limits,
+        options=options,
+        checks=tuple(checks),
+        outputs=() if reference.failure else tuple(tally.result() for tally in tallies if tally.compared_count),
+        proved=_proved(reference) if status == "pass" else {},
         witness=answered.witness,
         observed=observed(duration_s),
     )
 
 
-class _Tally:
-    """Errors of one output, gathered case by case."""
+class _Tallies:
+    """Everything that is gathered about one output."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, known: str | None, others: Sequence[str]) -> None:
         self.name = name
-        self._squares = {"artifact": 0.0, "eager": 0.0, "floor": 0.0}
-        self._peaks = {"eager": 0.0, "floor": 0.0}
-        self._case_peaks: list[tuple[float, dict[str, int]]] = []
-        self._compared_count = self._undefined_count = 0
-        self._wrong: list[str] = []
+        self._others = others
+        self._known = known
+        self._structure = StructureTally(name)
+        self._error = ErrorTally(name)
+        self._slope = SlopeTally(name)
+        self._decisions = DecisionTally(name)
+        self._invariance = InvarianceTally(name)
 
-    def add(self, sizes: dict[str, int], wide: Values, eager: Values, got: Values) -> None:
-        """Add one case; structure that differs is kept as a reason."""
-        if got.shape != wide.shape or got.dtype != eager.dtype:
-            self._wrong.append(
-                f"{self.name}{_at(sizes)} must be {eager.dtype}{list(wide.shape)}, got {got.dtype}{list(got.shape)}"
-            )
+    @property
+    def compared_count(self) -> int:
+        return self._error.compared_count + self._structure.compared_count
+
+    def add(self, reference: Reference, folder: Path, answers: Path, index: int) -> None:
+        case = reference.cases[index]
+        (wide,), (eager,), (got,) = (
+            load_case(where, index, (self.name,)).values() for where in (folder / FLOAT64, folder / EAGER, answers)
+        )
+        if fault := shape_fault(self.name, case, eager, got):
+            self._structure.add_fault(fault)
             return
-        if not np.issubdtype(eager.dtype, np.floating):
-            defined = eager == wide
-            if wrong := int((got != wide)[defined].sum()):
-                self._wrong.append(f"{self.name}{_at(sizes)}: {wrong} of {got.size} values differ")
-            self._count(compared=defined, undefined=~defined)
-            return
-        defined = (np.isfinite(wide) == np.isfinite(eager)) & (np.isnan(wide) == np.isnan(eager))
-        finite = np.isfinite(wide) & defined
-        if wrong := int((~np.isfinite(got) & finite).sum()):
-            self._wrong.append(f"{self.name}{_at(sizes)}: {wrong} of {got.size} values are not finite where float64 is")
-            finite &= np.isfinite(got)
-        special = ~np.isfinite(wide) & defined
-        if wrong := int((~((got == wide) | (np.isnan(got) & np.isnan(wide))) & special).sum()):
-            self._wrong.append(
-                f"{self.name}{_at(sizes)}: {wrong} of {got.size} values should be NaN or Inf as float64 has them"
-            )
-        self._count(compared=finite, undefined=~defined)
-        truth = wide[finite].astype(np.float64)
-        errors = {
-            "artifact": got[finite].astype(np.float64) - truth,
-            "eager": eager[finite].astype(np.float64) - truth,
-            "floor": truth.astype(eager.dtype).astype(np.float64) - truth,
-        }
-        for who, error in errors.items():
-            self._squares[who] += float(np.square(error).sum())
-        for who in self._peaks:
-            self._peaks[who] = max(self._peaks[who], _peak(errors[who]))
-        self._case_peaks.append((_peak(errors["artifact"]), sizes))
+        one = Answers(case, wide, eager, got)
+        self._structure.add(one, None if one.floating else self._ties(one, folder, index))
+        self._invariance.add(one)
+        if case.group != "non-finite":
+            self._error.add(one)
+        self._slope.add(one)
+        self._decisions.add(one)
+
+    def _ties(self, one: Answers, folder: Path, index: int) -> Values | None:
+        """Where an integer answer differs only in a choice between equals."""
+        if np.array_equal(one.got, one.wide):
+            return None
+        scores = [
+            tuple(load_case(folder / kind, index, (other,))[other] for kind in (FLOAT64, EAGER))
+            for other in self._others
+        ]
+        return explained_choices(one.wide, one.got, scores)  # type: ignore[arg-type]
+
+    def checks(self, reference: Reference, limits: Thresholds, spec: ParitySpec) -> list[Check]:
+        checks = self._structure.checks(nonfinite_inputs=spec.nonfinite_inputs, known=self._known)
+        if reference.failure is None:
+            checks += self._error.checks(limits)
+            checks += self._slope.checks(limits)
+            checks += self._decisions.checks(self._error.allowed_peak * limits.max_peak_ratio)
+        elif (flips := self._decisions.result(math.inf)) is not None:
+            words = f"{flips.flips_count} of {flips.decisions_count} flipped against eager ({flips.rule}): no reference"
+            checks.append(Check(level="decisions", subject=self.name, status="reported", words=words))
+        return checks + self._invariance.checks()
 
     def result(self) -> OutputParity:
-        """The figures of this output."""
-        peak, sizes = max(self._case_peaks, key=lambda item: item[0], default=(0.0, {}))
         return OutputParity(
             name=self.name,
-            rms_ratio=_ratio(
-                math.sqrt(self._squares["artifact"]), math.sqrt(max(self._squares["eager"], self._squares["floor"]))
-            ),
-            peak_ratio=_ratio(peak, max(self._peaks.values())),
-            peak_sizes=sizes,
-            max_abs_error=peak,
-            compared_count=self._compared_count,
-            undefined_count=self._undefined_count,
+            rms_ratio=self._error.rms_ratio,
+            peak_ratio=self._error.peak_ratio,
+            peak_case=self._error.peak_case,
+            max_abs_error=self._error.max_abs_error,
+            ulps=self._error.ulps(),
+            slope_ulps=self._slope.slope_ulps,
+            flips=self._decisions.result(self._error.allowed_peak),
+            compared_count=self.compared_count,
+            undefined_count=self._structure.undefined_count,
         )
 
-    def reasons(self, spec: ParitySpec) -> list[str]:
-        """What breaks the thresholds; a NaN ratio breaks them too."""
-        result = self.result()
-        reasons = list(self._wrong)
-        if not result.rms_ratio <= spec.max_rms_ratio:
-            reasons.append(
-                f"{self.name}: RMS error is {result.rms_ratio:.3g} times eager's own, "
-                f"at most {spec.max_rms_ratio:g} passes"
-            )
-        if not result.peak_ratio <= spec.max_peak_ratio:
-            reasons.append(
-                f"{self.name}{_at(result.peak_sizes)}: largest error is {result.peak_ratio:.3g} times eager's own "
-                f"({result.max_abs_error:.3g}), at most {spec.max_peak_ratio:g} passes"
-            )
-        return reasons
 
-    def _count(self, *, compared: Values, undefined: Values) -> None:
-        self._compared_count += int(compared.sum())
-        self._undefined_count += int(undefined.sum())
-
-
-def _peak(error: Values) -> float:
-    return float(np.abs(error).max(initial=0.0))
+def _status(
+    checks: Sequence[Check], reference: Reference, tallies: Sequence[_Tallies], nulls: Sequence[NullVariant]
+) -> tuple[ParityStatus, tuple[str, ...]]:
+    failing = tuple(check.words for check in checks if check.status == "fail")
+    if failing:
+        return "fail", failing
+    if reference.failure:
+        return "no-reference", (reference.failure,)
+    unclear = tuple(check.words for check in checks if check.status == "inconclusive")
+    if (why := beyond(nulls)) is not None:
+        unclear += (why,)
+    unclear += tuple(
+        f"{tally.name}: no element is finite in float64 and float32, nothing could be compared"
+        for tally in tallies
+        if not tally.compared_count
+    )
+    return ("inconclusive", unclear) if unclear else ("pass", ())
 
 
-def _ratio(error: float, floor: float) -> float:
-    """No error is no error whatever the floor; an error where nothing may differ is infinite."""
-    if error == 0.0:
-        return 0.0
-    return error / floor if floor > 0.0 else math.inf
+def _execution(witness: Witness) -> list[Check]:
+    told = ", ".join(f"{name} {value}" for name, value in witness.evidence.items()) or f"on {witness.device}"
+    return [
+        Check(
+            level="execution",
+            subject=witness.device,
+            status="fail" if witness.fallback else "pass",
+            words=witness.fallback or told,
+        )
+    ]
 
 
-def _at(sizes: Mapping[str, int]) -> str:
-    return f" at {', '.join(f'{name}={size}' for name, size in sizes.items())}" if sizes else ""
+def _refused(reference: Reference, answered: Outputs) -> list[Check]:
+    """Cases that the model answers and the artifact does not."""
+    refused = sorted((int(index), reason) for index, reason in answered.refusals.items())
+    checks = []
+    for index, reason in refused[:_REFUSALS_SHOWN]:
+        case = reference.cases[index]
+        level = "structure" if case.group == "rows" else case.group
+        checks.append(Check(level=level, subject=case.name, status="fail", words=f"refused {case.name}: {reason}"))
+    if len(refused) > _REFUSALS_SHOWN:
+        words = f"{len(refused)} of {len(reference.cases)} cases were refused"
+        checks.append(Check(level="structure", subject="cases", status="fail", words=words))
+    return checks
 
 
-def _refusal(sizes: Mapping[str, int], reason: str) -> str:
-    return f"refused{_at(sizes)}: {reason}"
+def _proved(reference: Reference) -> dict[str, SizesProved]:
+    sizes: dict[str, list[int]] = {}
+    for case in reference.cases:
+        for name, size in case.sizes.items():
+            sizes.setdefault(name, []).append(size)
+    return {name: SizesProved(min=min(tried), max=max(tried)) for name, tried in sizes.items()}

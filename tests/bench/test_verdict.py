@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bench.measure import Measurement, Samples
-from bench.parity.cases import ParitySpec
 from bench.parity.report import OutputParity, ParityReport, ParityStatus
+from bench.parity.spec import ParitySpec, Thresholds
 from bench.sample import BenchSpec
 from bench.verdict import Evidence, Failure, Limits, Verdict, weigh
 from export.artifact import Artifact
@@ -41,8 +41,11 @@ def parity(name: str, status: ParityStatus = "pass", ratio: float = 1.0) -> Pari
         name="y",
         rms_ratio=1.0,
         peak_ratio=ratio,
-        peak_sizes={},
+        peak_case="rows 0 to 255",
         max_abs_error=1e-7,
+        ulps=None,
+        slope_ulps=None,
+        flips=None,
         compared_count=1,
         undefined_count=0,
     )
@@ -54,6 +57,10 @@ def parity(name: str, status: ParityStatus = "pass", ratio: float = 1.0) -> Pari
         status=status,
         reasons=() if status == "pass" else ("it is wrong",),
         spec=ParitySpec(),
+        thresholds=Thresholds(max_rms_ratio=2, max_peak_ratio=4, max_slope_ulps=4),
+        options=LoadOptions(),
+        checks=(),
+        proved={},
         outputs=(output,),
         witness=Witness(device="cpu"),
         observed=OBSERVED,

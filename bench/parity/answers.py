@@ -1,0 +1,59 @@
+"""The three answers to one case for one output, and which of their elements can be compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from bench.parity.cases import Case, Values
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One output in one case: what float64, eager float32 and the artifact answered, all of one shape."""
+
+    case: Case
+    wide: Values
+    eager: Values
+    got: Values
+
+    @property
+    def floating(self) -> bool:
+        """Whether this output holds real numbers."""
+        return bool(np.issubdtype(self.eager.dtype, np.floating))
+
+    @cached_property
+    def defined(self) -> Values:
+        """Where float64 and eager float32 agree whether the element is a number, NaN or infinite.
+
+        Elsewhere the element is undefined in float32: neither right nor wrong.
+        """
+        if not self.floating:
+            return np.asarray(self.eager == self.wide)
+        return np.asarray(
+            (np.isfinite(self.wide) == np.isfinite(self.eager)) & (np.isnan(self.wide) == np.isnan(self.eager))
+        )
+
+    @cached_property
+    def comparable(self) -> Values:
+        """Where all three are finite numbers."""
+        if not self.floating:
+            return np.zeros(self.wide.shape, bool)
+        return np.asarray(np.isfinite(self.wide) & self.defined & np.isfinite(self.got))
+
+    def truth(self) -> Values:
+        """Float64 values of the comparable elements, flat."""
+        return self.wide[self.comparable].astype(np.float64)
+
+    def errors(self) -> dict[str, Values]:
+        """Differences from ``truth()``: of the artifact, of eager, and of the truth rounded to the output's dtype."""
+        truth = self.truth()
+        with np.errstate(over="ignore"):
+            rounded = truth.astype(self.eager.dtype).astype(np.float64)
+        return {
+            "artifact": self.got[self.comparable].astype(np.float64) - truth,
+            "eager": self.eager[self.comparable].astype(np.float64) - truth,
+            "floor": np.where(np.isfinite(rounded), rounded - truth, 0.0),
+        }

@@ -1,0 +1,154 @@
+"""Calibration on the user's own model: how many honest variants would fail, and the weakest faults that would not."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.parity.answers import Answers
+from bench.parity.cases import Case
+from bench.parity.error import ErrorTally
+from bench.parity.jobs import EAGER, FLOAT64, INPUTS
+from bench.parity.mutate import MUTATIONS, Mutation
+from bench.parity.nulls import NullVariant, null_variants, thresholds
+from bench.parity.oracle import Oracle
+from bench.parity.slope import SlopeTally
+from bench.parity.spec import ParitySpec, Thresholds
+from bench.parity.store import load_case
+from bench.parity.structure import StructureTally
+from export.artifact import verified_program
+from export.build import Source
+from export.errors import UserError
+from export.record import Observed, Record, from_json, observed
+from export.signature import Signature
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_CASES_COUNT = 2
+"""Chunks of rows on which faults are tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """One class of fault, planted into the model itself."""
+
+    name: str
+    seen: str | None
+    """The weakest that fails; None if not even the strongest does."""
+    missed: str | None
+    """The strongest that passes; None if all fail."""
+    ratio: float
+    """The larger error ratio of the weakest that fails; of the strongest where none does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(Record):
+    """What ``pipeline.calibrate`` leaves; ``pipeline.all`` judges by its variants too."""
+
+    SCHEMA: ClassVar[str] = "torchstone.calibration/1"
+
+    key: str
+    reference_sha256: str
+    variants: tuple[NullVariant, ...]
+    would_fail_count: int
+    """Honest variants beyond the recipe's own thresholds."""
+    thresholds: Thresholds
+    """The recipe's, raised if any variant exceeds them."""
+    sensitivities: tuple[Sensitivity, ...]
+    observed: Observed
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationJob:
+    """Calibrate on the rows of a reference."""
+
+    source: Source
+    signature: Signature
+    spec: ParitySpec
+    program: str | None
+    reference: str
+    reference_sha256: str
+    cases: tuple[Case, ...]
+    seed: int
+    device: str
+    key: str
+
+
+def calibrate(payload: object) -> Calibration:
+    """Job: run every null variant and every class of fault.
+
+    Raises:
+        UserError: the model has no float64 answer, or keeps state between calls: there is nothing to calibrate by.
+    """
+    job = from_json(CalibrationJob, payload)
+    started = time.monotonic()
+    program_file = verified_program(Path(job.program)) if job.program else None
+    oracle = Oracle(job.source.module(), job.signature, job.device, program_file)
+    if oracle.failure:
+        raise UserError(f"there is nothing to calibrate by: {oracle.failure}")
+    folder = Path(job.reference)
+    variants = null_variants(oracle, folder, job.cases, replace(job.spec, depth="full"), job.seed)
+    limits = thresholds(job.spec, variants)
+    would_fail = [
+        variant
+        for variant in variants
+        if variant.rms_ratio > job.spec.max_rms_ratio or variant.peak_ratio > job.spec.max_peak_ratio
+    ]
+    found = (_sensitivity(mutation, oracle, folder, job.cases, limits) for mutation in MUTATIONS)
+    return Calibration(
+        key=job.key,
+        reference_sha256=job.reference_sha256,
+        variants=variants,
+        would_fail_count=len(would_fail),
+        thresholds=limits,
+        sensitivities=tuple(one for one in found if one is not None),
+        observed=observed(time.monotonic() - started),
+    )
+
+
+def _sensitivity(
+    mutation: Mutation, oracle: Oracle, folder: Path, cases: Sequence[Case], limits: Thresholds
+) -> Sensitivity | None:
+    """Weaken the fault until it passes; None if the model has no part for it."""
+    seen = missed = None
+    ratio = 0.0
+    for strength in mutation.strengths:
+        module = copy.deepcopy(oracle.module)
+        if not mutation.plant(module, strength):
+            return None
+        fails, reached = _fails(oracle, module, folder, cases, limits)
+        words = mutation.unit.format(strength) or "as it is"
+        if not fails:
+            missed, ratio = words, (ratio if seen else reached)
+            break
+        seen, ratio = words, reached
+    return Sensitivity(name=mutation.name, seen=seen, missed=missed, ratio=ratio)
+
+
+def _fails(
+    oracle: Oracle, module: nn.Module, folder: Path, cases: Sequence[Case], limits: Thresholds
+) -> tuple[bool, float]:
+    """Whether an artifact that computes as ``module`` does would fail on the rows; and its larger error ratio."""
+    names = oracle.signature.output_names
+    tallies = [(StructureTally(name), ErrorTally(name), SlopeTally(name)) for name in names]
+    for index in [index for index, case in enumerate(cases) if case.group == "rows"][:_CASES_COUNT]:
+        got = oracle.eager(load_case(folder / INPUTS, index, [spec.name for spec in oracle.signature.inputs]), module)
+        wide, eager = (load_case(folder / kind, index, names) for kind in (FLOAT64, EAGER))
+        for structure, error, slope in tallies:
+            answers = Answers(cases[index], wide[error.name], eager[error.name], got[error.name])
+            for tally in (structure, error, slope):
+                tally.add(answers)
+    checks = [
+        check
+        for structure, error, slope in tallies
+        for check in (
+            *structure.checks(nonfinite_inputs=False, known=None), *error.checks(limits), *slope.checks(limits),
+        )
+    ]  # fmt: skip
+    ratio = max(max(error.rms_ratio, error.peak_ratio) for _, error, _ in tallies)
+    return any(check.status == "fail" for check in checks), ratio

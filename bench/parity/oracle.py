@@ -1,0 +1,136 @@
+"""The model's own answers: in float64, which is the truth, and in eager float32, which shows what honest error is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bench.parity.cases import Tensors
+from export.arrays import Array, to_numpy, to_torch
+from export.program import FlatModule, load_exported
+from export.signature import Signature
+from export.widen import Widened, widen
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Flat = Callable[..., Sequence[torch.Tensor]]
+_FLOAT64_NOISE, _FLOAT32_NOISE = 1e-10, 1e-4
+"""Relative differences that rounding makes: at most of the first size in float64, of the second in narrower floats."""
+
+
+class Oracle:
+    """Answers one case after the other; a model with state therefore meets them in the same order as an artifact.
+
+    Float64 answers come from the module itself; where it does not run in float64 throughout (it casts inside), from
+    its traced program with the casts widened; else there are none, and ``failure`` says why.
+    """
+
+    def __init__(self, module: nn.Module, signature: Signature, device: str, program_file: Path | None) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        self.signature = signature
+        self.device = device
+        self.program_file = program_file
+        self.module = module.eval()
+        self._eager = FlatModule(copy.deepcopy(module).to(device), signature)
+        self.float64_by: str | None = None
+        self.failure: str | None = None
+        self._wide: Flat | None = None
+        self._choose(module)
+
+    def answer(self, inputs: Tensors) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Outputs by name: eager's, and float64's (eager's own where there is no float64)."""
+        eager = self._named(self._eager, [to_torch(array, self.device) for array in self._ordered(inputs)])
+        if self._wide is None:
+            return eager, eager
+        return eager, self._named(self._wide, [widen(to_torch(array)) for array in self._ordered(inputs)])
+
+    def eager(self, inputs: Tensors, module: nn.Module | None = None) -> Tensors:
+        """Eager float32 outputs of a fresh copy of the module, or of another one in its place."""
+        flat = FlatModule((module or copy.deepcopy(self.module)).to(self.device), self.signature)
+        named = self._named(flat, [to_torch(array, self.device) for array in self._ordered(inputs)])
+        return {name: to_numpy(array) for name, array in named.items()}
+
+    def wide(self, inputs: Tensors) -> Tensors:
+        """Float64 outputs; only where there is a float64 answer."""
+        assert self._wide is not None
+        named = self._named(self._wide, [widen(to_torch(array)) for array in self._ordered(inputs)])
+        return {name: to_numpy(array) for name, array in named.items()}
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the calls have changed the model's state: a fresh copy then answers otherwise."""
+        before, now = self.module.state_dict(), self._eager.module.state_dict()
+        return any(not torch.equal(tensor.to(self.device), now[name]) for name, tensor in before.items())
+
+    def _ordered(self, inputs: Tensors) -> list[Array]:
+        return [inputs[spec.name] for spec in self.signature.inputs]
+
+    def _named(self, flat: Flat, tensors: Sequence[torch.Tensor]) -> dict[str, Array]:
+        with torch.inference_mode():
+            outputs = flat(*tensors)
+        return dict(zip(self.signature.output_names, [output.cpu() for output in outputs], strict=True))
+
+    def _choose(self, module: nn.Module) -> None:
+        """Try who can answer the example in float64, from beginning to end."""
+        example = self._ordered(self.signature.example(self.signature.example_sizes(), seed=0))
+        tensors = [widen(to_torch(array)) for array in example]
+        answers: dict[str, Sequence[torch.Tensor]] = {}
+        reasons = []
+        makers: dict[str, Callable[[], Flat]] = {
+            "module": lambda: FlatModule(copy.deepcopy(module).double(), self.signature),
+            "program": self._widened,
+        }
+        for who, make in makers.items():
+            try:
+                with torch.inference_mode():
+                    answers[who] = make()(*tensors)
+            except Exception as error:  # noqa: BLE001 - custom operators refuse float64 in their own ways; the reason is recorded
+                reasons.append(f"the {who} does not run in float64: {type(error).__name__}: {error}"[:300])
+                continue
+            if narrow := self._narrow(answers[who]):
+                reasons.append(f"the {who} casts its output {narrow} to a narrower type inside")
+                del answers[who]
+        if "module" in answers and not ("program" in answers and _rounded_inside(**answers)):
+            self.float64_by = "module"
+        elif "program" in answers:
+            self.float64_by = "program"
+        else:
+            self.failure = "; ".join(reasons)
+            return
+        self._wide = makers[self.float64_by]()  # a fresh one: the example may have moved its state
+
+    def _widened(self) -> Flat:
+        if self.program_file is None:
+            raise FileNotFoundError("the model could not be traced")
+        return Widened(load_exported(self.program_file))
+
+    def _narrow(self, outputs: Sequence[torch.Tensor]) -> str | None:
+        """The first floating output that is not in float64."""
+        return next(
+            (
+                spec.name
+                for spec, output in zip(self.signature.outputs, outputs, strict=True)
+                if np.issubdtype(np.dtype(spec.dtype), np.floating) and output.dtype != torch.float64
+            ),
+            None,
+        )
+
+
+def _rounded_inside(module: Sequence[torch.Tensor], program: Sequence[torch.Tensor]) -> bool:
+    """Whether the module's float64 answers differ from its widened program's by what narrower floats round.
+
+    Such a module casts inside and widens again. A larger difference is no rounding: the program is then not trusted.
+    """
+    for one, two in zip(module, program, strict=True):
+        if one.is_floating_point() and one.numel() and one.shape == two.shape:
+            apart, size = float((one - two).abs().max()), float(one.abs().max())
+            if _FLOAT64_NOISE * size < apart < _FLOAT32_NOISE * size:
+                return True
+    return False
