@@ -1,0 +1,286 @@
+"""The job that locates a fault: the artifact's values, one by one, against the traced program's.
+
+Each value that artifact and program have in common is computed twice: by the artifact, and by the program in float64,
+both from the same rounded inputs. Its *local* error is what its own operators add; the *inherited* error is that of the
+artifact's whole run. The first value, in the program's order, with a local error beyond eager's is the suspect: what
+comes after it merely inherits.
+
+Where no value is at fault by itself, the fault is made by what lies between file and execution: graph optimisation of
+ONNX Runtime (found by optimisation level, then by disabling its passes), or compilation by Inductor (found by compiling
+ever longer beginnings of the program). Weights and settings that differ in the files point at their operator directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bench.locate.compared import LIMIT, local_ratio
+from bench.locate.inductor import compiled_fault
+from bench.locate.passes import guilty_passes
+from bench.locate.trace import Trace
+from bench.parity.check import Check
+from bench.parity.jobs import FLOAT64, INPUTS, Reference
+from bench.parity.report import ParityReport
+from bench.parity.store import load_case
+from bench.parity.weights import compare_contents
+from export import backend as backends
+from export.arrays import to_numpy, to_torch
+from export.artifact import Artifact, open_artifact, verified_program
+from export.backend import LoadOptions
+from export.backends.onnx import lowered
+from export.program import load_exported
+from export.record import from_json
+from export.signature import Signature
+
+Values = np.ndarray[Any, Any]
+_ROWS = 16
+_MOST_CASES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocateJob:
+    """Where to look."""
+
+    artifact: str
+    program: str
+    reference: str
+    weights: str
+    cases: tuple[int, ...]
+    """Numbers of the reference's cases to look at, the likeliest first."""
+    options: LoadOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """The first operator that departs from the model by itself."""
+
+    module: str
+    """The path of the user's module; empty for the model itself."""
+    node: str
+    """In the traced program."""
+    operator: str
+    """PyTorch's."""
+    runtime_operator: str
+    """The artifact's."""
+    line: str
+    """Of the user's code."""
+    between: tuple[str, ...]
+    """Other modules whose work is in this value, since program and artifact have no value in common before it."""
+    local_ratio: float
+    """Its own error, in units of eager's on the same inputs."""
+    inherited_ratio: float | None
+    """Its error in the artifact's whole run; None if that could not be had."""
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """What was found."""
+
+    suspect: Suspect | None
+    nodes_count: int
+    """Values of the program."""
+    matched_count: int
+    """Those that the artifact has too."""
+    words: str
+    """How it was found, or why not."""
+
+
+def likeliest_cases(report: ParityReport, reference: Reference) -> tuple[int, ...]:
+    """Cases in which to look for a fault: those that the report names for failing, then the first rows."""
+    words = " ".join(check.words for check in report.checks if check.status == "fail")
+    named = [index for index, case in enumerate(reference.cases) if f"({case.name})" in words]
+    rows = [index for index in named if reference.cases[index].group == "rows"]
+    return tuple(dict.fromkeys([*rows, *reference.indices("rows")[:1], *named]))[:_MOST_CASES]
+
+
+class Taps(Protocol):
+    """The inside of an artifact, its values known by the program's names."""
+
+    names: dict[str, str]
+    """By the program's name of a value: the artifact's."""
+
+    def run(self, inputs: Mapping[str, Values]) -> dict[str, Values]:
+        """Every matched value of one run of the whole."""
+        ...
+
+    def given(self, name: str) -> list[str]:
+        """The nearest matched values and inputs that a value is computed from."""
+        ...
+
+    def local(self, name: str, given: Mapping[str, Values]) -> Values:
+        """One value computed from ``given`` ones by the artifact's own operators."""
+        ...
+
+    def modules(self, name: str) -> list[str]:
+        """Paths of the modules whose work lies between the given values and this one, as the artifact tells them."""
+        ...
+
+    def operator(self, name: str) -> str:
+        """The artifact's word for what computes a value."""
+        ...
+
+
+def locate(payload: object) -> Location:
+    """Job: name the first operator at fault."""
+    job = from_json(LocateJob, payload)
+    folder = Path(job.artifact)
+    artifact = open_artifact(folder)
+    exported = load_exported(verified_program(Path(job.program)))
+    trace = Trace(lowered(exported) if artifact.backend == "onnx" else exported)
+    taps: Taps | None = None
+    for case in job.cases:
+        inputs = _inputs(job, case, artifact.signature)
+        trace.run([to_torch(array) for array in inputs.values()])
+        taps = taps or _taps(artifact.backend, folder, trace, job.options)
+        if taps is not None and (suspect := first_suspect(trace, taps, inputs)) is not None:
+            return _location(trace, taps, suspect, "its own values, computed from the program's")
+    checks = compare_contents(artifact, folder, Path(job.weights), job.program)
+    if (suspect := _from_files(trace, checks)) is not None:
+        return _location(trace, taps, suspect, "the artifact's files")
+    return _by_compilation(job, artifact, exported, trace, taps)
+
+
+def _by_compilation(job: LocateJob, artifact: Artifact, exported: Any, trace: Trace, taps: Taps | None) -> Location:
+    """The fault lies neither in a single value nor in the files: it is made when the artifact is loaded or compiled."""
+    inputs = _inputs(job, job.cases[0], artifact.signature)
+    trace.run([to_torch(array) for array in inputs.values()])
+    if artifact.backend == "onnx":
+        words = guilty_passes(Path(job.artifact), artifact.signature, trace, inputs, job.options)
+        return _location(trace, taps, None, words)
+    if artifact.backend not in ("compile", "aotinductor"):
+        words = f"{artifact.backend} keeps no names of inner values, and no weight or setting in its files differs"
+        return _location(trace, taps, None, words)
+    name = compiled_fault(exported, trace, list(inputs.values()))
+    if name is None:
+        words = "compiling the traced program here gives no fault: the artifact was made of another program"
+        return _location(trace, taps, None, words)
+    suspect = _suspect(trace, name, "Inductor", np.inf, None, "Inductor's code for the program up to here is wrong")
+    return _location(trace, taps, suspect, "compiling ever longer beginnings of the program")
+
+
+def first_suspect(trace: Trace, taps: Taps, inputs: Mapping[str, Values]) -> Suspect | None:
+    """The first value in the program's order whose local error is beyond eager's."""
+    inherited: dict[str, Values] | None
+    try:
+        inherited = taps.run(inputs)
+    except Exception:  # noqa: BLE001 - a runtime that cannot run the whole may still run the parts, which is what counts
+        inherited = None
+    for name in trace.nodes:
+        if name not in taps.names:
+            continue
+        given = taps.given(name)
+        truth, eager = (to_numpy(tensor) for tensor in trace.local(name, given))
+        why = "its own error is beyond eager's"
+        try:
+            got = taps.local(name, {one: to_numpy(trace.rounded(one)) for one in given})
+            ratio = local_ratio(truth, eager, got)
+        except Exception as error:  # noqa: BLE001 - each runtime refuses in its own type; the refusal is the finding
+            ratio, why = np.inf, f"it does not run: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if ratio > LIMIT:
+            whole = None
+            if inherited is not None:
+                own = to_numpy(trace.values[name])
+                whole = local_ratio(own, to_numpy(trace.rounded(name)), inherited[name])
+            between = [*map(trace.scope, trace.between(name, given)), *taps.modules(name)]
+            return _suspect(trace, name, taps.operator(name), float(ratio), whole, why, between)
+    return None
+
+
+def _suspect(
+    trace: Trace,
+    name: str,
+    runtime_operator: str,
+    local: float,
+    inherited: float | None,
+    why: str,
+    between: Sequence[str] = (),
+) -> Suspect:
+    return Suspect(
+        module=trace.scope(name),
+        node=name,
+        operator=trace.operator(name),
+        runtime_operator=runtime_operator,
+        line=trace.line(name),
+        between=tuple(dict.fromkeys(one for one in between if one != trace.scope(name))),
+        local_ratio=local,
+        inherited_ratio=inherited,
+        why=why,
+    )
+
+
+def _from_files(trace: Trace, checks: Sequence[Check]) -> Suspect | None:
+    """The operator that uses the first weight, or has the first setting, that differs in the files."""
+    users = trace.weight_users
+    order = {name: index for index, name in enumerate(trace.nodes)}
+    for check in checks:
+        if check.status != "fail":
+            continue
+        named = [users[weight] for weight in users if f"{weight} " in f"{check.words} "]
+        named += [
+            name for name in trace.nodes if check.subject == name or f" in {trace.scope(name)} must" in check.words
+        ]
+        if named:
+            return _suspect(trace, min(named, key=lambda name: order[name]), "unknown", np.inf, None, check.words)
+    return None
+
+
+def _location(trace: Trace, taps: Taps | None, suspect: Suspect | None, words: str) -> Location:
+    return Location(
+        suspect=suspect,
+        nodes_count=len(trace.nodes),
+        matched_count=len(taps.names) if taps else 0,
+        words=words,
+    )
+
+
+def _taps(backend: str, folder: Path, trace: Trace, options: LoadOptions) -> Taps | None:
+    """The artifact's inside, where it has one that can be looked into."""
+    makers: dict[str, Callable[[], Taps]] = {}
+    if backend == "onnx":
+        from bench.locate.onnx_taps import OnnxTaps
+
+        makers["onnx"] = lambda: OnnxTaps(folder / "model.onnx", trace, options)
+    elif backend in ("exported", "compile"):
+        from bench.locate.graph_taps import GraphTaps
+
+        makers[backend] = lambda: GraphTaps(load_exported(folder / "model.pt2"), trace)
+    return makers[backend]() if backend in makers else None
+
+
+def _inputs(job: LocateJob, case: int, signature: Signature) -> dict[str, Values]:
+    """The rows of a case that the artifact gets most wrong, and its first ones."""
+    reference = Path(job.reference)
+    inputs = load_case(reference / INPUTS, case, [spec.name for spec in signature.inputs])
+    batch = signature.batch
+    count = next((len(inputs[spec.name]) for spec in signature.inputs if spec.shape[:1] == (batch,)), 0)
+    if batch is None or count <= 2 * _ROWS:
+        return inputs
+    rows = np.union1d(np.arange(_ROWS), _worst_rows(job, case, signature, inputs, count))
+    return {
+        spec.name: np.ascontiguousarray(inputs[spec.name][rows]) if spec.shape[:1] == (batch,) else inputs[spec.name]
+        for spec in signature.inputs
+    }
+
+
+def _worst_rows(job: LocateJob, case: int, signature: Signature, inputs: Mapping[str, Values], count: int) -> Values:
+    """The rows with the largest errors; none if the artifact does not answer."""
+    try:
+        answers = backends.load(Path(job.artifact), job.options)(inputs)
+    except Exception:  # noqa: BLE001 - each runtime refuses in its own type; its parts are then looked at on other rows
+        return np.arange(0)
+    truth = load_case(Path(job.reference) / FLOAT64, case, signature.output_names)
+    errors = np.zeros(count)
+    for name, wide in truth.items():
+        got = to_numpy(answers[name])
+        if got.shape == wide.shape and wide.shape[:1] == (count,):
+            with np.errstate(invalid="ignore", over="ignore"):
+                error = np.abs(got.astype(np.float64) - wide.astype(np.float64)).reshape(count, -1)
+            same = (got == wide).reshape(count, -1) | (np.isnan(got) & np.isnan(wide)).reshape(count, -1)
+            errors = np.maximum(errors, np.where(same, 0.0, np.nan_to_num(error, nan=np.inf)).max(1, initial=0.0))
+    return np.argsort(errors)[-_ROWS:]
