@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.version import VERSION
 
-COMMANDS = ("all",)
+COMMANDS = ("all", "calibrate", "locate")
 
 
 def main() -> int:

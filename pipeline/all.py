@@ -50,7 +50,7 @@ def story(run: Run, options: Options) -> int:
     artifacts = build(run, trained, program, failures)
     if options.only == "build":
         return required_good(run, artifacts)
-    reports = parity(run, trained, artifacts, failures)
+    reports = parity(run, trained, program, artifacts, failures)
     if options.only == "parity":
         return required_good(run, {name: report for name, report in reports.items() if report.status == "pass"})
     measurements = measure(run, trained, artifacts, reports, failures)
@@ -72,7 +72,9 @@ def show(run: Run, verdict: Verdict, options: Options) -> None:
     from pipeline.table import verdict_table
 
     run.console.show(verdict_table(verdict))
-    run.console.say("\n".join([*verdict.reasons, f"report: {run.folder / 'report.html'}"]))
+    wrong = [row.name for row in verdict.rows if row.parity == "fail"]
+    hints = [f"where: python -m pipeline.locate {run.folder} {name}" for name in wrong]
+    run.console.say("\n".join([*verdict.reasons, *hints, f"report: {run.folder / 'report.html'}"]))
     if options.json:
         print(encode(verdict).decode())
 

@@ -16,7 +16,7 @@ import torch
 import tyro
 from torch import nn
 
-from bench.parity.cases import ParitySpec
+from bench.parity.spec import ParitySpec
 from bench.sample import BenchSpec
 from bench.verdict import Limits
 from export.backend import BACKENDS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from export.record import digest, write_atomically
 from pipeline import text
 
 if TYPE_CHECKING:
+    from bench.parity.report import ParityReport
     from pipeline.run import Run
 
 _PAGE = """<!doctype html>
@@ -34,21 +35,23 @@ _PARITY_NOTE = """<p class="dim">An artifact may be as wrong as eager float32 ho
 its single worst element (dashed).</p>"""
 
 
-def write_report(run: Run, verdict: Verdict) -> None:
+def write_report(run: Run, verdict: Verdict, reports: Mapping[str, ParityReport]) -> None:
     """Write ``report.html``, unless it already shows this verdict."""
     path = run.folder / "report.html"
     stamp = f"<!-- verdict {digest(verdict)} -->\n"
     if not path.exists() or not path.read_text().startswith(stamp):
-        write_atomically(path, (stamp + _page(run, verdict)).encode())
+        write_atomically(path, (stamp + _page(run, verdict, reports)).encode())
 
 
-def _page(run: Run, verdict: Verdict) -> str:
+def _page(run: Run, verdict: Verdict, reports: Mapping[str, ParityReport]) -> str:
+    from pipeline.report.levels import levels_table
     from pipeline.report.plots import latency_svg, parity_svg
 
     limit = run.found.recipe.parity.max_peak_ratio
     latency, errors = latency_svg(verdict), parity_svg(verdict, limit)
     body = [f"<h2>Latency</h2>{latency}"] if latency else []
     body += [f"<h2>Parity</h2>{errors}{_PARITY_NOTE.format(limit=limit)}"] if errors else []
+    body.append(levels_table(reports))
     return _PAGE.format(
         recipe=_safe(verdict.recipe),
         headline=_safe(_headline(verdict)),

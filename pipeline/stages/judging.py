@@ -52,7 +52,7 @@ def judge(
         verdict = known
     else:
         write(run.folder / "verdict.json", verdict)
-    write_report(run, verdict)
+    write_report(run, verdict, reports)
     set_latest(run)
     return verdict
 
