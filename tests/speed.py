@@ -28,11 +28,26 @@ class Command:
     limit_s: float
     fresh: bool = False
     """Whether each repeat begins with an empty output folder."""
+    module: str = "all"
+    vary: str | None = None
+    """A flag that each repeat gives another value, so that the stage that it belongs to is done again."""
 
 
 COMMANDS = (
-    Command("the main job on `seed`, from nothing", ("seed",), 60.0, fresh=True),
+    Command("the main job on `seed`, from nothing", ("seed",), 120.0, fresh=True),
     Command("again, nothing changed", ("seed",), 4.0),
+    Command("the main job on `digits`, built", ("digits", "--only", "build"), 120.0),
+    Command(
+        "parity of `digits`, all artifacts built", ("digits", "--only", "parity"), 30.0, vary="--parity.call-limit-s"
+    ),
+    Command(
+        "the same, `--parity.depth full`",
+        ("digits", "--only", "parity", "--parity.depth", "full"),
+        240.0,
+        vary="--parity.call-limit-s",
+    ),
+    Command("`pipeline.calibrate digits`", ("digits",), 60.0, module="calibrate"),
+    Command("`pipeline.locate seed onnx`", ("seed", "onnx"), 15.0, module="locate"),
     Command("`--help`", ("--help",), 1.0),
     Command("`seed --help`", ("seed", "--help"), 4.0),
 )
@@ -44,9 +59,10 @@ def seconds(command: Command, base: Path) -> list[float]:
     for repeat in range(REPEATS_COUNT):
         out = base / (f"fresh-{repeat}" if command.fresh else "fresh-0")
         options = [] if "--help" in command.arguments else ["--out", str(out)]
+        options += [command.vary, f"{2 + repeat / 100 + ('full' in command.arguments) / 10}"] if command.vary else []
         started = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", "pipeline.all", *command.arguments, *options],
+            [sys.executable, "-m", f"pipeline.{command.module}", *command.arguments, *options],
             capture_output=True, text=True, check=False, env=environ(), cwd=ROOT,
         )  # fmt: skip
         taken.append(time.monotonic() - started)

@@ -13,7 +13,8 @@ from export import backend as backends
 from export.backend import BACKENDS, LoadOptions
 from pipeline.train import Progress, train
 from tests.conftest import Builder
-from tests.models import make
+from tests.models import SIGNATURES, make, source
+from tests.prover import Prover
 
 pytestmark = pytest.mark.gpu
 OPTIONS = LoadOptions(device="cuda")
@@ -31,6 +32,13 @@ def test_a_portable_artifact_runs_on_cuda_and_nowhere_else(name: str, build_mode
     assert on_device.is_cuda
     witness = runner.witness()
     assert (witness.device, witness.fallback) == ("cuda", None)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS if not backends.get(name).DEVICE_BOUND])
+def test_parity_holds_on_cuda_against_eager_on_cuda(name: str, tmp_path: Path) -> None:
+    prover = Prover(source("ConvNorm"), SIGNATURES["ConvNorm"], tmp_path / "prover", device="cuda")
+    report = prover.judge(prover.build(name, tmp_path / name), OPTIONS)
+    assert (report.status, report.reasons) == ("pass", ())
 
 
 def test_a_bound_call_reads_its_buffers_on_the_device(build_model: Builder) -> None:
