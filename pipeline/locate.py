@@ -128,13 +128,13 @@ def _show(location: Location, report: ParityReport, console: Console) -> None:
         if report.status != "pass":
             console.say(f"no single operator is at fault: {location.words}")
         return
-    inherited = "unknown" if suspect.inherited_ratio is None else f"{suspect.inherited_ratio:.3g}"
+    whole = "" if suspect.inherited_ratio is None else f"; {suspect.inherited_ratio:.3g} roundings in the whole run"
     between = f"\n  in between   {', '.join(one or 'the model' for one in suspect.between)}" if suspect.between else ""
     console.say(
         f"first at fault: {suspect.module or 'the model'}\n"
         f"  line         {suspect.line}\n"
         f"  operator     {suspect.operator} (here {suspect.runtime_operator}), value {suspect.node}\n"
-        f"  own error    {suspect.local_ratio:.3g} times eager's on the same inputs, {inherited} in the whole run"
+        f"  own error    {suspect.local_ratio:.3g} times eager's on the same inputs{whole}"
         f"{between}\n"
         f"  because      {suspect.why}\n"
         f"  found by     {location.words} ({location.matched_count} of {location.nodes_count} values compared)"

@@ -12,7 +12,7 @@ ever longer beginnings of the program). Weights and settings that differ in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,7 +74,7 @@ class Suspect:
     local_ratio: float
     """Its own error, in units of eager's on the same inputs."""
     inherited_ratio: float | None
-    """Its error in the artifact's whole run; None if that could not be had."""
+    """Its error in the artifact's whole run, in units of the value's rounding; None if that could not be had."""
     why: str
 
 
@@ -241,16 +241,15 @@ def _location(trace: Trace, taps: Taps | None, suspect: Suspect | None, words: s
 
 def _taps(backend: str, folder: Path, trace: Trace, options: LoadOptions) -> Taps | None:
     """The artifact's inside, where it has one that can be looked into."""
-    makers: dict[str, Callable[[], Taps]] = {}
     if backend == "onnx":
         from bench.locate.onnx_taps import OnnxTaps
 
-        makers["onnx"] = lambda: OnnxTaps(folder / "model.onnx", trace, options)
-    elif backend in ("exported", "compile"):
+        return OnnxTaps(folder / "model.onnx", trace, options)
+    if backend in ("exported", "compile"):
         from bench.locate.graph_taps import GraphTaps
 
-        makers[backend] = lambda: GraphTaps(load_exported(folder / "model.pt2"), trace)
-    return makers[backend]() if backend in makers else None
+        return GraphTaps(load_exported(folder / "model.pt2"), trace)
+    return None
 
 
 def _inputs(job: LocateJob, case: int, signature: Signature) -> dict[str, Values]:

@@ -90,8 +90,11 @@ class Trace:
         return scope_of(self.nodes[name])
 
     def operator(self, name: str) -> str:
-        """``aten.linear.default``."""
-        return str(self.nodes[name].target)
+        """``aten.linear.default``; of one of several results, what computed them."""
+        node = self.nodes[name]
+        if node.target is operator.getitem:
+            node = node.all_input_nodes[0]
+        return str(node.target)
 
     def line(self, name: str) -> str:
         """``models.py:34: logits = self.head(x)``: the innermost line of the user's own code."""
