@@ -13,6 +13,9 @@ from bench.parity.answers import Answers
 from bench.parity.cases import Case, Values
 from bench.parity.check import Check, CheckStatus
 
+_TIMES_EAGER = 4
+"""Integers and booleans may differ from float64 in as many elements, in multiples of those in which eager does."""
+
 
 def shape_fault(name: str, case: Case, eager: Values, got: Values) -> str | None:
     """What is wrong with the form of an answer; None if nothing."""
@@ -30,6 +33,8 @@ class StructureTally:
         self.compared_count = 0
         """Elements of integer and boolean outputs that were compared."""
         self._faults: list[str] = []
+        self._unequal: list[str] = []
+        self._unequal_count = self._unequal_in_eager_count = 0
         self._non_finite: list[str] = []
         self._has_non_finite = False
 
@@ -49,7 +54,10 @@ class StructureTally:
             self.compared_count += int(answers.defined.sum())
             judged = answers.defined if explained is None else answers.defined & ~explained
             if wrong := int((answers.got != answers.wide)[judged].sum()):
-                faults.append(f"{where}: {wrong} of {size} values differ")
+                (faults if special else self._unequal).append(f"{where}: {wrong} of {size} values differ")
+            if not special:
+                self._unequal_count += wrong
+                self._unequal_in_eager_count += int((~answers.defined).sum())
             return
         finite = np.isfinite(answers.wide) & answers.defined
         if wrong := int((~np.isfinite(answers.got) & finite).sum()):
@@ -61,13 +69,15 @@ class StructureTally:
 
     def checks(self, *, nonfinite_inputs: bool, known: str | None) -> list[Check]:
         """The form of ordinary answers; and of those to NaN and Inf. ``known`` names what the runtime is known for."""
+        unequal = self._unequal if self._unequal_count > _TIMES_EAGER * self._unequal_in_eager_count else []
+        faults = [*self._faults, *unequal]
         undefined = f"; {self.undefined_count} elements are undefined in float32" if self.undefined_count else ""
         checks = [
             Check(
                 level="structure",
                 subject=self.name,
-                status="fail" if self._faults else "pass",
-                words="; ".join(self._faults[:3]) or f"as declared in every case{undefined}",
+                status="fail" if faults else "pass",
+                words="; ".join(faults[:3]) or f"as declared in every case{undefined}",
             )
         ]
         if self._has_non_finite:
