@@ -221,10 +221,13 @@ def outputs(payload: object) -> Outputs:
     refusals = {}
     names = [spec.name for spec in runner.signature.inputs]
     for index in range(len(job.cases)):
+        inputs = load_case(reference_folder / INPUTS, index, names)
         try:
-            save_case(answers, index, runner(load_case(reference_folder / INPUTS, index, names)))
+            answered = runner(inputs)
         except Exception as error:  # noqa: BLE001 - each runtime refuses in its own type; every refusal is reported
             refusals[str(index)] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        else:
+            save_case(answers, index, answered)
     witness = runner.witness()
     few = next(index for index, case in enumerate(job.cases) if case.group == "calls")
     inputs = load_case(reference_folder / INPUTS, few, names)
