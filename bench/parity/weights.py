@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Values = np.ndarray[Any, Any]
 Call = tuple[Tensors, Tensors, Tensors]
 """Inputs, float64 answers, the artifact's answers."""
-_NEAR = 0.5
+_NEAR = 0.1
 """A tensor of the same shape closer than this (relative) is the weight itself, altered."""
 _MOST_PERMUTED_DIMS = 4
 _PARTS, _LEAST_PART = (3, 4), 2
