@@ -32,7 +32,7 @@ from export.backend import LoadOptions, Runner, Witness
 from export.build import Source
 from export.program import FlatModule
 from export.record import read, write
-from export.signature import Signature, SizeRange
+from export.signature import Signature, SizeRange, TensorSpec
 from tests.models import SIGNATURES, make, rows, source
 from tests.prover import Prover, vouch
 
@@ -304,6 +304,12 @@ def test_batch_zero_is_tried_where_it_is_declared() -> None:
     pool = Pool(signature=signature, samples={}, seed=0)
     (empty,) = [case for case in plan(pool, SPEC) if case.sizes["batch"] == 0 and case.group == "sizes"]
     assert pool.inputs(empty)["x"].shape == (0, 2)
+
+
+def test_a_model_without_a_batch_is_called_often_instead() -> None:
+    pool = Pool(signature=Signature(inputs=(TensorSpec("x", "float32", (6,)),)), samples={}, seed=0)
+    calls = [pool.inputs(case)["x"] for case in plan(pool, SPEC) if case.group == "rows"]
+    assert len({call.tobytes() for call in calls}) == len(calls) == 32
 
 
 def test_real_rows_set_the_other_dimensions() -> None:
