@@ -13,7 +13,7 @@ ever longer beginnings of the program). Weights and settings that differ in the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -133,16 +133,19 @@ def locate(payload: object) -> Location:
     artifact = open_artifact(folder)
     exported = load_exported(verified_program(Path(job.program)))
     trace = Trace(lowered(exported) if artifact.backend == "onnx" else exported)
+    checks = compare_contents(artifact, folder, Path(job.weights), job.program)
+    from_files = _from_files(trace, checks)
     taps: Taps | None = None
     for case in job.cases:
         inputs = _inputs(job, case, artifact.signature)
         trace.run([to_torch(array) for array in inputs.values()])
         taps = taps or _taps(artifact.backend, folder, trace, job.options)
         if taps is not None and (suspect := first_suspect(trace, taps, inputs)) is not None:
-            return _location(trace, taps, suspect, "its own values, computed from the program's")
-    checks = compare_contents(artifact, folder, Path(job.weights), job.program)
-    if (suspect := _from_files(trace, checks)) is not None:
-        return _location(trace, taps, suspect, "the artifact's files")
+            return _location(
+                trace, taps, _told_apart(suspect, from_files), "its own values, computed from the program's"
+            )
+    if from_files is not None:
+        return _location(trace, taps, from_files, "the artifact's files")
     return _by_compilation(job, artifact, exported, trace, taps)
 
 
@@ -162,6 +165,22 @@ def _by_compilation(job: LocateJob, artifact: Artifact, exported: Any, trace: Tr
         return _location(trace, taps, None, words)
     suspect = _suspect(trace, name, "Inductor", np.inf, None, "Inductor's code for the program up to here is wrong")
     return _location(trace, taps, suspect, "compiling ever longer beginnings of the program")
+
+
+def _told_apart(suspect: Suspect, from_files: Suspect | None) -> Suspect:
+    """Of several modules whose work is in one value, the one whose weights or settings differ in the files."""
+    if from_files is None or from_files.module not in suspect.between:
+        return suspect
+    others = (suspect.module, *(one for one in suspect.between if one != from_files.module))
+    return replace(
+        suspect,
+        module=from_files.module,
+        node=from_files.node,
+        operator=from_files.operator,
+        line=from_files.line,
+        between=others,
+        why=from_files.why,
+    )
 
 
 def first_suspect(trace: Trace, taps: Taps, inputs: Mapping[str, Values]) -> Suspect | None:

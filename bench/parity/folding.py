@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _ROUNDINGS = 8.0
 """Folding in float32 takes a handful of operations, each with one rounding."""
+_SAME_FACTOR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,26 @@ class Folded:
     value: Values
     tolerance: Values
     uses: tuple[str, ...]
+    into: str | None = None
+    """The weight under whose name files hold it; None where it has a name of its own."""
+    norm: str | None = None
+    """The norm's weight that was folded in."""
+
+    def differs(self, stored: Values) -> str | None:
+        """In words, what of ``stored`` is not as it should be; None if nothing.
+
+        Where all values of every channel are off by one factor it is the norm that differs.
+        """
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            apart = ~(np.abs(stored - self.value) <= self.tolerance)
+            if not apart.any():
+                return None
+            largest = float(np.abs(stored - self.value).max())
+            ratios = (stored / self.value).reshape(len(self.value), -1)
+            factors = np.nanmedian(ratios, axis=1)
+            by_channel = self.value.ndim > 1 and bool((np.abs(ratios - factors[:, None]) < _SAME_FACTOR).all())
+        told = f"after folding in {int(apart.sum())} of {apart.size} values, by up to {largest:.3g}"
+        return f"{self.norm if by_channel else self.into} differs {told}"
 
 
 def used_weights(exported: torch.export.ExportedProgram) -> set[str]:
@@ -64,12 +85,13 @@ def folded_norms(exported: torch.export.ExportedProgram, weights: dict[str, Valu
         shift = 0.0 if beta is None else beta
         offset = (0.0 if bias is None else bias) - mean
         uses = tuple(key for key in keys if key is not None)
+        norm = keys[2] or keys[4]
         shape = (1, -1) if transposed else (-1, 1)
         scaled = kernel * scale.reshape(shape + (1,) * (kernel.ndim - 2))
         size = np.abs(mean * scale) + np.abs(shift) + (0.0 if bias is None else np.abs(bias * scale))
         u = np.finfo(np.float32).eps / 2
-        folded.append(Folded(scaled, _ROUNDINGS * u * np.abs(scaled), (*uses[:1], *uses[-4:])))
-        folded.append(Folded(offset * scale + shift, _ROUNDINGS * u * size, uses[1:]))
+        folded.append(Folded(scaled, _ROUNDINGS * u * np.abs(scaled), (*uses[:1], *uses[-4:]), keys[0], norm))
+        folded.append(Folded(offset * scale + shift, _ROUNDINGS * u * size, uses[1:], keys[1], norm))
     return folded
 
 

@@ -91,16 +91,23 @@ class Found:
 def compare_weights(contents: Contents, weights: dict[str, Values], folded: list[Folded]) -> Found:
     """Every weight that the model uses, found in the artifact or explained."""
     explained: Counter[str] = Counter()
-    wrong, missing = [], []
+    wrong: list[str] = []
+    missing: list[str] = []
     uses_up = {name for one in folded if _find(one.value, contents.weights, one.tolerance) for name in one.uses}
+    broken = _broken_folds(contents, weights, folded)
+    beside = {name for one in folded if one.into in broken for name in one.uses} - broken.keys()
     for name, weight in weights.items():
         stored = _by_name(contents.weights, name)
         if stored is not None and _same(weight, stored):
             explained["as they are"] += 1
         elif _find(weight, contents.weights, None):
             explained["under another name or order"] += 1
+        elif name in broken:
+            wrong += broken[name]
         elif name in uses_up:
             explained["folded, recomputed"] += 1
+        elif name in beside:
+            continue  # what it was folded into says what differs
         elif (parts := _in_parts(weight, contents.weights)) is not None:
             if all(parts):
                 explained["in parts"] += 1
@@ -111,6 +118,29 @@ def compare_weights(contents: Contents, weights: dict[str, Values], folded: list
         else:
             missing.append(name)
     return Found(explained, tuple(wrong), tuple(missing))
+
+
+def _broken_folds(contents: Contents, weights: dict[str, Values], folded: list[Folded]) -> dict[str, tuple[str, ...]]:
+    """By the weight that holds it: what is wrong with a folded value, where the file shows that it was folded.
+
+    It does if the weight is not the checkpoint's own, and the norm is no longer there. Nothing is said of a bias where
+    the weight beside it tells that the norm differs.
+    """
+    broken = {}
+    for one in folded:
+        stored = _by_name(contents.weights, one.into) if one.into is not None else None
+        has_norm = one.norm is not None and _by_name(contents.weights, one.norm) is not None
+        if stored is None or one.into is None or stored.shape != one.value.shape or has_norm:
+            continue
+        if one.into in weights and _same(weights[one.into], stored):
+            continue
+        if (words := one.differs(stored)) is not None:
+            broken[one.into] = (one.norm, words)
+    norms = {norm for norm, words in broken.values() if norm and words.startswith(f"{norm} ")}
+    return {
+        into: () if norm in norms and not words.startswith(f"{norm} ") else (words,)
+        for into, (norm, words) in broken.items()
+    }
 
 
 def _probed(

@@ -126,6 +126,28 @@ def retrained(argument: str) -> nn.Module:
     return type(make("Mlp"))().eval()
 
 
+@pytest.mark.parametrize(
+    ("change", "subject"), [("conv.weight", "conv.weight"), ("conv.bias", "conv.bias"), ("norm.weight", "norm.weight")]
+)
+def test_of_what_was_folded_together_the_one_that_differs_is_named(
+    change: str, subject: str, provers: Callable[[str], Prover], tmp_path: Path
+) -> None:
+    prover = provers("ConvNorm")
+    folder = prover.build("onnx", tmp_path / "onnx", Source(function="tests.bench.test_parity:scaled", argument=change))
+    (weights,) = [check for check in prover.judge(folder).checks if check.level == "weights"]
+    assert (weights.status, weights.subject) == ("fail", subject)
+    assert "after folding" in weights.words
+
+
+def scaled(argument: str) -> nn.Module:
+    """One value of a parameter off by a thousandth."""
+    module = make("ConvNorm")
+    parameter = module.get_parameter(argument)
+    with torch.no_grad():
+        parameter.view(-1)[parameter.abs().argmax()] *= 1.001
+    return module
+
+
 class Millionth(nn.Module):
     """A product that PyTorch's ONNX exporter leaves out, since it takes 1.000001 for 1."""
 
