@@ -29,6 +29,7 @@ class Command:
     fresh: bool = False
     """Whether each repeat begins with an empty output folder."""
     module: str = "all"
+    repeats_count: int = REPEATS_COUNT
     vary: str | None = None
     """A flag that each repeat gives another value, so that the stage that it belongs to is done again."""
 
@@ -44,6 +45,7 @@ COMMANDS = (
         "the same, `--parity.depth full`",
         ("digits", "--only", "parity", "--parity.depth", "full"),
         240.0,
+        repeats_count=1,
         vary="--parity.call-limit-s",
     ),
     Command("`pipeline.calibrate digits`", ("digits",), 60.0, module="calibrate"),
@@ -56,7 +58,7 @@ COMMANDS = (
 def seconds(command: Command, base: Path) -> list[float]:
     """Wall-clock seconds of every repeat."""
     taken = []
-    for repeat in range(REPEATS_COUNT):
+    for repeat in range(command.repeats_count):
         out = base / (f"fresh-{repeat}" if command.fresh else "fresh-0")
         options = [] if "--help" in command.arguments else ["--out", str(out)]
         options += [command.vary, f"{2 + repeat / 100 + ('full' in command.arguments) / 10}"] if command.vary else []

@@ -27,6 +27,7 @@ import time
 import torch
 from torch import nn
 from export.signature import Signature, SizeRange, TensorSpec
+from bench.parity.spec import ParitySpec
 from bench.sample import BenchSpec
 from pipeline.recipe import Data, Recipe, Split
 from pipeline.train import TrainSpec
@@ -46,7 +47,7 @@ def recipe():
         signature=Signature(inputs=(TensorSpec("x", "float32", ("batch", 4)),), ranges={"batch": SizeRange(max=300)}),
         train=TrainSpec(epochs=25, batch_rows=16, lr=0.01, save_every_s=0.0),
         backends=("eager", "torchscript", "exported", "onnx"),
-        bench=BenchSpec(batch_rows=(1, 32), processes_count=2, rounds_count=5),
+        bench=BenchSpec(batch_rows=(1, 32), processes_count=2, rounds_count=5), parity=ParitySpec(rows_count=64),
     )
 """
 NET = """
