@@ -92,6 +92,9 @@ def calibrate(payload: object) -> Calibration:
     if oracle.failure:
         raise UserError(f"there is nothing to calibrate by: {oracle.failure}")
     folder = Path(job.reference)
+    oracle.eager(load_case(folder / INPUTS, 0, [spec.name for spec in job.signature.inputs]))
+    if oracle.has_moved:
+        raise UserError("there is nothing to calibrate by: the model keeps state between calls")
     variants = null_variants(oracle, folder, job.cases, replace(job.spec, depth="full"), job.seed)
     limits = thresholds(job.spec, variants)
     would_fail = [

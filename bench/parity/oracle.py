@@ -52,8 +52,8 @@ class Oracle:
         return eager, self._named(self._wide, [widen(to_torch(array)) for array in self._ordered(inputs)])
 
     def eager(self, inputs: Tensors, module: nn.Module | None = None) -> Tensors:
-        """Eager float32 outputs of a fresh copy of the module, or of another one in its place."""
-        flat = FlatModule((module or copy.deepcopy(self.module)).to(self.device), self.signature)
+        """Eager float32 outputs of the module, or of another one in its place."""
+        flat = FlatModule(module.to(self.device), self.signature) if module is not None else self._eager
         named = self._named(flat, [to_torch(array, self.device) for array in self._ordered(inputs)])
         return {name: to_numpy(array) for name, array in named.items()}
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from bench.parity.answers import Answers
 from bench.parity.behaviour import determinism, layouts, refusals
+from bench.parity.calibrate import CalibrationJob, calibrate
 from bench.parity.cases import Case, Pool, Values, plan
 from bench.parity.check import LEVELS
 from bench.parity.decisions import DecisionTally, clopper_pearson, explained_choices
@@ -30,9 +31,11 @@ from export import backend as backends
 from export.artifact import RECORD, Artifact, open_artifact
 from export.backend import LoadOptions, Runner, Witness
 from export.build import Source
+from export.errors import UserError
 from export.program import FlatModule
-from export.record import read, write
+from export.record import read, to_json, write
 from export.signature import Signature, SizeRange, TensorSpec
+from tests.faults import models as counting
 from tests.models import SIGNATURES, make, rows, source
 from tests.prover import Prover, vouch
 
@@ -513,6 +516,28 @@ def test_thresholds_rise_with_an_honest_variant_and_not_beyond_what_a_fault_woul
     wild = replace(usual, rms_ratio=40.0)
     assert thresholds(SPEC, [wild]).max_rms_ratio == 1.25 * MOST
     assert "float32 does not determine this model" in str(beyond([wild]))
+
+
+def test_a_model_with_state_has_no_null_variants_and_cannot_be_calibrated(tmp_path: Path) -> None:
+    """A fresh copy of it answers otherwise: such variants would raise the thresholds to anything."""
+    prover = Prover(
+        counting.source("Counting"), counting.SIGNATURES["Counting"], tmp_path / "c", ParitySpec(rows_count=64)
+    )
+    assert prover.reference.nulls == ()
+    job = CalibrationJob(
+        source=prover.source,
+        signature=prover.signature,
+        spec=prover.spec,
+        program=str(prover.program),
+        reference=str(prover.reference_folder),
+        reference_sha256="r",
+        cases=prover.reference.cases,
+        seed=0,
+        device="cpu",
+        key="k",
+    )
+    with pytest.raises(UserError, match="keeps state between calls"):
+        calibrate(to_json(job))
 
 
 # Behaviour
