@@ -128,11 +128,15 @@ def _broken_folds(contents: Contents, weights: dict[str, Values], folded: list[F
     """
     broken = {}
     for one in folded:
-        stored = _by_name(contents.weights, one.into) if one.into is not None else None
-        has_norm = one.norm is not None and _by_name(contents.weights, one.norm) is not None
-        if stored is None or one.into is None or stored.shape != one.value.shape or has_norm:
+        if one.into not in weights or _find(weights[one.into], contents.weights, None):
             continue
-        if one.into in weights and _same(weights[one.into], stored):
+        if _find(one.value, contents.weights, one.tolerance):
+            continue
+        stored = _by_name(contents.weights, one.into)
+        if stored is None:
+            stored = _nearest(one.value, contents.weights)  # TorchScript keeps no names
+        has_norm = one.norm is not None and _by_name(contents.weights, one.norm) is not None
+        if stored is None or stored.shape != one.value.shape or has_norm:
             continue
         if (words := one.differs(stored)) is not None:
             broken[one.into] = (one.norm, words)
