@@ -37,7 +37,7 @@ class Command:
 COMMANDS = (
     Command("the main job on `seed`, from nothing", ("seed",), 120.0, fresh=True),
     Command("again, nothing changed", ("seed",), 4.0),
-    Command("the main job on `digits`, built", ("digits", "--only", "build"), 120.0),
+    Command("`digits` trained and built (repeats reuse)", ("digits", "--only", "build"), 120.0),
     Command(
         "parity of `digits`, all artifacts built", ("digits", "--only", "parity"), 30.0, vary="--parity.call-limit-s"
     ),
