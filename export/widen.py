@@ -14,7 +14,15 @@ from torch.utils import _pytree as pytree
 _NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
 
-class Widened(torch.fx.Interpreter):
+class Unguarded(torch.fx.Interpreter):
+    """Runs an exported program's module without its guards, which were checked when it was traced."""
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A submodule of control flow runs as it is."""
+        return None if target == "_guards_fn" else super().call_module(target, args, kwargs)
+
+
+class Widened(Unguarded):
     """Runs an exported program in float64: ``run(*inputs)`` takes flat tensors, floating ones already in float64."""
 
     def __init__(self, exported: torch.export.ExportedProgram) -> None:
@@ -27,10 +35,6 @@ class Widened(torch.fx.Interpreter):
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """A weight or constant, widened."""
         return widen(super().get_attr(target, args, kwargs))
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The program's guards would refuse float64; a submodule of control flow runs as it is."""
-        return None if target == "_guards_fn" else super().call_module(target, args, kwargs)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """One operator, its requests for narrower floats answered in float64."""

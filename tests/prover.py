@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,8 +107,8 @@ class Prover:
         )  # fmt: skip
 
 
-def vouch(folder: Path, files: Iterable[Path] | None = None) -> None:
+def vouch(folder: Path) -> None:
     """Make an artifact's record vouch for its files as they are now: the edit is then no tampering, but a fault."""
     artifact = read(Artifact, folder / RECORD)
-    present = files or [folder / file.path for file in artifact.files]
+    present = [folder / file.path for file in artifact.files]
     write(folder / RECORD, replace(artifact, files=digest_files(folder, present)))

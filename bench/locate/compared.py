@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-Values = np.ndarray[Any, Any]
+from bench.parity.cases import Values
+
 LIMIT = 4.0
 """From this local error on, in units of eager's own on the same inputs, a node is a suspect."""
 _OCTAVES = 12

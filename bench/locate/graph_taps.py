@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
 import torch
 
 from bench.locate.trace import Trace
+from bench.parity.cases import Values
 from export.arrays import to_numpy, to_torch
-
-Values = np.ndarray[Any, Any]
 
 
 class GraphTaps:

@@ -23,6 +23,7 @@ from bench.locate.compared import LIMIT, local_ratio
 from bench.locate.inductor import compiled_fault
 from bench.locate.passes import guilty_passes
 from bench.locate.trace import Trace
+from bench.parity.cases import Values
 from bench.parity.check import Check
 from bench.parity.jobs import FLOAT64, INPUTS, Reference
 from bench.parity.report import ParityReport
@@ -37,7 +38,6 @@ from export.program import load_exported
 from export.record import from_json
 from export.signature import Signature
 
-Values = np.ndarray[Any, Any]
 _ROWS = 16
 _MOST_CASES = 4
 

@@ -10,11 +10,10 @@ import numpy as np
 import onnx
 
 from bench.locate.trace import Trace
+from bench.parity.cases import Values
 from export.backend import LoadOptions
 from export.backends.onnx import open_session
 from export.onnx_file import module_of, note
-
-Values = np.ndarray[Any, Any]
 
 
 class OnnxTaps:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from bench.locate.compared import LIMIT, local_ratio
 from bench.locate.trace import Trace
+from bench.parity.cases import Values
 from export.arrays import to_numpy
 from export.backend import LoadOptions
 from export.backends.onnx import FILE, open_session
 from export.signature import Signature
 
-Values = np.ndarray[Any, Any]
 Level = Literal["off", "basic", "extended", "all"]
 LEVELS: tuple[Level, ...] = ("off", "basic", "extended", "all")
 PASSES = (

@@ -43,7 +43,6 @@ class _Class:
     """Sums over one class of cases."""
 
     name: str
-    cases: int = 0
     squares: dict[str, float] = field(default_factory=lambda: {"artifact": 0.0, "eager": 0.0, "floor": 0.0})
     peaks: dict[str, float] = field(default_factory=lambda: {"artifact": 0.0, "eager": 0.0, "floor": 0.0})
     scale: float = 0.0

@@ -29,6 +29,7 @@ from bench.parity.spec import ParitySpec, Thresholds
 from bench.parity.store import load_case
 from export.arrays import to_numpy, to_torch
 from export.program import load_exported
+from export.widen import Unguarded
 
 DRAWS = {"quick": 3, "full": 30}
 HEADROOM = 1.25
@@ -155,7 +156,7 @@ def _separable(oracle: Oracle, inputs: Tensors) -> bool:
     )
 
 
-class Reassociated(torch.fx.Interpreter):
+class Reassociated(Unguarded):
     """The program, with the terms of every product summed in another order."""
 
     WORD = "re-association"
@@ -168,10 +169,6 @@ class Reassociated(torch.fx.Interpreter):
     def __init__(self, exported: torch.export.ExportedProgram, seed: int) -> None:
         super().__init__(exported.module())
         self._generator = torch.Generator().manual_seed(seed)
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The program's guards were checked when it was traced."""
-        return None if target == "_guards_fn" else super().call_module(target, args, kwargs)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """One operator; a product has the order of its contracted dimension drawn anew."""
@@ -187,7 +184,7 @@ class Reassociated(torch.fx.Interpreter):
         return super().call_function(target, tuple(args), kwargs)
 
 
-class Rounded(torch.fx.Interpreter):
+class Rounded(Unguarded):
     """The program, with noise of one rounding after every operator that computes."""
 
     WORD = "rounding"
@@ -202,10 +199,6 @@ class Rounded(torch.fx.Interpreter):
     def __init__(self, exported: torch.export.ExportedProgram, seed: int) -> None:
         super().__init__(exported.module())
         self._generator = torch.Generator().manual_seed(seed)
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The program's guards were checked when it was traced."""
-        return None if target == "_guards_fn" else super().call_module(target, args, kwargs)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """One operator, and its noise."""

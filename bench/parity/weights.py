@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.parity.cases import Tensors
+from bench.parity.cases import Tensors, Values
 from bench.parity.check import Check
 from bench.parity.folding import Folded, folded_constants, folded_norms, used_weights
 from bench.parity.probe import MOST_ELEMENTS, probe
@@ -29,7 +29,6 @@ from export.contents import Contents
 if TYPE_CHECKING:
     import torch
 
-Values = np.ndarray[Any, Any]
 Call = tuple[Tensors, Tensors, Tensors]
 """Inputs, float64 answers, the artifact's answers."""
 _NEAR = 0.1
