@@ -5,6 +5,7 @@ Nothing here imports torch until a torch tensor is at hand, so that an ONNX mode
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -30,6 +31,17 @@ def device_name(array: Array) -> str:
     return "cpu" if isinstance(array, np.ndarray) else str(array.device.type)
 
 
+def layout(array: Array) -> Hashable:
+    """Shape, dtype, device and memory order: what a contract can be broken by, in one comparison.
+
+    Raises:
+        AttributeError: neither a NumPy array nor a torch tensor.
+    """
+    if isinstance(array, np.ndarray):
+        return array.shape, array.dtype, array.flags.c_contiguous
+    return array.shape, array.dtype, array.device, array.is_contiguous()
+
+
 def contiguous(array: Array) -> Array:
     """The same values in C order; no copy if they already are. Compiled code reads memory, not strides."""
     if isinstance(array, np.ndarray):
@@ -44,9 +56,18 @@ def to_torch(array: Array, device: str = "cpu") -> torch.Tensor:
     """
     import torch
 
+    if isinstance(array, np.ndarray):
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                tensor = torch.from_numpy(array)
+        else:
+            tensor = torch.from_numpy(array)
+    else:
+        tensor = array
+    if device == "cpu" and tensor.is_cpu:
+        return tensor
     with torch.inference_mode(False):
-        tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
-        return tensor.to(device) if tensor.device.type != device else tensor
+        return tensor.to(device)
 
 
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from export.artifact import Artifact
-    from export.backend import BuildInput, Loaded, LoadOptions
+    from export.backend import BuildInput, Loaded, LoadOptions, Threads
     from export.contents import Contents
     from export.signature import Signature
 
@@ -35,6 +35,8 @@ SOURCE_FREE = True
 DEVICE_BOUND = True
 NEEDS_PROGRAM = True
 PACKAGES = ("torch",)
+MODULES = ("torch", "torch._dynamo", "torch._inductor.compile_fx")
+THREADS: Threads = "build"
 FILE = "model.pt2"
 CACHE = "cache.tar"
 _LADDER_TOP = 1024

@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from export.artifact import Artifact
-    from export.backend import BuildInput, Loaded, LoadOptions
+    from export.backend import BuildInput, Loaded, LoadOptions, Threads
     from export.contents import Contents
 
 SOURCE_FREE = False
 DEVICE_BOUND = False
 NEEDS_PROGRAM = False
 PACKAGES = ("torch",)
+MODULES = ("torch",)
+THREADS: Threads = "process"
 
 
 def unavailable(device: str) -> str | None:

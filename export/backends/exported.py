@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from export.artifact import Artifact
-    from export.backend import BuildInput, Loaded, LoadOptions
+    from export.backend import BuildInput, Loaded, LoadOptions, Threads
     from export.contents import Contents
 
 SOURCE_FREE = True
 DEVICE_BOUND = False
 NEEDS_PROGRAM = True
 PACKAGES = ("torch",)
+MODULES = ("torch", "torch.export")
+THREADS: Threads = "process"
 FILE = "model.pt2"
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from export.artifact import Artifact
-    from export.backend import BuildInput, Loaded, LoadOptions
+    from export.backend import BuildInput, Loaded, LoadOptions, Threads
     from export.contents import Contents
     from export.signature import TensorSpec
 
@@ -31,6 +31,8 @@ SOURCE_FREE = True
 DEVICE_BOUND = False
 NEEDS_PROGRAM = True
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+MODULES = ("onnxruntime",)
+THREADS: Threads = "session"
 FILE = "model.onnx"
 _ONE_FILE_BYTES = 2 * 1024**3 - 64 * 1024**2
 """Protobuf ends at 2 GiB; what the graph needs besides its weights stays far below the margin."""
@@ -164,7 +166,7 @@ class _Session:
         """One run with outputs that ONNX Runtime allocates, where the inputs lie."""
         as_numpy = is_numpy(inputs[0])
         if as_numpy or self._device == "cpu":
-            fed = {name: to_numpy(array) for name, array in zip(self._inputs, inputs, strict=True)}
+            fed = dict(zip(self._inputs, inputs if as_numpy else map(to_numpy, inputs), strict=True))
             outputs: list[Array] = self._session.run(self._outputs, fed)
             return outputs if as_numpy else [to_torch(output) for output in outputs]
         import torch

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from export.artifact import Artifact
-    from export.backend import BuildInput, Loaded, LoadOptions
+    from export.backend import BuildInput, Loaded, LoadOptions, Threads
     from export.contents import Contents, Setting
 
 SOURCE_FREE = True
 DEVICE_BOUND = False
 NEEDS_PROGRAM = False
 PACKAGES = ("torch",)
+MODULES = ("torch",)
+THREADS: Threads = "process"
 FILE = "model.ts"
 
 
