@@ -49,6 +49,19 @@ class Block:
         finally:
             gc.enable()
 
+    def calls_s(self, calls_count: int) -> list[float]:
+        """Seconds of so many single calls, each waited for, the garbage collector off."""
+        gc.collect(0)
+        gc.disable()
+        try:
+            return [self._time_s(1) for _ in range(calls_count)]
+        finally:
+            gc.enable()
+
+    def rest(self) -> None:
+        """One untimed call of every buffer, after another candidate ran."""
+        self._time_s(len(self._runs))
+
     def _time_s(self, calls_count: int) -> float:
         """Seconds that so many calls take together; each begins with the buffer after the last one used."""
         first = self._turn

@@ -56,7 +56,7 @@ class Bench:
     def facts(self, batch_rows: int) -> dict[str, object]:
         """What a stored benchmark should say of itself: the artifact, its proof, and the report's own figure."""
         speed = next((speed for speed in self.row.speeds if speed.batch_rows == batch_rows), None)
-        ratio = speed.ratio_to_eager if speed else None
+        ratio = speed.to_eager.ratio if speed and speed.to_eager else None
         return {
             "artifact_sha256": digest(self.artifact),
             "parity_sha256": digest(self.parity),

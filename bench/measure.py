@@ -5,55 +5,28 @@ A candidate that brings a process down is named, left out and given its cause; t
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
-from bench.sample import BenchSpec, Sampled, SampleJob
-from export.artifact import open_artifact
+from bench.cold import ColdJob, ColdStart
+from bench.inputs import batch_sizes
+from bench.measurement import TWIN, CrowdSample, Measurement, Samples, SessionRecord
+from bench.roofline import Roofline, RooflineJob
+from bench.sample import Candidate, Sampled, SampleJob, Series
+from bench.spec import BenchSpec
+from export import backend as backends
+from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, Artifact, ProgramRecord, open_artifact
 from export.backend import LoadOptions
 from export.build import Source
-from export.environment import Environment, environment
-from export.record import Observed, Record, digest, from_json, observed
+from export.environment import environment
+from export.record import digest, from_json, observed, read, verify_files
 from export.worker import Desk, Outcome, run_child
 
 _POLL_S = 0.5
 """How often the parent looks at a measuring child: seldom, since looking costs a core that is being measured."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """Samples of one process at one batch size."""
-
-    process: int
-    batch_rows: int
-    calls_per_sample_count: int
-    warmup_calls_count: int
-    warmup_s: float
-    samples_s: tuple[float, ...]
-    """Seconds per call; sample i of every artifact of the session belongs to the same round."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement(Record):
-    """Raw timings of one artifact; statistics are derived when read."""
-
-    SCHEMA: ClassVar[str] = "torchstone.measurement/1"
-
-    key: str
-    artifact: str
-    artifact_sha256: str
-    session: tuple[str, ...]
-    """The artifacts that shared its processes; samples of another session do not pair with these."""
-    options: LoadOptions
-    spec: BenchSpec
-    samples: tuple[Samples, ...]
-    left_out: dict[str, str]
-    """By batch size: why it was not measured."""
-    environment: Environment
-    observed: Observed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,47 +35,105 @@ class Session:
 
     folders: Mapping[str, Path]
     """The artifacts' folders by name."""
+    options: Mapping[str, LoadOptions]
+    """The proved settings of each."""
     source: Source
-    options: LoadOptions
+    program: Path | None
+    """The folder of the traced program, for the roofline."""
     spec: BenchSpec
     samples: Path | None
     seed: int
     key: str
 
 
-def measure_together(
-    session: Session, desk: Desk, advance: Callable[[int], None]
-) -> tuple[dict[str, Measurement], dict[str, Outcome]]:
-    """Measurements by artifact, and how those that could not be measured ended.
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a session found."""
 
-    ``advance`` hears how many processes are done.
+    session: SessionRecord | None
+    """None if nothing could be measured."""
+    measurements: dict[str, Measurement]
+    dropped: dict[str, Outcome]
+    """By artifact: how one that could not be measured ended."""
+
+
+def measure_together(session: Session, desk: Desk, advance: Callable[[int], None]) -> Measured:
+    """Every candidate in as many fresh processes as were asked for, then their cold starts.
+
+    ``advance`` hears how many steps are done, of ``steps_count``.
     """
     folders = dict(session.folders)
     dropped: dict[str, Outcome] = {}
+    started = time.monotonic()
     while folders:
-        started = time.monotonic()
-        sampled, failed = _all_processes(session, folders, desk, advance)
+        sampled, failed = _all_processes(session, _candidates(session, folders), desk, advance)
         if failed is None:
-            duration_s = time.monotonic() - started
-            return {name: _record(session, folders, name, sampled, duration_s) for name in folders}, dropped
-        name, outcome = failed
+            left_out = {rows: reason for one in sampled for rows, reason in one.left_out.items()}
+            cold, cold_failed = _cold_starts(session, folders, left_out, desk, advance)
+            dropped |= cold_failed
+            good = {name: folder for name, folder in folders.items() if name not in cold_failed}
+            roofline = _roofline(session, left_out, desk)
+            return Measured(
+                session=_session_record(session, folders, sampled, left_out, roofline, started),
+                measurements={
+                    name: _record(session, good, name, sampled, left_out, cold[name], started) for name in good
+                },
+                dropped=dropped,
+            )
+        label, outcome = failed
+        name = _twin_name(folders) if label == TWIN else label.partition("@")[0]
         dropped[name] = outcome
         del folders[name]
-    return {}, dropped
+    return Measured(session=None, measurements={}, dropped=dropped)
+
+
+def steps_count(session: Session) -> int:
+    """How often ``advance`` is heard."""
+    return session.spec.cold_starts * len(session.folders) + session.spec.processes
+
+
+def _twin_name(folders: Mapping[str, Path]) -> str:
+    """The artifact whose noise is taken for all: the first that ships, since those are the fast ones; else eager."""
+    shipped = [name for name, folder in folders.items() if open_artifact(folder).source_free]
+    return next(iter(shipped[::-1] or folders))
+
+
+def _candidates(session: Session, folders: Mapping[str, Path]) -> tuple[Candidate, ...]:
+    """Every artifact as it was proved; its twin; and other thread counts where the artifact allows them."""
+    twin = _twin_name(folders)
+    found = [
+        Candidate(label=name, folder=str(folder), options=session.options[name]) for name, folder in folders.items()
+    ]
+    found.append(Candidate(label=TWIN, folder=str(folders[twin]), options=session.options[twin], whole=False))
+    for name, folder in folders.items():
+        if backends.get(open_artifact(folder).backend).THREADS == "build":
+            continue
+        options = session.options[name]
+        wanted = (1,) if session.spec.threads is None else session.spec.threads
+        found += [
+            Candidate(
+                label=f"{name}@{count}",
+                folder=str(folder),
+                options=replace(options, threads_count=count),
+                whole=False,
+            )
+            for count in wanted
+            if count != options.threads_count
+        ]
+    return tuple(found)
 
 
 def _all_processes(
-    session: Session, folders: Mapping[str, Path], desk: Desk, advance: Callable[[int], None]
+    session: Session, candidates: tuple[Candidate, ...], desk: Desk, advance: Callable[[int], None]
 ) -> tuple[list[Sampled], tuple[str, Outcome] | None]:
-    """What every process measured; or the artifact that brought one down, and how."""
+    """What every process measured; or the candidate that brought one down, and how."""
     sampled: list[Sampled] = []
     current = desk.folder / "measure.current"
     spec = session.spec
-    for process in range(spec.processes_count):
+    for process in range(session.spec.processes):
         job = SampleJob(
-            artifacts=tuple(str(folder) for folder in folders.values()),
+            candidates=candidates,
             source=session.source,
-            options=session.options,
             spec=spec,
             samples=str(session.samples) if session.samples else None,
             seed=session.seed + process,
@@ -111,7 +142,7 @@ def _all_processes(
         current.unlink(missing_ok=True)
         outcome = run_child(f"measure-{process}", "bench.sample:sample", job, desk, poll_s=_POLL_S)
         if outcome.status != "done":
-            culprit = current.read_text() if current.exists() else next(iter(folders))
+            culprit = current.read_text() if current.exists() else candidates[0].label
             return [], (culprit, outcome)
         sampled.append(from_json(Sampled, outcome.value))
         # What one process found too slow the others need not try.
@@ -121,32 +152,150 @@ def _all_processes(
     return sampled, None
 
 
+def _cold_starts(
+    session: Session,
+    folders: Mapping[str, Path],
+    left_out: Mapping[str, str],
+    desk: Desk,
+    advance: Callable[[int], None],
+) -> tuple[dict[str, list[ColdStart]], dict[str, Outcome]]:
+    """Cold starts of every artifact, in random order; and how those ended that did not answer."""
+    found: dict[str, list[ColdStart]] = {name: [] for name in folders}
+    failed: dict[str, Outcome] = {}
+    order = random.Random(session.seed)
+    done = session.spec.processes
+    for _ in range(session.spec.cold_starts):
+        names = list(folders)
+        order.shuffle(names)
+        for name in names:
+            done += 1
+            if name in failed:
+                continue
+            artifact = open_artifact(folders[name])
+            sizes = batch_sizes(session.spec, artifact.signature)
+            job = ColdJob(
+                artifact=str(folders[name]),
+                options=session.options[name],
+                source=None if artifact.source_free else session.source,
+                batch_rows=tuple(rows for rows in sizes if str(rows) not in left_out),
+                began_s=time.monotonic(),
+            )
+            outcome = run_child(
+                f"cold-{name}", "bench.cold:first_answer", job, desk, source_free=artifact.source_free, poll_s=_POLL_S
+            )
+            if outcome.status == "done":
+                found[name].append(from_json(ColdStart, outcome.value))
+            else:
+                failed[name] = outcome
+            advance(done)
+    return found, failed
+
+
+def _roofline(session: Session, left_out: Mapping[str, str], desk: Desk) -> Roofline | None:
+    if session.program is None:
+        return None
+    record = read(ProgramRecord, session.program / PROGRAM_RECORD)
+    verify_files(session.program, record.files)
+    options = list(session.options.values())
+    job = RooflineJob(
+        program=str(session.program / PROGRAM_FILE),
+        signature=record.signature,
+        spec=replace(session.spec, batch_rows=tuple(n for n in session.spec.batch_rows if str(n) not in left_out)),
+        device=options[0].device,
+        threads_counts=tuple(sorted({one.threads_count for one in options})),
+    )
+    outcome = run_child("roofline", "bench.roofline:roofline", job, desk, poll_s=_POLL_S)
+    return from_json(Roofline, outcome.value) if outcome.status == "done" else None
+
+
+def _session_record(
+    session: Session,
+    folders: Mapping[str, Path],
+    sampled: Sequence[Sampled],
+    left_out: dict[str, str],
+    roofline: Roofline | None,
+    started: float,
+) -> SessionRecord:
+    twin = _twin_name(folders)
+    return SessionRecord(
+        key=session.key,
+        artifacts=tuple(folders),
+        spec=session.spec,
+        twin=twin,
+        twin_samples=_samples(sampled, TWIN, session.options[twin].threads_count, left_out),
+        empty_block_s=tuple(one.empty_block_s for one in sampled),
+        empty_call_s=tuple(one.empty_call_s for one in sampled),
+        conditions=tuple(one.conditions for one in sampled),
+        roofline=roofline,
+        left_out=left_out,
+        environment=environment(),
+        observed=observed(time.monotonic() - started),
+    )
+
+
 def _record(
-    session: Session, folders: Mapping[str, Path], name: str, sampled: list[Sampled], duration_s: float
+    session: Session,
+    folders: Mapping[str, Path],
+    name: str,
+    sampled: Sequence[Sampled],
+    left_out: Mapping[str, str],
+    cold_starts: Sequence[ColdStart],
+    started: float,
 ) -> Measurement:
-    left_out = {rows: reason for one in sampled for rows, reason in one.left_out.items()}
-    samples = tuple(
-        Samples(
+    options = session.options[name]
+    labels = {one.label for of_process in sampled for one in of_process.series}
+    others = sorted(int(label.partition("@")[2]) for label in labels if label.startswith(f"{name}@"))
+    samples = _samples(sampled, name, options.threads_count, left_out)
+    for count in others:
+        samples += _samples(sampled, f"{name}@{count}", count, left_out)
+    crowds = tuple(
+        CrowdSample(
             process=process,
-            batch_rows=one.batch_rows,
-            calls_per_sample_count=one.calls_per_sample_count,
-            warmup_calls_count=one.warmup_calls_count,
-            warmup_s=one.warmup_s,
-            samples_s=one.samples_s,
+            callers_count=crowd.callers_count,
+            batch_rows=crowd.batch_rows,
+            duration_s=crowd.duration_s,
+            calls_count=crowd.calls_count,
+            latencies_s=crowd.latencies_s,
         )
         for process, of_process in enumerate(sampled)
-        for one in of_process.series
-        if one.artifact == name and str(one.batch_rows) not in left_out
+        for crowd in of_process.crowds
+        if crowd.label == name
     )
+    artifact: Artifact = open_artifact(folders[name])
     return Measurement(
         key=session.key,
         artifact=name,
-        artifact_sha256=digest(open_artifact(folders[name])),
-        session=tuple(folders),
-        options=session.options,
-        spec=session.spec,
+        artifact_sha256=digest(artifact),
+        precision=artifact.precision,
+        options=options,
         samples=samples,
-        left_out=left_out,
-        environment=environment(),
-        observed=observed(duration_s),
+        crowds=tuple(sorted(crowds, key=lambda one: (one.process, one.callers_count))),
+        cold_starts=tuple(cold_starts),
+        observed=observed(time.monotonic() - started),
+    )
+
+
+def _samples(
+    sampled: Sequence[Sampled], label: str, threads_count: int, left_out: Mapping[str, str]
+) -> tuple[Samples, ...]:
+    return tuple(
+        _sample(process, threads_count, one)
+        for process, of_process in enumerate(sampled)
+        for one in of_process.series
+        if one.label == label and str(one.batch_rows) not in left_out
+    )
+
+
+def _sample(process: int, threads_count: int, one: Series) -> Samples:
+    return Samples(
+        process=process,
+        threads_count=threads_count,
+        batch_rows=one.batch_rows,
+        calls_per_sample_count=one.calls_per_sample_count,
+        warmup_calls_count=one.warmup_calls_count,
+        warmup_s=one.warmup_s,
+        samples_s=one.samples_s,
+        checked_s=one.checked_s,
+        calls_s=one.calls_s,
+        joules_per_call=one.joules_per_call,
     )

@@ -2,105 +2,83 @@
 
 Order matters on a machine that changes speed while it measures: candidates are loaded, and in every round timed, in an
 order drawn from the seed, so that drift falls on all alike and ratios within a round stay fair. A sample is the mean of
-a block of calls, long enough that reading the clock costs nothing.
+a block of calls, long enough that reading the clock costs nothing; single calls are timed for percentiles beside it,
+where they last long enough for that.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bench.block import Block
+from bench.callers import Crowd, callers_together
 from bench.clock import now_s, synchroniser
-from bench.parity.cases import Pool
+from bench.conditions import Conditions, Watch
+from bench.energy import energy_counter
+from bench.inputs import BUFFERS_COUNT, batch_sizes, buffers, crossed
+from bench.spec import BenchSpec
 from export import backend as backends
-from export.arrays import Array, to_numpy, to_torch
+from export.arrays import Array, to_torch
+from export.artifact import open_artifact
 from export.backend import Bound, LoadOptions, Runner
 from export.build import Source
-from export.errors import UserError
+from export.environment import cores_count
 from export.record import from_json
-from export.signature import Signature
 
-BUFFERS_COUNT = 4
-"""Inputs rotate among this many buffers, so that no runtime sees the same memory twice in a row."""
-_CROSSED = 1e-3
+SINGLE_CALL_S = 10e-6
+"""Below, reading the clock is more than 1 % of a call: no single calls are timed, and no percentile is claimed."""
+_ENERGY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchSpec:
-    """How latency and throughput are measured."""
+class Candidate:
+    """An artifact with the settings that it is run with."""
 
-    batch_rows: tuple[int, ...] = (1, 32, 1024)
-    """Rows per call; sizes outside the declared range are left out."""
-    processes_count: int = 3
-    """Fresh processes; the unit of the statistics."""
-    rounds_count: int = 30
-    """Rounds per process and batch size, at most; in each every candidate is timed once."""
-    min_rounds_count: int = 5
-    round_budget_s: float = 3.0
-    """Time for all rounds of one batch size in one process; slow models get fewer rounds, never below the minimum."""
-    block_s: float = 0.002
-    """A sample lasts at least this long: as many calls as that takes."""
-    warmup_s: float = 0.05
-    """Warm-up lasts at least so long, and at least so many calls, but no longer than ``warmup_limit_s``."""
-    warmup_calls_count: int = 5
-    warmup_limit_s: float = 1.0
-    call_limit_s: float = 1.0
-    """A batch size, but the smallest, at which one call of a candidate lasts longer is left out, and said to be."""
-    tie_ratio: float = 0.02
-    """Differences below this share are called the same."""
-
-    def __post_init__(self) -> None:
-        if not self.batch_rows or min(self.batch_rows) < 1:
-            raise ValueError(f"bench.batch_rows must be sizes >= 1, got {self.batch_rows}")
-        if self.processes_count < 2:
-            raise ValueError(f"bench.processes_count must be >= 2 (one has no spread), got {self.processes_count}")
-        if not 1 <= self.min_rounds_count <= self.rounds_count:
-            raise ValueError(
-                "bench must have 1 <= min_rounds_count <= rounds_count, "
-                f"got {self.min_rounds_count} and {self.rounds_count}"
-            )
-        if (
-            min(self.block_s, self.round_budget_s, self.call_limit_s) <= 0
-            or self.warmup_s < 0
-            or not 0 <= self.tie_ratio < 1
-        ):
-            raise ValueError("bench durations must be > 0 and tie_ratio must lie in [0, 1)")
+    label: str
+    """Unlike any other's of the session."""
+    folder: str
+    options: LoadOptions
+    whole: bool = True
+    """Whether checked calls, single calls and concurrent callers are measured as well as the bound call."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleJob:
-    """Time these artifacts against each other."""
+    """Time these candidates against each other."""
 
-    artifacts: tuple[str, ...]
-    """Their folders."""
+    candidates: tuple[Candidate, ...]
     source: Source
     """For eager, the baseline."""
-    options: LoadOptions
     spec: BenchSpec
     samples: str | None
     """Real rows, as safetensors."""
     seed: int
     current: str
-    """A file that always names the artifact being worked on, for the parent to know who crashed."""
+    """A file that always names the candidate being worked on, for the parent to know who crashed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Samples of one artifact at one batch size in one process."""
+    """Samples of one candidate at one batch size in one process; sample i of every candidate is of the same round."""
 
-    artifact: str
+    label: str
     batch_rows: int
     calls_per_sample_count: int
     warmup_calls_count: int
     warmup_s: float
     samples_s: tuple[float, ...]
-    """Seconds per call: the mean of each block. Sample i of every artifact belongs to the same round."""
+    """Seconds per bound call, inputs and outputs where the model runs: the mean of each block."""
+    checked_s: tuple[float, ...]
+    """Seconds per checked call, NumPy in and out, fresh outputs; empty where they were not asked for."""
+    calls_s: tuple[float, ...]
+    """Seconds of single bound calls, in order; empty below ``SINGLE_CALL_S``."""
+    joules_per_call: float | None
+    """Of the whole processor package or GPU, idling included; None where nothing counts it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,23 +86,38 @@ class Sampled:
     """What one process measured, and what it left out."""
 
     series: tuple[Series, ...]
+    crowds: tuple[Crowd, ...]
     left_out: dict[str, str]
     """By batch size: why it was not measured."""
+    empty_block_s: float
+    """Seconds that the harness itself adds to a call timed in a block: that of a function which does nothing."""
+    empty_call_s: float
+    """The same for a call timed alone."""
+    conditions: Conditions
+
+
+@dataclass
+class _Timed:
+    """A candidate at one batch size, warm."""
+
+    candidate: Candidate
+    bound: Block
+    checked: Block | None
+    calls_count: int
+    """Single calls per round."""
 
 
 def sample(payload: object) -> Sampled:
     """Job: load all, then for each batch size bind all, warm all up, and time them round by round."""
     job = from_json(SampleJob, payload)
     order = random.Random(job.seed)
-    folders = [Path(folder) for folder in job.artifacts]
-    order.shuffle(folders)
-    runners = {}
-    for folder in folders:
-        _note(job, folder.name)
-        runners[folder.name] = backends.load(folder, job.options, job.source.module)
+    watch = Watch(cores_count())
+    runners = _load(job, order)
     series: list[Series] = []
     left_out = {}
+    crowds: list[Crowd] = []
     batches = batch_sizes(job.spec, next(iter(runners.values())).signature)
+    device = job.candidates[0].options.device
     with _inference_mode():
         for rows in batches:
             found = _at_batch(job, runners, rows, order, may_leave_out=rows > batches[0])
@@ -132,61 +125,146 @@ def sample(payload: object) -> Sampled:
                 left_out[str(rows)] = found
             else:
                 series += found
-    return Sampled(series=tuple(series), left_out=left_out)
+        crowds = _crowds(job, runners, job.spec.callers_rows or batches[0], order)
+        empty = Block([_nothing] * BUFFERS_COUNT, synchroniser(device))
+        empty.warm_up(job.spec.warmup_calls_count, 0.0, 0.0, job.spec.block_s)
+        empty_block_s = min(empty.sample_s() for _ in range(10))
+        empty_call_s = sorted(empty.calls_s(1000))[500]
+    return Sampled(
+        series=tuple(series),
+        crowds=tuple(crowds),
+        left_out=left_out,
+        empty_block_s=empty_block_s,
+        empty_call_s=empty_call_s,
+        conditions=watch.stop(),
+    )
 
 
-def batch_sizes(spec: BenchSpec, signature: Signature) -> list[int]:
-    """The batch sizes that the signature allows, in order; one call is one row where no dimension counts rows.
-
-    Raises:
-        UserError: the signature allows none of them.
-    """
-    if signature.batch is None:
-        return [1]
-    bounds = signature.ranges[signature.batch]
-    allowed = sorted(rows for rows in spec.batch_rows if rows in bounds)
-    if not allowed:
-        raise UserError(
-            f"bench.batch_rows must have a size in [{bounds.min}, {bounds.max}], got {list(spec.batch_rows)}"
-        )
-    return allowed
+def _load(job: SampleJob, order: random.Random) -> dict[str, Runner]:
+    """Every candidate's runner, made in random order; where torch decides on threads at each call, one serves all."""
+    candidates = list(job.candidates)
+    order.shuffle(candidates)
+    shared: dict[tuple[str, LoadOptions], Runner] = {}
+    runners = {}
+    for one in candidates:
+        _note(job, one.label)
+        backend = backends.get(open_artifact(Path(one.folder)).backend)
+        key = (one.folder, replace(one.options, threads_count=0))
+        if backend.THREADS == "process" and not one.whole and key in shared:
+            runners[one.label] = shared[key]
+            continue
+        runners[one.label] = backends.load(Path(one.folder), one.options, job.source.module)
+        shared[key] = runners[one.label]
+    return runners
 
 
 def _at_batch(
     job: SampleJob, runners: dict[str, Runner], rows: int, order: random.Random, *, may_leave_out: bool
 ) -> list[Series] | str:
     """The series of every candidate, or why this batch size is left out."""
-    inputs = _buffers(job, next(iter(runners.values())).signature, rows)
-    blocks: dict[str, Block] = {}
+    spec = job.spec
+    device = job.candidates[0].options.device
+    on_host = buffers(next(iter(runners.values())).signature, job.samples, rows, job.seed)
+    inputs = [{name: to_torch(array.copy(), device) for name, array in one.items()} for one in on_host]
+    switch = ThreadSwitch()
+    timed: list[_Timed] = []
     round_s = 0.0
-    for name, runner in runners.items():
-        _note(job, name)
+    for candidate in job.candidates:
+        _note(job, candidate.label)
+        switch.to(candidate.options)
+        runner = runners[candidate.label]
         first = runner.bind(inputs[0])
-        call_s = _call_s(first, job.options.device)
-        if may_leave_out and call_s > job.spec.call_limit_s:
-            return f"a call of {name} takes {call_s:.1f} s, bench.call_limit_s is {job.spec.call_limit_s:g} s"
-        blocks[name], block_s = _warm(job, name, runner, first, inputs)
-        round_s += block_s
-    rounds_count = max(job.spec.min_rounds_count, min(job.spec.rounds_count, int(job.spec.round_budget_s / round_s)))
-    warmups = {name: (block.warmup_calls_count, block.warmup_s) for name, block in blocks.items()}
-    samples: dict[str, list[float]] = {name: [] for name in blocks}
+        call_s = _call_s(first, device)
+        if may_leave_out and call_s > spec.call_limit_s:
+            return f"a call of {candidate.label} takes {call_s:.1f} s, bench.call_limit_s is {spec.call_limit_s:g} s"
+        one, one_s = _warm(job, candidate, runner, first, inputs, on_host)
+        timed.append(one)
+        round_s += one_s
+    rounds_count = max(spec.min_rounds_count, min(spec.rounds_count, int(spec.round_budget_s / round_s)))
+    warmups = {one.candidate.label: (one.bound.warmup_calls_count, one.bound.warmup_s) for one in timed}
+    samples: dict[str, list[float]] = {one.candidate.label: [] for one in timed}
+    checked: dict[str, list[float]] = {one.candidate.label: [] for one in timed}
+    calls: dict[str, list[float]] = {one.candidate.label: [] for one in timed}
     for _ in range(rounds_count):
-        names = list(blocks)
-        order.shuffle(names)
-        for name in names:
-            _note(job, name)
-            samples[name].append(blocks[name].sample_s())
+        order.shuffle(timed)
+        for one in timed:
+            label = one.candidate.label
+            _note(job, label)
+            if switch.to(one.candidate.options):
+                one.bound.rest()
+            samples[label].append(one.bound.sample_s())
+            if one.checked is not None:
+                checked[label].append(one.checked.sample_s())
+            calls[label] += one.bound.calls_s(one.calls_count)
     return [
         Series(
-            artifact=name,
+            label=one.candidate.label,
             batch_rows=rows,
-            calls_per_sample_count=block.calls_count,
-            warmup_calls_count=warmups[name][0],
-            warmup_s=warmups[name][1],
-            samples_s=tuple(samples[name]),
+            calls_per_sample_count=one.bound.calls_count,
+            warmup_calls_count=warmups[one.candidate.label][0],
+            warmup_s=warmups[one.candidate.label][1],
+            samples_s=tuple(samples[one.candidate.label]),
+            checked_s=tuple(checked[one.candidate.label]),
+            calls_s=tuple(calls[one.candidate.label]),
+            joules_per_call=_joules_per_call(one, device) if one.candidate.whole else None,
         )
-        for name, block in blocks.items()
+        for one in timed
     ]
+
+
+def _joules_per_call(one: _Timed, device: str) -> float | None:
+    """Energy over a second or more of calls: counters move too seldom for a block."""
+    counter = energy_counter(device)
+    if counter is None:
+        return None
+    before_j, began, calls_count = counter(), now_s(), 0
+    while now_s() - began < _ENERGY_S:
+        one.bound.sample_s()
+        calls_count += one.bound.calls_count
+    return (counter() - before_j) / calls_count
+
+
+def _crowds(job: SampleJob, runners: dict[str, Runner], rows: int, order: random.Random) -> list[Crowd]:
+    """What several callers at once get from every whole candidate, in random order."""
+    found = []
+    whole = [one for one in job.candidates if one.whole]
+    order.shuffle(whole)
+    switch = ThreadSwitch()
+    inputs = buffers(next(iter(runners.values())).signature, job.samples, rows, job.seed)[0]
+    for one in whole:
+        _note(job, one.label)
+        switch.to(one.options)
+        for callers_count in job.spec.callers:
+            device = one.options.device
+            bounds = [
+                runners[one.label].bind({name: to_torch(array.copy(), device) for name, array in inputs.items()})
+                for _ in range(callers_count)
+            ]
+            runs = [bound.run for bound in bounds]
+            threads_count, duration_s = one.options.threads_count, job.spec.callers_s
+            found.append(callers_together(one.label, runs, rows, duration_s, threads_count, synchroniser(device)))
+    return found
+
+
+class ThreadSwitch:
+    """Torch's number of threads, set when another candidate with another number has its turn."""
+
+    def __init__(self) -> None:
+        self._count: int | None = None
+
+    def to(self, options: LoadOptions) -> bool:
+        """Set it; whether that was a change, after which the next call starts threads or stops them."""
+        if options.threads_count == self._count:
+            return False
+        import torch
+
+        torch.set_num_threads(options.threads_count)
+        self._count = options.threads_count
+        return True
+
+
+def _nothing() -> None:
+    pass
 
 
 def _call_s(bound: Bound, device: str) -> float:
@@ -199,44 +277,36 @@ def _call_s(bound: Bound, device: str) -> float:
 
 
 def _warm(
-    job: SampleJob, name: str, runner: Runner, first: Bound, inputs: list[dict[str, Array]]
-) -> tuple[Block, float]:
-    """A warmed-up block over all buffers, and how long one of it takes; its answers are the checked call's."""
+    job: SampleJob,
+    candidate: Candidate,
+    runner: Runner,
+    first: Bound,
+    inputs: Sequence[Mapping[str, Array]],
+    on_host: Sequence[Mapping[str, Array]],
+) -> tuple[_Timed, float]:
+    """A warmed-up candidate over all buffers, and how long its turn takes; its answers are the checked call's."""
+    spec, synchronise = job.spec, synchroniser(candidate.options.device)
     bound = [first, *(runner.bind(one) for one in inputs[1:])]
-    block = Block([one.run for one in bound], synchroniser(job.options.device))
-    spec = job.spec
-    block_s = block.warm_up(spec.warmup_calls_count, spec.warmup_s, spec.warmup_limit_s, spec.block_s)
+    block = Block([one.run for one in bound], synchronise)
+    turn_s = block.warm_up(spec.warmup_calls_count, spec.warmup_s, spec.warmup_limit_s, spec.block_s)
     for one, call in zip(inputs, bound, strict=True):
         if (output := crossed(runner(one), call.run())) is not None:
-            raise RuntimeError(f"{name}: bound and checked calls disagree on {output}")
-    return block, block_s
+            raise RuntimeError(f"{candidate.label}: bound and checked calls disagree on {output}")
+    checked, calls_count = None, 0
+    if candidate.whole:
+        checks: list[Callable[[], Any]] = [partial(runner, one) for one in on_host]
+        checked = Block(checks, synchronise)
+        checked_s = checked.warm_up(spec.warmup_calls_count, 0.0, spec.warmup_limit_s, spec.block_s)
+        call_s = turn_s / block.calls_count
+        if call_s >= SINGLE_CALL_S:
+            wanted = spec.calls_count / spec.processes / spec.rounds_count
+            calls_count = max(1, min(round(wanted + 0.5), int(spec.round_budget_s / spec.rounds_count / 4 / call_s)))
+        turn_s += checked_s + calls_count * call_s
+    return _Timed(candidate=candidate, bound=block, checked=checked, calls_count=calls_count), turn_s
 
 
-def _buffers(job: SampleJob, signature: Signature, rows: int) -> list[dict[str, Array]]:
-    """Inputs on the device: the buffers that calls rotate among."""
-    from safetensors.numpy import load_file
-
-    pool = Pool(signature=signature, samples=load_file(job.samples) if job.samples else {}, seed=job.seed)
-    drawn = [pool.call(rows, start=index * rows) for index in range(BUFFERS_COUNT)]
-    return [{name: to_torch(array.copy(), job.options.device) for name, array in one.items()} for one in drawn]
-
-
-def crossed(expected: Mapping[str, Array], got: Sequence[Array]) -> str | None:
-    """The first output of a bound call that does not answer the inputs it was bound to, by the checked call's answer.
-
-    This finds stale and crossed buffers. How close values are to the truth is parity's business: a thousandth of the
-    output's scale is close enough here.
-    """
-    for (name, array), other in zip(expected.items(), got, strict=True):
-        wanted = to_numpy(array)
-        scale = float(np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0))
-        if not np.allclose(wanted, to_numpy(other), rtol=0.0, atol=_CROSSED * scale, equal_nan=True):
-            return name
-    return None
-
-
-def _note(job: SampleJob, name: str) -> None:
-    Path(job.current).write_text(name)
+def _note(job: SampleJob, label: str) -> None:
+    Path(job.current).write_text(label)
 
 
 def _inference_mode() -> Any:

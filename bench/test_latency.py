@@ -13,7 +13,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import BATCH_ROWS, Bench
-from bench.sample import crossed
+from bench.inputs import crossed
 from export.arrays import to_torch
 from export.record import digest
 

@@ -30,8 +30,14 @@ BACKENDS: dict[str, str] = {
     "compile": "export.backends.compile",
     "aotinductor": "export.backends.aotinductor",
     "onnx": "export.backends.onnx",
+    "onnx-legacy": "export.backends.onnx_legacy",
+    "onnx-int8": "export.backends.onnx_int8",
+    "openvino": "export.backends.openvino",
+    "openvino-int8": "export.backends.openvino_int8",
 }
 """Name to module, in the order of tables."""
+STANDARD = ("eager", "torchscript", "exported", "compile", "aotinductor", "onnx")
+"""Those that a recipe gets if it does not say."""
 _KNOWN_CALLS = 256
 
 
@@ -58,6 +64,8 @@ class BuildInput:
     """The traced program, verified."""
     module: Callable[[], nn.Module]
     """Builds the user's own module with its trained weights, on the CPU, in eval mode."""
+    calibration: Path | None = None
+    """Training rows by input name, as safetensors; None where the recipe has no data."""
 
 
 @dataclass(frozen=True, kw_only=True)

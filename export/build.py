@@ -59,6 +59,8 @@ class BuildJob:
     program: str
     """The folder ``program/``."""
     folder: str
+    calibration: str | None = None
+    """Training rows, for backends that take ranges from them."""
 
 
 def capture(payload: object) -> str:
@@ -122,6 +124,7 @@ def build(payload: object) -> str:
             device=job.device,
             module=job.source.module,
             program_file=program_folder / PROGRAM_FILE,
+            calibration=Path(job.calibration) if job.calibration else None,
         ),
         folder,
     )
@@ -129,7 +132,7 @@ def build(payload: object) -> str:
         name=backends.artifact_name(job.backend, job.device),
         backend=job.backend,
         device=job.device,
-        precision=program.precision,
+        precision=facts.pop("precision", program.precision),
         source_free=backend.SOURCE_FREE,
         key=job.key,
         checkpoint_sha256=job.checkpoint_sha256,

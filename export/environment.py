@@ -14,7 +14,7 @@ from pathlib import Path
 
 from export.errors import UserError
 
-_PACKAGES = ("torch", "numpy", "onnx", "onnxscript", "onnx-ir", "safetensors")
+_PACKAGES = ("torch", "numpy", "onnx", "onnxscript", "onnx-ir", "safetensors", "openvino", "nncf")
 _ONNXRUNTIMES = (
     "onnxruntime",
     "onnxruntime-gpu",

@@ -53,10 +53,10 @@ def story(run: Run, options: Options) -> int:
     reports = parity(run, trained, program, artifacts, failures)
     if options.only == "parity":
         return required_good(run, {name: report for name, report in reports.items() if report.status == "pass"})
-    measurements = measure(run, trained, artifacts, reports, failures)
+    session, measurements = measure(run, trained, program, artifacts, reports, failures)
     if options.only == "measure":
         return required_good(run, measurements)
-    verdict = judge(run, trained, artifacts, reports, measurements, failures)
+    verdict = judge(run, trained, artifacts, reports, session, measurements, failures)
     show(run, verdict, options)
     return GOOD if verdict.good else NOT_GOOD
 
@@ -74,7 +74,8 @@ def show(run: Run, verdict: Verdict, options: Options) -> None:
     run.console.show(verdict_table(verdict))
     wrong = [row.name for row in verdict.rows if row.parity == "fail"]
     hints = [f"where: python -m pipeline.locate {run.folder} {name}" for name in wrong]
-    run.console.say("\n".join([*verdict.reasons, *hints, f"report: {run.folder / 'report.html'}"]))
+    doubts = [f"doubtful: {warning}" for warning in verdict.warnings]
+    run.console.say("\n".join([*verdict.reasons, *doubts, *hints, f"report: {run.folder / 'report.html'}"]))
     if options.json:
         print(encode(verdict).decode())
 

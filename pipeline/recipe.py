@@ -16,10 +16,10 @@ import torch
 import tyro
 from torch import nn
 
+from bench.limits import Limits
 from bench.parity.spec import ParitySpec
-from bench.sample import BenchSpec
-from bench.verdict import Limits
-from export.backend import BACKENDS
+from bench.spec import BenchSpec
+from export.backend import BACKENDS, STANDARD
 from export.errors import UserError
 from export.signature import Signature
 from export.worker import ProcessLimits
@@ -83,7 +83,7 @@ class Recipe:
     seed: tyro.conf.Suppress[int] = 0
     """Governs initialisation, order of rows, dropout and every drawn input."""
     train: TrainSpec | None = None
-    backends: tuple[str, ...] = tuple(BACKENDS)
+    backends: tuple[str, ...] = STANDARD
     """What to export to; ``eager`` is the baseline."""
     required: tuple[str, ...] | None = None
     """Backends that must turn out good for the run to be good; None: the four standard ones among ``backends``."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.verdict import BASELINE, Row, Speed, Verdict
+from bench.speeds import Speed
+from bench.verdict import BASELINE, Row, Verdict
 
 WINNER, GOOD, BAD, PLAIN = "★", "✓", "✗", "·"
 
@@ -58,9 +59,9 @@ def speed(one: Speed | None) -> str:
     """``2.51 us (5.7x)``: the time per call, and how many times faster than eager."""
     if one is None:
         return "-"
-    if one.ratio_to_eager is None:
+    if one.to_eager is None:
         return seconds(one.median_s)
-    return f"{seconds(one.median_s)} ({1 / one.ratio_to_eager.value:.2g}x)"
+    return f"{seconds(one.median_s)} ({1 / one.to_eager.ratio.value:.2g}x)"
 
 
 def batches(rows: tuple[Row, ...]) -> list[int]:

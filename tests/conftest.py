@@ -56,7 +56,7 @@ def environ(**more: str) -> dict[str, str]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one whole run of the default recipe, shared by all tests: copy before you change it."""
     out = tmp_path_factory.mktemp("built")
-    done = pipeline("--out", out)
+    done = pipeline("--out", out, "--bench.cold-starts-count", "1", "--bench.callers-s", "0.02")
     assert done.returncode == 0, done.stdout + done.stderr
     return (out / "seed" / "latest").resolve()
 

@@ -14,7 +14,13 @@ from export.version import VERSION
 from tests.conftest import ROOT
 
 MAY_IMPORT = {"export": {"export"}, "bench": {"export", "bench"}, "pipeline": {"export", "bench", "pipeline"}}
-RUNTIMES = {"onnxruntime": "onnx", "torch.jit": "torchscript", "torch.onnx": "onnx"}
+RUNTIMES = {
+    "onnxruntime": "onnx_session",
+    "openvino": "openvino_session",
+    "nncf": "openvino_session",
+    "torch.jit": "torchscript",
+    "torch.onnx": "onnx_export",
+}
 
 
 def sources(*folders: str) -> list[Path]:
@@ -93,7 +99,7 @@ def test_outputs_are_not_tracked() -> None:
 
 
 def test_every_backend_has_its_place_in_every_order() -> None:
-    from bench.verdict import SIMPLEST_FIRST
+    from bench.choice import SIMPLEST_FIRST
     from export.backend import BACKENDS, get
     from pipeline.stages.exporting import _SLOWEST_FIRST
 

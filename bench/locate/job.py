@@ -33,7 +33,7 @@ from export import backend as backends
 from export.arrays import to_numpy, to_torch
 from export.artifact import Artifact, open_artifact, verified_program
 from export.backend import LoadOptions
-from export.backends.onnx import lowered
+from export.onnx_export import lowered
 from export.program import load_exported
 from export.record import from_json
 from export.signature import Signature

@@ -12,8 +12,8 @@ import onnx
 from bench.locate.trace import Trace
 from bench.parity.cases import Values
 from export.backend import LoadOptions
-from export.backends.onnx import open_session
 from export.onnx_file import module_of, note
+from export.onnx_session import open_session
 
 
 class OnnxTaps:

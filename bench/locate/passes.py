@@ -12,7 +12,8 @@ from bench.locate.trace import Trace
 from bench.parity.cases import Values
 from export.arrays import to_numpy
 from export.backend import LoadOptions
-from export.backends.onnx import FILE, open_session
+from export.backends.onnx import FILE
+from export.onnx_session import open_session
 from export.signature import Signature
 
 Level = Literal["off", "basic", "extended", "all"]

@@ -14,6 +14,7 @@ LEVELS: dict[str, str] = {
     "attributes": "settings of operators (epsilon, axis, padding) equal the traced program's",
     "error": "error against float64, in units of eager's own",
     "systematic": "no error that grows with the output",
+    "fidelity": "of int8: signal over quantisation noise",
     "decisions": "the same class, the same side of the threshold",
     "metric": "the recipe's metrics, paired, on real labelled rows",
     "calls": "two calls in a row, and the first again",

@@ -22,6 +22,7 @@ from bench.parity.decisions import DecisionTally, Flips, explained_choices
 from bench.parity.error import ErrorTally, Ulps
 from bench.parity.invariance import InvarianceTally
 from bench.parity.jobs import EAGER, FLOAT64, Outputs, Reference
+from bench.parity.lossy import FidelityTally, is_lossy, judged_as_lossy
 from bench.parity.nulls import NullVariant, beyond, thresholds
 from bench.parity.slope import SlopeTally
 from bench.parity.spec import ParitySpec, Thresholds
@@ -127,6 +128,7 @@ def compare(
     limits = thresholds(spec, nulls)
     known = next((words for part, words in _KNOWN.get(artifact.backend, ()) if any(part in o for o in operators)), None)
     floats = [spec.name for spec in artifact.signature.outputs if spec.dtype.startswith("float")]
+    lossy = is_lossy(artifact.precision)
     tallies = [_Tallies(name, known, floats) for name in artifact.signature.output_names]
     for index in range(len(reference.cases)):
         if str(index) not in answered.refusals:
@@ -139,6 +141,8 @@ def compare(
         *answered.checks,
         *more,
     ]
+    if lossy:
+        checks = judged_as_lossy([*checks, *(check for tally in tallies for check in tally.fidelity.checks())])
     status, reasons = _status(checks, reference, tallies, nulls)
     return ParityReport(
         key=key,
@@ -170,6 +174,7 @@ class _Tallies:
         self._slope = SlopeTally(name)
         self._decisions = DecisionTally(name)
         self._invariance = InvarianceTally(name)
+        self.fidelity = FidelityTally(name)
 
     @property
     def compared_count(self) -> int:
@@ -186,6 +191,7 @@ class _Tallies:
         one = Answers(case, wide, eager, got)
         self._structure.add(one, None if one.floating else self._ties(one, folder, index))
         self._invariance.add(one)
+        self.fidelity.add(one)
         if case.group != "non-finite":
             self._error.add(one)
         self._slope.add(one)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bench.verdict import Limits
+from bench.limits import Limits
 from export.errors import UserError
 from export.signature import Signature, SizeRange, TensorSpec
 from pipeline.recipe import Data, Recipe, Split

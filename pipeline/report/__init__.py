@@ -95,9 +95,9 @@ def _hover(row: Row, batch_rows: int) -> str:
     if speed is None:
         return ""
     words = f"{speed.rows_per_s:,.0f} rows/s"
-    if speed.ratio_to_eager:
-        ratio = speed.ratio_to_eager
-        words += f"; {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] times eager's time: {speed.word}"
+    if speed.to_eager:
+        ratio = speed.to_eager.ratio
+        words += f"; {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] times eager's time: {speed.to_eager.word}"
     return words
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from bench.verdict import Row, Speed, Verdict
+from bench.speeds import Speed
+from bench.verdict import Row, Verdict
 from pipeline import text
 
 _WIDTH = 620

@@ -9,13 +9,25 @@ from export import backend as backends
 from export.artifact import PROGRAM_RECORD, RECORD, Artifact, ProgramRecord
 from export.build import BuildJob, CaptureJob, program_record
 from export.environment import machine
-from export.record import digest, write
+from export.quantize import PRECISION
+from export.record import digest, digest_file, write
 from export.worker import run_child
 from pipeline.run import Run
 from pipeline.stages.children import ChildFailed, Failures, demand, failure, side_by_side
-from pipeline.stages.training import Trained, complete_signature
+from pipeline.stages.training import Trained, calibration_rows, complete_signature
 
-_SLOWEST_FIRST = ("aotinductor", "compile", "onnx", "torchscript", "exported", "eager")
+_SLOWEST_FIRST = (
+    "aotinductor",
+    "compile",
+    "openvino-int8",
+    "onnx-int8",
+    "openvino",
+    "onnx",
+    "onnx-legacy",
+    "torchscript",
+    "exported",
+    "eager",
+)
 """The order in which builds start: the long ones first, the short ones fill the gaps."""
 
 
@@ -70,6 +82,7 @@ def _build_one(run: Run, trained: Trained, program: ProgramRecord, name: str) ->
     backend = backends.get(name)
     seed = run.found.recipe.seed
     checkpoint_sha256 = digest(trained.checkpoint)
+    calibration = calibration_rows(run) if name.endswith(PRECISION) else None
     key = run.key(
         "build",
         tools=("export",),
@@ -80,6 +93,7 @@ def _build_one(run: Run, trained: Trained, program: ProgramRecord, name: str) ->
         machine=machine() if backend.DEVICE_BOUND else None,
         checkpoint=checkpoint_sha256,
         program=digest(program),
+        **({"calibration": digest_file(calibration)} if calibration else {}),
     )
 
     def make(folder: Path) -> None:
@@ -93,6 +107,7 @@ def _build_one(run: Run, trained: Trained, program: ProgramRecord, name: str) ->
             checkpoint_sha256=checkpoint_sha256,
             program=str(run.folder / "program"),
             folder=str(folder),
+            calibration=str(calibration) if calibration else None,
         )
         demand(run_child(f"build-{name}", "export.build:build", job, run.desk))
 

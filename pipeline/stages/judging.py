@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bench.measure import Measurement
+from bench.measurement import Measurement, SessionRecord
 from bench.parity.report import ParityReport
 from bench.verdict import Evidence, Verdict, weigh
 from export import backend as backends
@@ -22,6 +22,7 @@ def judge(
     trained: Trained,
     artifacts: Mapping[str, Artifact],
     reports: Mapping[str, ParityReport],
+    session: SessionRecord | None,
     measurements: Mapping[str, Measurement],
     failures: Failures,
 ) -> Verdict:
@@ -43,6 +44,7 @@ def judge(
         digest(run.record),
         recipe.name,
         evidence,
+        session,
         recipe.limits,
         trained.checkpoint.metrics,
         allow_no_reference=recipe.parity.allow_no_reference,

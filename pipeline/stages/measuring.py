@@ -5,39 +5,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.measure import Measurement, Session, measure_together
+from bench.measure import Session, measure_together, steps_count
+from bench.measurement import Measurement, SessionRecord
 from bench.parity.jobs import SAMPLES
 from bench.parity.report import ParityReport
-from export.artifact import Artifact
-from export.environment import cores_count, machine
+from export.artifact import Artifact, ProgramRecord
+from export.environment import machine
 from export.record import digest, write
 from pipeline.run import Run
-from pipeline.stages.children import Failures, failure, load_options, reused
+from pipeline.stages.children import Failures, failure, reused
 from pipeline.stages.proving import REFERENCE
 from pipeline.stages.training import Trained
+
+SESSION = "session"
+"""Name of the record that the measurements share, beside theirs."""
+Found = tuple[SessionRecord | None, dict[str, Measurement]]
+"""What the measurements share (None if there are none), and the measurements by backend."""
 
 
 def measure(
     run: Run,
     trained: Trained,
+    program: ProgramRecord,
     artifacts: Mapping[str, Artifact],
     reports: Mapping[str, ParityReport],
     failures: Failures,
-) -> dict[str, Measurement]:
+) -> Found:
     """Timings of every artifact that may be timed: a wrong one never is."""
     recipe = run.found.recipe
     fit = {"pass", "no-reference"} if recipe.parity.allow_no_reference else {"pass"}
     chosen = {name: artifacts[name] for name, report in reports.items() if report.status in fit}
     if not chosen:
-        return {}
+        return None, {}
     key = run.key(
         "measure",
         tools=("bench", "export"),
         artifacts={name: digest(artifact) for name, artifact in chosen.items()},
         spec=recipe.bench,
         machine=machine(),
-        device=run.device,
-        threads=cores_count(),
+        options={name: reports[name].options for name in chosen},
         seed=recipe.seed,
     )
     if (known := _known(run, chosen, key)) is not None:
@@ -45,25 +51,29 @@ def measure(
     samples = run.folder / REFERENCE / SAMPLES
     session = Session(
         folders={artifact.name: run.folder / "artifacts" / artifact.name for artifact in chosen.values()},
+        options={artifact.name: reports[name].options for name, artifact in chosen.items()},
         source=trained.source,
-        options=load_options(run),
+        program=None if program.failure else run.folder / "program",
         spec=recipe.bench,
         samples=samples if samples.exists() else None,
         seed=recipe.seed,
         key=key,
     )
-    with run.console.bar("measure", recipe.bench.processes_count) as advance:
-        records, dropped = measure_together(session, run.desk, advance)
+    with run.console.bar("measure", steps_count(session)) as advance:
+        measured = measure_together(session, run.desk, advance)
     backends = {artifact.name: name for name, artifact in chosen.items()}
-    for name, outcome in dropped.items():
+    for name, outcome in measured.dropped.items():
         failures[backends[name]] = failure(run, "measure", outcome)
-    for name, record in records.items():
+    for name, record in measured.measurements.items():
         write(_path(run, name), record)
-    run.console.stage("measure", f"{len(records)} candidates in {recipe.bench.processes_count} fresh processes")
-    return {backends[name]: record for name, record in records.items()}
+    if measured.session is not None:
+        write(_path(run, SESSION), measured.session)
+    count = len(measured.measurements)
+    run.console.stage("measure", f"{count} candidates in {recipe.bench.processes} fresh processes")
+    return measured.session, {backends[name]: record for name, record in measured.measurements.items()}
 
 
-def _known(run: Run, chosen: Mapping[str, Artifact], key: str) -> dict[str, Measurement] | None:
+def _known(run: Run, chosen: Mapping[str, Artifact], key: str) -> Found | None:
     """The measurements of an earlier session with the same key, if it covers all that are chosen."""
     known: dict[str, Measurement] = {}
     for name, artifact in chosen.items():
@@ -71,9 +81,11 @@ def _known(run: Run, chosen: Mapping[str, Artifact], key: str) -> dict[str, Meas
         if record is None:
             return None
         known[name] = record
-        at = record.observed.at
-    run.console.stage("measure", f"measured {at}, reused")
-    return known
+    session = reused(run, SessionRecord, _path(run, SESSION), key)
+    if session is None:
+        return None
+    run.console.stage("measure", f"measured {session.observed.at}, reused")
+    return session, known
 
 
 def _path(run: Run, name: str) -> Path:

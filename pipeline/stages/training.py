@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 
 from bench.verdict import Failure
 from export import backend as backends
 from export.build import Source
 from export.program import complete
-from export.record import key_of
+from export.quantize import CALIBRATION_ROWS
+from export.record import key_of, write_atomically
 from export.signature import Signature
 from pipeline import train as trainer
 from pipeline.resume import tensor_sha256
@@ -82,6 +84,19 @@ def complete_signature(run: Run) -> Signature:
     torch.manual_seed(recipe.seed)
     with users_code(run, "building the model"):
         return complete(recipe.model(), recipe.signature, recipe.seed)
+
+
+def calibration_rows(run: Run) -> Path | None:
+    """A file of training rows, for backends that take ranges from real data; None where the recipe has none."""
+    recipe = run.found.recipe
+    if recipe.data is None:
+        return None
+    path = run.folder / "calibration.safetensors"
+    trainer.seed_everything(recipe.seed, run.device)
+    with users_code(run, "loading the data"):
+        rows = {name: array[:CALIBRATION_ROWS].contiguous() for name, array in recipe.data().train.inputs.items()}
+    write_atomically(path, save(rows))
+    return path
 
 
 def _given_weights_sha256(run: Run) -> str:

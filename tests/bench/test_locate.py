@@ -23,8 +23,8 @@ from bench.parity.spec import ParitySpec
 from export.arrays import to_torch
 from export.artifact import verified_program
 from export.backend import LoadOptions
-from export.backends.onnx import open_session
 from export.build import Source
+from export.onnx_session import open_session
 from export.program import load_exported
 from export.record import to_json
 from tests.faults import models

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +13,33 @@ import numpy as np
 import pytest
 
 from bench.block import Block
+from bench.conditions import Watch, warnings
+from bench.inputs import crossed
 from bench.measure import Session, measure_together
-from bench.sample import BenchSpec, Sampled, SampleJob, crossed, sample
+from bench.roofline import Ceilings, RooflineJob, Work, floor, roofline
+from bench.sample import Candidate, Sampled, SampleJob, sample
+from bench.spec import BenchSpec
+from export.artifact import PROGRAM_FILE
 from export.backend import LoadOptions
+from export.program import load_exported
 from export.record import to_json
 from export.worker import Desk
 from tests.conftest import Builder
 from tests.models import source
 
-QUICK = BenchSpec(batch_rows=(1, 32), processes_count=2, rounds_count=6, warmup_s=0.01)
+QUICK = BenchSpec(
+    batch_rows=(1, 32), processes_count=2, rounds_count=6, warmup_s=0.01, callers_s=0.02, cold_starts_count=1
+)
 
 
 def job(folders: list[Path], spec: BenchSpec, tmp_path: Path) -> Any:
     return to_json(
         SampleJob(
-            artifacts=tuple(map(str, folders)),
+            candidates=tuple(
+                Candidate(label=folder.name, folder=str(folder), options=LoadOptions(threads_count=2))
+                for folder in folders
+            ),
             source=source("Mlp"),
-            options=LoadOptions(threads_count=2),
             spec=spec,
             samples=None,
             seed=0,
@@ -69,10 +82,13 @@ def test_buffers_are_used_equally_often_also_when_a_block_is_one_call() -> None:
 def test_every_candidate_has_one_sample_in_every_round(build_model: Builder, tmp_path: Path) -> None:
     folders = [build_model("Mlp", name)[0] for name in ("torchscript", "onnx", "eager")]
     sampled = sample(job(folders, QUICK, tmp_path))
-    assert {(one.artifact, one.batch_rows) for one in sampled.series} == {
+    assert {(one.label, one.batch_rows) for one in sampled.series} == {
         (folder.name, rows) for folder in folders for rows in (1, 32)
     }
-    assert {len(one.samples_s) for one in sampled.series} == {6}
+    assert {len(one.samples_s) for one in sampled.series} == {len(one.checked_s) for one in sampled.series} == {6}
+    assert {(one.label, one.callers_count) for one in sampled.crowds} == {(f.name, n) for f in folders for n in (1, 4)}
+    assert all(one.calls_count >= one.callers_count and one.duration_s >= 0.02 for one in sampled.crowds)
+    assert 0 < sampled.empty_block_s < sampled.empty_call_s < 1e-4
     assert all(one.warmup_calls_count >= 5 and one.warmup_s >= 0.01 for one in sampled.series)
     assert sampled.left_out == {}
 
@@ -98,7 +114,6 @@ def test_crossed_buffers_are_found() -> None:
 def test_a_candidate_that_brings_the_process_down_is_named_and_left_out(build_model: Builder, tmp_path: Path) -> None:
     """A torn file under a record that vouches for it: loading fails, the others are measured."""
     import shutil
-    from dataclasses import replace
 
     from export.artifact import RECORD, Artifact
     from export.record import digest_files, read, write
@@ -111,21 +126,85 @@ def test_a_candidate_that_brings_the_process_down_is_named_and_left_out(build_mo
     write(torn / RECORD, replace(artifact, files=digest_files(torn, [torn / "model.ts"])))
     session = Session(
         folders={"onnx": good, "torchscript": torn},
+        options={name: LoadOptions(threads_count=2) for name in ("onnx", "torchscript")},
         source=source("Mlp"),
-        options=LoadOptions(threads_count=2),
+        program=None,
         spec=QUICK,
         samples=None,
         seed=0,
         key="k",
     )
     done: list[int] = []
-    measurements, dropped = measure_together(session, Desk(folder=tmp_path / "desk"), done.append)
-    assert list(measurements) == ["onnx"]
-    assert measurements["onnx"].session == ("onnx",)
-    assert {one.process for one in measurements["onnx"].samples} == {0, 1}
-    assert list(dropped) == ["torchscript"]
-    assert dropped["torchscript"].status in {"failed", "crashed"}
-    assert done == [1, 2]
+    measured = measure_together(session, Desk(folder=tmp_path / "desk"), done.append)
+    assert list(measured.measurements) == ["onnx"]
+    assert measured.session is not None
+    assert measured.session.artifacts == ("onnx",)
+    onnx = measured.measurements["onnx"]
+    assert {(one.process, one.threads_count) for one in onnx.samples} == {(p, t) for p in (0, 1) for t in (1, 2)}
+    assert list(measured.dropped) == ["torchscript"]
+    assert measured.dropped["torchscript"].status in {"failed", "crashed"}
+    assert done == [1, 2, 3]
+    (cold,) = onnx.cold_starts
+    assert min(cold.start_s, cold.import_s, cold.load_s, cold.first_call_s) > 0
+    assert cold.first_bytes is not None
+    assert cold.peak_bytes is not None
+    assert 10 << 20 < cold.first_bytes <= cold.peak_bytes < 1 << 30
+
+
+def test_the_machine_is_watched_and_what_is_bad_is_said_with_its_number() -> None:
+    watch = Watch(2)
+    spin(0.05)
+    seen = watch.stop()
+    assert 0 < seen.capacity_cores <= 2
+    quiet = replace(seen, steal_share=0.0, foreign_share=0.0, capacity_cores=2.0, throttled_count=0, swapped_bytes=0)
+    assert warnings(quiet) == []
+    bad = replace(quiet, steal_share=0.05, foreign_share=0.5, capacity_cores=1.0, throttled_count=3, swapped_bytes=4096)
+    told = warnings(bad)
+    assert len(told) == 5
+    for number, words in zip(("5.0%", "50%", "1.0", "3 times", "4 KiB"), told, strict=True):
+        assert number in words
+        assert "more than" in words or "less than" in words
+
+
+def test_another_processs_work_is_seen_as_foreign() -> None:
+    """A real process that spins on a core while this one sleeps."""
+    watch = Watch(2)
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(1.0)
+        seen = watch.stop()
+    finally:
+        other.kill()
+        other.wait()
+    assert seen.foreign_share > 0.3
+    assert any("other processes used" in words for words in warnings(seen))
+
+
+def test_work_is_counted_and_a_floor_names_the_term_that_binds() -> None:
+    ceilings = Ceilings(threads_count=2, flops_per_s=1e9, bytes_per_s={"1000": 1e9, "100000": 1e8}, dispatch_s=1e-7)
+    heavy = floor(Work(batch_rows=1, flops=10**9, bytes=10), ceilings)
+    assert (heavy.term, heavy.least_s) == ("arithmetic", 1.0)
+    cached, streamed = (floor(Work(batch_rows=1, flops=1, bytes=size), ceilings) for size in (900, 90_000))
+    assert cached.term == streamed.term == "memory"
+    assert cached.least_s == pytest.approx(9e-7)
+    assert streamed.least_s == pytest.approx(9e-4)
+    assert floor(Work(batch_rows=1, flops=1, bytes=10), ceilings).term == "dispatch"
+
+
+def test_the_roofline_of_a_real_program_is_exact(build_model: Builder) -> None:
+    """Mlp is 6-16-3: two matrix products, whose operations and bytes one can count by hand."""
+    folder, artifact = build_model("Mlp", "onnx")
+    program, signature = folder.parent / "program" / PROGRAM_FILE, artifact.signature
+    job = RooflineJob(program=str(program), signature=signature, spec=QUICK, device="cpu", threads_counts=(1,))
+    found = roofline(to_json(job))
+    weights = sum(tensor.numel() for tensor in load_exported(program).state_dict.values())
+    inputs, outputs = (sum(int(one.shape[-1]) for one in specs) for specs in (signature.inputs, signature.outputs))
+    assert [one.batch_rows for one in found.work] == [1, 32]
+    assert [one.bytes for one in found.work] == [4 * (weights + n * (inputs + outputs)) for n in (1, 32)]
+    assert found.work[1].flops == 32 * found.work[0].flops > 0
+    (ceilings,) = found.ceilings
+    assert ceilings.flops_per_s > 1e9
+    assert ceilings.dispatch_s < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -138,6 +217,9 @@ def test_a_candidate_that_brings_the_process_down_is_named_and_left_out(build_mo
         {"block_s": 0.0},
         {"tie_ratio": 1.0},
         {"call_limit_s": 0.0},
+        {"callers": (0,)},
+        {"threads": (0,)},
+        {"cold_starts_count": -1},
     ],
 )
 def test_settings_must_make_sense(bad: dict[str, Any]) -> None:

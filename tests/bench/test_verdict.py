@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.measure import Measurement, Samples
+from bench.cold import ColdStart
+from bench.limits import Limits
+from bench.measurement import CrowdSample, Measurement, Samples, SessionRecord, check_comparable
 from bench.parity.report import OutputParity, ParityReport, ParityStatus
 from bench.parity.spec import ParitySpec, Thresholds
-from bench.sample import BenchSpec
-from bench.verdict import Evidence, Failure, Limits, Verdict, weigh
+from bench.roofline import Ceilings, Roofline, Work
+from bench.spec import BenchSpec
+from bench.verdict import Evidence, Failure, Verdict, weigh
 from export.artifact import Artifact
 from export.backend import LoadOptions, Witness
 from export.environment import environment
+from export.errors import UserError
 from export.record import Observed, digest, read
 from tests.models import SIGNATURES
 
@@ -67,28 +72,76 @@ def parity(name: str, status: ParityStatus = "pass", ratio: float = 1.0) -> Pari
     )
 
 
-def measurement(name: str, times_us: tuple[float, float, float], session: tuple[str, ...] = ("all",)) -> Measurement:
+def samples(times_us: tuple[float, ...]) -> tuple[Samples, ...]:
     """One time per process, the same in each of its rounds."""
-    samples = tuple(
+    return tuple(
         Samples(
             process=process,
+            threads_count=1,
             batch_rows=1,
             calls_per_sample_count=4,
             warmup_calls_count=8,
             warmup_s=0.1,
             samples_s=(us * 1e-6,) * 5,
+            checked_s=(us * 2e-6,) * 5,
+            calls_s=(us * 1e-6,) * 200,
+            joules_per_call=None,
         )
         for process, us in enumerate(times_us)
     )
+
+
+def cold(total_s: float, peak_mib: int) -> ColdStart:
+    return ColdStart(
+        start_s=0.1,
+        import_s=total_s - 0.1,
+        load_s=0.0,
+        first_call_s=0.0,
+        first_bytes=peak_mib << 20,
+        peak_bytes=peak_mib << 20,
+        device_bytes=None,
+    )
+
+
+def measurement(
+    name: str, times_us: tuple[float, float, float], cold_s: float = 1.0, peak_mib: int = 100
+) -> Measurement:
     return Measurement(
         key="k",
         artifact=name,
         artifact_sha256="a",
-        session=session,
+        precision="float32",
         options=LoadOptions(),
+        samples=samples(times_us),
+        crowds=tuple(
+            CrowdSample(
+                process=process,
+                callers_count=4,
+                batch_rows=1,
+                duration_s=1.0,
+                calls_count=1000,
+                latencies_s=(times_us[process] * 1e-6,) * 200,
+            )
+            for process in range(3)
+        ),
+        cold_starts=(cold(cold_s, peak_mib),),
+        observed=OBSERVED,
+    )
+
+
+def session(twin_us: tuple[float, float, float] = (20.0, 20.0, 20.0), left_out: str | None = None) -> SessionRecord:
+    """The twin is eager's; by default it takes what eager takes, and so nothing is noise."""
+    return SessionRecord(
+        key="k",
+        artifacts=("all",),
         spec=SPEC,
-        samples=samples,
-        left_out={"1024": "a call of eager takes 9.0 s"} if name == "slow" else {},
+        twin="eager",
+        twin_samples=samples(twin_us),
+        empty_block_s=(2e-8,) * 3,
+        empty_call_s=(9e-8,) * 3,
+        conditions=(),
+        roofline=None,
+        left_out={"1024": left_out} if left_out else {},
         environment=environment(),
         observed=OBSERVED,
     )
@@ -100,7 +153,8 @@ def evidence(
     status: ParityStatus = "pass",
     *,
     required: bool = False,
-    session: tuple[str, ...] = ("all",),
+    cold_s: float = 1.0,
+    peak_mib: int = 100,
 ) -> Evidence:
     return Evidence(
         name=name,
@@ -108,15 +162,19 @@ def evidence(
         required=required,
         artifact=artifact(name),
         parity=parity(name, status),
-        measurement=measurement(name, times_us, session) if status == "pass" else None,
+        measurement=measurement(name, times_us, cold_s, peak_mib) if status == "pass" else None,
     )
 
 
-EAGER = evidence("eager", (20.0, 20.2, 19.8))
+EAGER = evidence("eager", (20.0, 20.0, 20.0))
 
 
-def verdict(*rows: Evidence, limits: Limits | None = None, allow: bool = False) -> Verdict:
-    return weigh("k", "r", [EAGER, *rows], limits or Limits(), {"accuracy": 0.9}, allow_no_reference=allow)
+def verdict(
+    *rows: Evidence, limits: Limits | None = None, allow: bool = False, shared: SessionRecord | None = None
+) -> Verdict:
+    metrics = {"accuracy": 0.9}
+    shared = shared or session()
+    return weigh("k", "r", [EAGER, *rows], shared, limits or Limits(), metrics, allow_no_reference=allow)
 
 
 def test_the_fastest_shippable_one_wins_with_its_reason() -> None:
@@ -130,18 +188,82 @@ def test_the_fastest_shippable_one_wins_with_its_reason() -> None:
 def test_ratios_to_eager_are_paired_with_their_interval() -> None:
     result = verdict(evidence("onnx", (2.0, 2.02, 1.98)))
     speed = result.rows[1].speeds[0]
-    assert speed.word == "faster"
-    assert speed.ratio_to_eager is not None
-    assert speed.ratio_to_eager.value == pytest.approx(0.1)
+    assert speed.to_eager is not None
+    assert speed.to_eager.word == "faster"
+    assert speed.to_eager.ratio.value == pytest.approx(0.1, rel=1e-3)
     assert speed.rows_per_s == pytest.approx(1 / 2e-6)
+    assert speed.checked_s == pytest.approx(4e-6)
+    assert [one.share for one in speed.percentiles] == [0.5, 0.9, 0.99]
 
 
 def test_a_difference_within_the_noise_is_a_tie_and_the_simplest_is_taken() -> None:
-    result = verdict(evidence("aotinductor", (2.0, 2.5, 1.8)), evidence("onnx", (2.1, 2.3, 2.0)))
+    """An artifact against itself differed by up to 10 %: five per cent are no reason to take the less simple one."""
+    noisy = session(twin_us=(20.6, 19.4, 20.8))
+    result = verdict(evidence("aotinductor", (2.0, 2.5, 1.8)), evidence("onnx", (2.1, 2.6, 1.9)), shared=noisy)
     assert result.winner == "onnx"
     assert result.tied == ("aotinductor", "onnx")
     assert "a tie" in result.reasons[0]
     assert "onnx is the simplest to deploy" in result.reasons[0]
+
+
+def test_one_that_is_likely_faster_is_taken_though_it_is_not_settled_and_that_is_said() -> None:
+    result = verdict(evidence("aotinductor", (2.0, 3.5, 1.8)), evidence("onnx", (4.1, 4.3, 4.0)))
+    assert (result.winner, result.tied) == ("aotinductor", ())
+    assert "not settled: about" in result.reasons[0]
+
+
+def test_losers_are_told_why_and_the_front_has_those_that_are_best_at_something() -> None:
+    result = verdict(
+        evidence("aotinductor", (2.0, 2.0, 2.0), cold_s=3.0, peak_mib=300),
+        evidence("onnx", (4.0, 4.0, 4.0), cold_s=0.2, peak_mib=60),
+        evidence("exported", (9.0, 9.0, 9.0), cold_s=4.0, peak_mib=400),
+    )
+    assert result.winner == "aotinductor"
+    rows = {row.name: row for row in result.rows}
+    assert [row.name for row in result.rows if row.on_front] == ["aotinductor", "onnx"]
+    assert rows["onnx"].why_not is not None
+    assert rows["onnx"].why_not.startswith(
+        "takes 2.00 [2.00, 2.00] times aotinductor's time; less peak memory and cold"
+    )
+    assert rows["exported"].why_not == "takes 4.50 [4.50, 4.50] times aotinductor's time"
+    assert rows["aotinductor"].why_not is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(max_memory_mb=50), "peak memory 100 MiB, at most 50 MiB is allowed"),
+        (Limits(max_cold_start_s=0.5), "cold start 1 s, at most 0.5 s is allowed"),
+        (Limits(max_p99_ms=0.001, callers_count=4), "p99 at batch 1 with 4 callers (upper end of its interval) 0.002"),
+        (Limits(max_p99_ms=1.0, callers_count=9), "was not measured: set bench.callers_rows to 1 and add 9"),
+        (Limits(portable=True), "runs only on machines like the one that built it"),
+    ],
+)
+def test_every_limit_keeps_an_artifact_from_shipping(limits: Limits, reason: str) -> None:
+    result = verdict(evidence("aotinductor", (2.0, 2.0, 2.0)), limits=limits)
+    assert result.winner is None
+    assert reason in result.rows[1].reasons[0]
+    met = Limits(max_memory_mb=150, max_cold_start_s=2, max_p99_ms=1.0, callers_count=4, max_size_mb=1)
+    assert verdict(evidence("aotinductor", (2.0, 2.0, 2.0)), limits=met).winner == "aotinductor"
+
+
+def test_a_time_below_the_roofline_floor_is_a_wrong_measurement() -> None:
+    ceilings = Ceilings(threads_count=1, flops_per_s=1e9, bytes_per_s={"1000": 1e9}, dispatch_s=1e-7)
+    counted = Roofline(work=(Work(batch_rows=1, flops=10**6, bytes=8),), ceilings=(ceilings,))
+    result = verdict(evidence("onnx", (2.0, 2.0, 2.0)), shared=replace(session(), roofline=counted))
+    assert "took 2e-06 s, its floor is 0.001 s (arithmetic): the measurement is wrong" in result.rows[1].reasons[0]
+    assert result.winner is None
+
+
+@pytest.mark.parametrize("field", ["cpu", "cores_count"])
+def test_sessions_of_different_machines_or_settings_do_not_compare(field: str) -> None:
+    ours = session()
+    check_comparable(ours, session())
+    machine = replace(ours.environment.machine, **{field: 64 if field == "cores_count" else "another"})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=rf"machine\.{field} was"):
+        check_comparable(ours, replace(ours, environment=replace(ours.environment, machine=machine)))
+    with pytest.raises(UserError, match="bench settings was"):
+        check_comparable(ours, replace(ours, spec=BenchSpec(rounds_count=7)))
 
 
 def test_the_faster_wrong_one_never_wins() -> None:
@@ -156,7 +278,8 @@ def test_eager_never_wins_however_fast() -> None:
     slow = evidence("onnx", (50.0, 50.0, 50.0))
     result = verdict(slow)
     assert result.winner == "onnx"
-    assert result.rows[1].speeds[0].word == "slower"
+    assert result.rows[1].speeds[0].to_eager is not None
+    assert result.rows[1].speeds[0].to_eager.word == "slower"
     assert not result.rows[0].shippable
 
 
@@ -178,7 +301,7 @@ def test_a_stated_limit_that_fails_keeps_an_artifact_from_shipping() -> None:
     assert verdict(row, limits=Limits(max_median_ms=0.003)).winner == "onnx"
     late = verdict(row, limits=Limits(max_median_ms=0.001))
     assert late.winner is None
-    assert late.rows[1].reasons == ("median 0.002 ms at batch 1, at most 0.001 ms is allowed",)
+    assert late.rows[1].reasons == ("median at batch 1 0.002 ms, at most 0.001 ms is allowed",)
     unknown = verdict(row, limits=Limits(max_median_ms=1.0, batch_rows=64))
     assert "was not measured" in unknown.rows[1].reasons[0]
 
@@ -209,11 +332,6 @@ def test_a_failed_step_is_the_rows_reason() -> None:
     assert not result.good
 
 
-def test_measurements_of_another_session_are_not_compared() -> None:
-    result = verdict(evidence("onnx", (2.0, 2.0, 2.0), session=("other",)))
-    assert result.rows[1].speeds[0].ratio_to_eager is None
-
-
 def test_the_built_runs_chain_of_digests_holds(built: Path) -> None:
     from bench.parity.jobs import Reference
     from export.artifact import ProgramRecord, open_artifact
@@ -238,24 +356,23 @@ def test_the_built_runs_chain_of_digests_holds(built: Path) -> None:
 
 
 def test_raw_samples_are_kept_for_every_process_and_batch(built: Path) -> None:
-    for path in (built / "measurements").glob("*.json"):
-        timed = read(Measurement, path)
-        assert {(one.process, one.batch_rows) for one in timed.samples} == {
-            (p, b) for p in range(3) for b in (1, 32, 1024)
-        }
-        assert all(len(one.samples_s) >= 5 and min(one.samples_s) > 0 for one in timed.samples)
-        assert all(one.warmup_calls_count >= 5 and one.warmup_s >= 0.05 for one in timed.samples)
+    shared = read(SessionRecord, built / "measurements" / "session.json")
+    assert shared.twin == "onnx"
+    assert {(one.process, one.batch_rows) for one in shared.twin_samples} == {
+        (p, b) for p in range(3) for b in (1, 32, 1024)
+    }
+    for name in shared.artifacts:
+        timed = read(Measurement, built / "measurements" / f"{name}.json")
+        mine = [one for one in timed.samples if one.threads_count == timed.options.threads_count]
+        assert {(one.process, one.batch_rows) for one in mine} == {(p, b) for p in range(3) for b in (1, 32, 1024)}
+        assert all(len(one.samples_s) == len(one.checked_s) >= 5 and min(one.samples_s) > 0 for one in mine)
+        assert all(one.warmup_calls_count >= 5 and one.warmup_s >= 0.05 for one in mine)
+        assert {one.callers_count for one in timed.crowds} == {1, 4}
+        assert len(timed.cold_starts) == 1
 
 
 def test_a_batch_that_was_left_out_is_said() -> None:
     result = verdict(evidence("onnx", (2.0, 2.0, 2.0)))
     assert not [reason for reason in result.reasons if "left out" in reason]
-    slow = Evidence(
-        name="slow",
-        backend="onnx",
-        required=False,
-        artifact=artifact("onnx"),
-        parity=parity("onnx"),
-        measurement=measurement("slow", (2.0, 2.0, 2.0)),
-    )
-    assert "batch 1024 was left out: a call of eager takes 9.0 s" in verdict(slow).reasons
+    told = verdict(evidence("onnx", (2.0, 2.0, 2.0)), shared=session(left_out="a call of eager takes 9.0 s"))
+    assert "batch 1024 was left out: a call of eager takes 9.0 s" in told.reasons

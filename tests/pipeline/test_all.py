@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from export.signature import Signature, SizeRange, TensorSpec
 from bench.parity.spec import ParitySpec
-from bench.sample import BenchSpec
+from bench.spec import BenchSpec
 from pipeline.recipe import Data, Recipe, Split
 from pipeline.train import TrainSpec
 from net import Net
@@ -47,7 +47,10 @@ def recipe():
         signature=Signature(inputs=(TensorSpec("x", "float32", ("batch", 4)),), ranges={"batch": SizeRange(max=300)}),
         train=TrainSpec(epochs=25, batch_rows=16, lr=0.01, save_every_s=0.0),
         backends=("eager", "torchscript", "exported", "onnx"),
-        bench=BenchSpec(batch_rows=(1, 32), processes_count=2, rounds_count=5), parity=ParitySpec(rows_count=64),
+        bench=BenchSpec(
+            batch_rows=(1, 32), processes_count=2, rounds_count=5, callers_s=0.02, cold_starts_count=1
+        ),
+        parity=ParitySpec(rows_count=64),
     )
 """
 NET = """

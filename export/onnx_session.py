@@ -1,0 +1,198 @@
+"""ONNX Runtime: the one place that opens a session and runs it; the ONNX backends differ in how the file came to be.
+
+Loading and running need numpy and onnxruntime alone; torch is imported only where torch tensors are passed in.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from export.arrays import Array, is_numpy, to_numpy, to_torch
+from export.backend import Witness
+from export.environment import versions
+
+if TYPE_CHECKING:
+    import torch
+
+    from export.artifact import Artifact
+    from export.backend import LoadOptions
+    from export.signature import TensorSpec
+
+_PROVIDERS: dict[str, list[Any]] = {
+    "cpu": ["CPUExecutionProvider"],
+    # Without the CPU in the list, and with the fallback disabled below, a node that CUDA cannot run is an error.
+    "cuda": [("CUDAExecutionProvider", {"use_tf32": 0, "device_id": 0})],
+}
+
+
+def runtime_missing(device: str) -> str | None:
+    """Whether an ONNX Runtime is installed, and has the device's provider."""
+    if not any(name.startswith("onnxruntime") for name in versions()):
+        return "onnxruntime is not installed: pip install onnxruntime-gpu (or onnxruntime where it has no wheel)"
+    if device == "cuda":
+        import onnxruntime
+
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            return "this onnxruntime has no CUDAExecutionProvider: pip install onnxruntime-gpu"
+    return None
+
+
+def open_session(model: str | bytes, options: LoadOptions, disabled_optimizers: Sequence[str] = ()) -> Any:
+    """ONNX Runtime on a file, or on a serialized model, with the settings that every use of an artifact shares."""
+    if options.device == "cuda":
+        import torch  # noqa: F401 - brings the CUDA libraries that the provider is linked against
+    import onnxruntime
+
+    levels = onnxruntime.GraphOptimizationLevel
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = {
+        "off": levels.ORT_DISABLE_ALL,
+        "basic": levels.ORT_ENABLE_BASIC,
+        "extended": levels.ORT_ENABLE_EXTENDED,
+        "all": levels.ORT_ENABLE_ALL,
+    }[options.optimization]
+    settings.intra_op_num_threads = options.threads_count
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if options.device != "cpu":
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return onnxruntime.InferenceSession(
+        model,
+        settings,
+        providers=_PROVIDERS[options.device],
+        enable_fallback=0,
+        disabled_optimizers=list(disabled_optimizers) or None,
+    )
+
+
+def quantize_file(plain: Path, quantized: Path, calls: Sequence[Mapping[str, Array]]) -> int:
+    """Static int8 with weights per channel and ranges (smallest, largest) from ``calls``; returns the nodes converted.
+
+    Signed weights and activations: what ONNX Runtime advises for the CPU.
+    """
+    import onnx
+    from onnxruntime import quantization
+
+    model = onnx.load(str(plain))
+    del model.graph.value_info[:]  # the exporter's would contradict weights that the tool transposes
+    onnx.save(model, str(plain))
+    prepared = plain.with_name("prepared.onnx")
+    quantization.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._calls = iter(calls)
+
+        def get_next(self) -> Mapping[str, Array] | None:
+            return next(self._calls, None)
+
+    quantization.quantize_static(
+        str(prepared),
+        str(quantized),
+        Reader(),
+        quant_format=quantization.QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+        per_channel=True,
+        activation_type=quantization.QuantType.QInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+    nodes = onnx.load(str(quantized)).graph.node
+    dequantized = {output for node in nodes if node.op_type == "DequantizeLinear" for output in node.output}
+    return sum(node.op_type in {"Conv", "Gemm", "MatMul"} and dequantized.issuperset(node.input[:2]) for node in nodes)
+
+
+class OnnxSession:
+    """``Loaded`` around an ONNX Runtime session."""
+
+    def __init__(self, session: Any, artifact: Artifact, device: str) -> None:
+        self._session = session
+        self._device = device
+        self._signature = artifact.signature
+        self._inputs = [spec.name for spec in artifact.signature.inputs]
+        self._outputs = [spec.name for spec in artifact.signature.outputs]
+
+    def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        """One run with outputs that ONNX Runtime allocates, where the inputs lie."""
+        as_numpy = is_numpy(inputs[0])
+        if as_numpy or self._device == "cpu":
+            fed = dict(zip(self._inputs, inputs if as_numpy else map(to_numpy, inputs), strict=True))
+            outputs: list[Array] = self._session.run(self._outputs, fed)
+            return outputs if as_numpy else [to_torch(output) for output in outputs]
+        import torch
+
+        torch.cuda.current_stream().synchronize()  # ONNX Runtime has a stream of its own
+        binding = self._run_bound(inputs)
+        binding.synchronize_outputs()
+        return self._views(binding.get_outputs(), as_numpy=False)
+
+    def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:
+        """Inputs and outputs bound once to fixed memory, which ONNX Runtime then reads and writes in place."""
+        binding = self._run_bound(inputs)
+        results = binding.get_outputs()
+        for name, value in zip(self._outputs, results, strict=True):
+            binding.bind_ortvalue_output(name, value)
+        arrays = self._views(results, as_numpy=is_numpy(inputs[0]))
+        run = self._session.run_with_iobinding
+
+        def call() -> Sequence[Array]:
+            run(binding)
+            return arrays
+
+        return call
+
+    def witness(self) -> Witness:
+        """Nodes per execution provider, as the runtime assigned them."""
+        nodes: Counter[str] = Counter()
+        for subgraph in self._session.get_provider_graph_assignment_info():
+            nodes[subgraph.ep_name] += len(subgraph.get_nodes())
+        wanted = "CUDAExecutionProvider" if self._device == "cuda" else "CPUExecutionProvider"
+        strangers = {provider: count for provider, count in nodes.items() if provider != wanted}
+        return Witness(
+            device=self._device,
+            evidence={f"nodes_on_{provider}": str(count) for provider, count in sorted(nodes.items())},
+            fallback=f"{strangers} nodes ran elsewhere than on {wanted}" if strangers else None,
+        )
+
+    def _run_bound(self, inputs: Sequence[Array]) -> Any:
+        """A binding to ``inputs`` that has run once, into outputs that ONNX Runtime allocated on the device."""
+        binding = self._binding(inputs)
+        for name in self._outputs:
+            binding.bind_output(name, self._device)
+        self._session.run_with_iobinding(binding)
+        return binding
+
+    def _binding(self, inputs: Sequence[Array]) -> Any:
+        """A binding that reads the very memory of ``inputs``; NumPy arrays are copied where the session is on a GPU."""
+        import onnxruntime
+
+        binding = self._session.io_binding()
+        for spec, array in zip(self._signature.inputs, inputs, strict=True):
+            if self._device == "cpu":
+                binding.bind_ortvalue_input(spec.name, onnxruntime.OrtValue.ortvalue_from_numpy(to_numpy(array)))
+            elif isinstance(array, np.ndarray):
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+                binding.bind_ortvalue_input(spec.name, value)
+            else:
+                dtype, shape = np.dtype(spec.dtype), tuple(array.shape)
+                binding.bind_input(spec.name, self._device, 0, dtype, shape, array.data_ptr())
+        return binding
+
+    def _views(self, values: Sequence[Any], *, as_numpy: bool) -> list[Array]:
+        return [self._view(value, spec, as_numpy) for value, spec in zip(values, self._signature.outputs, strict=True)]
+
+    def _view(self, value: Any, spec: TensorSpec, as_numpy: bool) -> Array:
+        """The memory of a runtime value, without a copy where it lies on the device of the answer."""
+        if as_numpy or self._device == "cpu":
+            array: np.ndarray[Any, Any] = value.numpy()
+            return array if as_numpy else to_torch(array)
+        import torch
+
+        tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(value)
+        return tensor.view(torch.bool) if spec.dtype == "bool" else tensor  # ONNX Runtime hands booleans over as bytes
