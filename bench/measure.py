@@ -66,7 +66,7 @@ def measure_together(session: Session, desk: Desk, advance: Callable[[int], None
     dropped: dict[str, Outcome] = {}
     started = time.monotonic()
     while folders:
-        sampled, failed = _all_processes(session, _candidates(session, folders), desk, advance)
+        sampled, failed = sample_processes(session, _candidates(session, folders), desk, advance)
         if failed is None:
             left_out = {rows: reason for one in sampled for rows, reason in one.left_out.items()}
             cold, cold_failed = _cold_starts(session, folders, left_out, desk, advance)
@@ -123,10 +123,10 @@ def _candidates(session: Session, folders: Mapping[str, Path]) -> tuple[Candidat
     return tuple(found)
 
 
-def _all_processes(
+def sample_processes(
     session: Session, candidates: tuple[Candidate, ...], desk: Desk, advance: Callable[[int], None]
 ) -> tuple[list[Sampled], tuple[str, Outcome] | None]:
-    """What every process measured; or the candidate that brought one down, and how."""
+    """What every fresh process measured; or the label of the candidate that brought one down, and how."""
     sampled: list[Sampled] = []
     current = desk.folder / "measure.current"
     spec = session.spec

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.version import VERSION
 
-COMMANDS = ("all", "calibrate", "locate")
+COMMANDS = ("all", "calibrate", "locate", "tune", "load")
 
 
 def main() -> int:

@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from export.build import Source
-from export.record import from_json, to_json
+from export.record import from_json, read, to_json
 from pipeline.find import Reference, call
+from pipeline.run import RecipeRecord
+from pipeline.train import WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +38,17 @@ def trained_module(argument: str) -> nn.Module:
     module = recipe.model()
     module.load_state_dict(load_file(Path(wanted.weights)))
     return module.eval()
+
+
+def run_module(folder: str) -> nn.Module:
+    """The trained module of a run on disk, for its eager baseline; its recipe must be importable.
+
+    Raises:
+        UserError: the recipe's module is not found.
+    """
+    run = Path(folder)
+    record = read(RecipeRecord, run / "recipe.json")
+    module, _, function = record.function.partition(":")
+    reference = Reference(module=module, function=function, file=None, import_path=(str(Path.cwd()),))
+    weights = run / "checkpoint" / WEIGHTS
+    return trained_module(json.dumps(to_json(TrainedModule(reference=reference, weights=str(weights)))))

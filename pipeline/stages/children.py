@@ -14,11 +14,13 @@ from typing import TypeVar
 
 import psutil
 
+from bench.tune import Tuning
 from bench.verdict import Failure
+from export.artifact import Artifact
 from export.backend import LoadOptions
-from export.environment import cores_count
+from export.environment import cores_count, machine
 from export.errors import NO_SPACE, RecordError, TorchstoneError, UserError
-from export.record import Record, read, write, write_atomically
+from export.record import Record, digest, read, write, write_atomically
 from export.worker import Outcome
 from pipeline.run import Run
 
@@ -126,6 +128,13 @@ def reused(run: Run, kind: type[R], path: Path, key: str) -> R | None:
     return None
 
 
-def load_options(run: Run) -> LoadOptions:
-    """How this run's artifacts are run: the same for parity and measurement."""
-    return LoadOptions(device=run.device, threads_count=cores_count())
+def load_options(run: Run, artifact: Artifact | None = None) -> LoadOptions:
+    """How an artifact is run, the same for parity and measurement: as it was tuned on this machine, else by default."""
+    default = LoadOptions(device=run.device, threads_count=cores_count())
+    if artifact is None:
+        return default
+    for path in run.places(f"tuning/{artifact.name}.json"):
+        tuning = read(Tuning, path)
+        if (tuning.artifact_sha256, tuning.machine) == (digest(artifact), machine()):
+            return tuning.options
+    return default

@@ -63,7 +63,7 @@ class Prover:
             tools=("bench", "export"),
             artifact=digest(artifact),
             reference=digest(self.reference),
-            options=load_options(run),
+            options=load_options(run, artifact),
             calibration=digest(self.calibration) if self.calibration else None,
             spec=spec,
         )
@@ -79,7 +79,7 @@ class Prover:
 
     def judge(self, artifact: Artifact, folder: Path, key: str) -> ParityReport | Failure:
         """Load the artifact in ``folder`` in a process of its own, let it answer every case, compare."""
-        run, spec, options = self.run, self.run.found.recipe.parity, load_options(self.run)
+        run, spec, options = self.run, self.run.found.recipe.parity, load_options(self.run, artifact)
         answers = Path(tempfile.mkdtemp(dir=run.folder / "parity", prefix=f".{artifact.name}."))
         job = OutputsJob(
             artifact=str(folder),

@@ -1,0 +1,103 @@
+"""How much slower or faster than eager each artifact of a run is, by one fresh process: the grain of the speed gate.
+
+    python -m bench.ratios RUN [--seed 0] [--batch-rows 1 32]
+
+Prints JSON. The gate starts it anew for every sample, from this commit's tree and from another's in turns; what it
+prints is therefore kept the same from commit to commit.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from bench.measurement import TWIN
+from bench.parity.jobs import SAMPLES
+from bench.parity.report import ParityReport
+from bench.sample import Candidate, SampleJob, sample
+from bench.spec import BenchSpec
+from bench.stats import paired_logs
+from export.artifact import open_artifact
+from export.build import Source
+from export.record import digest, read, to_json
+
+EAGER = "eager"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare."""
+
+    run: tyro.conf.Positional[Path]
+    """The folder of a run."""
+    seed: int = 0
+    """Of the order of everything."""
+    batch_rows: tuple[int, ...] = (1, 32)
+    rounds: int = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratios:
+    """Log of a time over eager's, by artifact and batch size; of one process."""
+
+    logs: dict[str, dict[str, float]]
+    again: dict[str, float]
+    """Of eager against itself, by batch size: noise."""
+
+
+def main(options: Options) -> int:
+    """Measure once, print."""
+    print(json.dumps(to_json(ratios(options))))
+    return 0
+
+
+def ratios(options: Options) -> Ratios:
+    """One process's paired ratios.
+
+    Raises:
+        RuntimeError: the run has no eager baseline that passed parity.
+    """
+    run = options.run.resolve()
+    candidates = _candidates(run)
+    if not any(one.label == EAGER for one in candidates):
+        raise RuntimeError(f"{run} has no eager artifact that passed parity: ratios are taken to it")
+    samples = run / "parity" / "reference" / SAMPLES
+    with tempfile.TemporaryDirectory() as scratch:
+        job = SampleJob(
+            candidates=tuple(candidates),
+            source=Source(function="pipeline.source:run_module", argument=str(run)),
+            spec=BenchSpec(batch_rows=options.batch_rows, rounds_count=options.rounds, callers_s=1e-3, callers=()),
+            samples=str(samples) if samples.exists() else None,
+            seed=options.seed,
+            current=str(Path(scratch) / "current"),
+        )
+        series = {(one.label, one.batch_rows): one.samples_s for one in sample(to_json(job)).series}
+    found: dict[str, dict[str, float]] = {}
+    for (label, rows), samples_s in series.items():
+        if label != EAGER:
+            (log,) = paired_logs([samples_s], [series[EAGER, rows]])
+            found.setdefault(label, {})[str(rows)] = log
+    return Ratios(again=found.pop(TWIN), logs=found)
+
+
+def _candidates(run: Path) -> list[Candidate]:
+    """Every artifact that passed parity, as proved, and eager twice."""
+    found = []
+    for folder in sorted((run / "artifacts").iterdir()):
+        report_file = run / "parity" / f"{folder.name}.json"
+        if not report_file.exists():
+            continue
+        report, artifact = read(ParityReport, report_file), open_artifact(folder)
+        if report.status == "pass" and report.artifact_sha256 == digest(artifact):
+            found.append(Candidate(label=folder.name, folder=str(folder), options=report.options, whole=False))
+    twins = [replace(one, label=TWIN) for one in found if one.label == EAGER]
+    return found + twins
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, description=__doc__)))

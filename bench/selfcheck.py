@@ -1,0 +1,327 @@
+"""The harness measured by itself: work of known length, planted differences, other tools, simulated truth.
+
+    python -m bench.selfcheck [--seeds-count 40]
+
+Exit code 0: every check holds on this machine now; 1: one does not, and figures taken here deserve doubt.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import timeit
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from bench.block import Block
+from bench.clock import now_s
+from bench.conditions import Watch, warnings
+from bench.stats import Effect, effects, mean_ratio, noise_floor, paired_logs
+from export.environment import cores_count
+from export.record import from_json
+from export.worker import Desk, run_child
+
+_SPINS_S = (20e-6, 200e-6, 2e-3)
+_KNOWN_TOLERANCE = 0.01
+_OTHER_TOOLS_TOLERANCE = 0.03
+_LARGEST_EMPTY_S = 100e-9
+_SLOW_DOWN = 1.05
+_FALSE_WINS = 0.10
+_COVERAGE = (0.93, 0.97)
+_TRIALS = 2000
+_ROUNDS = 20
+_PROCESS_SIGMA, _ROUND_SIGMA = 0.013, 0.06
+"""Spread of log-ratios between processes and between rounds, as measured on a shared machine of two cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How long to check."""
+
+    seeds_count: int = 40
+    """Races of a thing against itself, and as many against a thing 5 % slower."""
+    processes_count: int = 3
+    """Fresh processes a race."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One check."""
+
+    what: str
+    found: str
+    demanded: str
+    good: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaceJob:
+    """Spins of these lengths against each other, in a fresh process."""
+
+    spins_s: tuple[float, ...]
+    seed: int
+
+
+def main(settings: Settings) -> int:
+    """Run every check, show a table."""
+    console = Console()
+    watch = Watch(cores_count())
+    table = Table("check", "found", "demanded", "", box=None, header_style="bold")
+    good = True
+    for finding in _findings(settings):
+        table.add_row(finding.what, finding.found, finding.demanded, "✓" if finding.good else "✗")
+        good = good and finding.good
+    console.print(table)
+    for doubt in warnings(watch.stop()):
+        console.print(f"doubtful: {doubt}", soft_wrap=True)
+    return 0 if good else 1
+
+
+def _findings(settings: Settings) -> Iterator[Finding]:
+    yield from _empty()
+    for spin_s in _SPINS_S:
+        yield _known(spin_s)
+    yield _slope()
+    yield from _other_tools()
+    for processes_count in (3, 10, 20):
+        yield _coverage(processes_count)
+    yield _simulated_false_wins(settings)
+    yield from _races(settings)
+
+
+def _empty() -> Iterator[Finding]:
+    """What the harness adds to a call."""
+    block = _warm(_nothing)
+    in_block_s = min(block.sample_s() for _ in range(20))
+    alone_s = statistics.median(block.calls_s(2000))
+    demanded = f"at most {_LARGEST_EMPTY_S * 1e9:.0f} ns"
+    found = f"{in_block_s * 1e9:.0f} ns ({in_block_s / 2.5e-6:.1%} of a call of 2.5 us)"
+    yield Finding(what="nothing, in a block", found=found, demanded=demanded, good=in_block_s <= _LARGEST_EMPTY_S)
+    found = f"{alone_s * 1e9:.0f} ns: single calls are timed from 10 us on"
+    yield Finding(what="nothing, alone", found=found, demanded="at most 500 ns", good=alone_s <= 500e-9)
+
+
+def _known(spin_s: float) -> Finding:
+    """A load of known length, by its fastest block: other work on the core only adds."""
+    block = _warm(lambda: _spin(spin_s))
+    off = min(block.sample_s() for _ in range(30)) / spin_s - 1
+    return Finding(
+        what=f"a spin of {spin_s * 1e6:.0f} us",
+        found=f"{off:+.2%}",
+        demanded=f"within {_KNOWN_TOLERANCE:.0%}",
+        good=abs(off) <= _KNOWN_TOLERANCE,
+    )
+
+
+def _slope() -> Finding:
+    """Blocks of n and of 2n calls: the difference is n calls, without whatever a block costs once."""
+    block = _warm(_work)
+    once, twice = block.calls_count, 2 * block.calls_count
+    ratios = []
+    for _ in range(30):
+        block.calls_count = once
+        short_s = block.sample_s()
+        block.calls_count = twice
+        ratios.append((2 * block.sample_s() - short_s) / short_s)
+    off = statistics.median(ratios) - 1
+    return Finding(what="blocks of n and 2n calls", found=f"{off:+.2%}", demanded="within 2%", good=abs(off) <= 0.02)
+
+
+def _other_tools() -> Iterator[Finding]:
+    """The same work by other tools, in turns: a machine that changes its speed does so for all."""
+    from torch.utils.benchmark import Timer
+
+    block = _warm(_work)
+    timer = Timer("work()", globals={"work": _work})
+    calls_count = block.calls_count
+    others: dict[str, Callable[[], float]] = {
+        "timeit": lambda: timeit.timeit(_work, number=calls_count) / calls_count,
+        "torch.utils.benchmark": lambda: timer.timeit(calls_count).median,
+    }
+    ratios: dict[str, list[float]] = {name: [] for name in others}
+    for _ in range(40):
+        for name, measure in others.items():
+            ratios[name].append(block.sample_s() / measure())
+    for name, found in ratios.items():
+        yield _agreement(name, statistics.median(found) - 1)
+    yield _pyperf()
+
+
+def _pyperf() -> Finding:
+    """Pyperf's own processes and statistics, on a spin, since they cannot take turns with ours."""
+    if shutil.which("pyperf", path=str(Path(sys.executable).parent)) is None:
+        return Finding(what="pyperf", found="not installed: pip install pyperf", demanded="(left out)", good=True)
+    spin_s = 200e-6
+    setup = f"from bench.selfcheck import _spin; s = {spin_s}"
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder) / "pyperf.json"
+        command = [sys.executable, "-m", "pyperf", "timeit", "-q", "-p", "3", "-n", "3", "-w", "1", "-s", setup]
+        subprocess.run([*command, "-o", str(stored), "_spin(s)"], check=True, capture_output=True)
+        show = [sys.executable, "-m", "pyperf", "stats", "-q", str(stored)]
+        told = subprocess.run(show, check=True, capture_output=True, text=True).stdout
+    theirs_s = _microseconds(next(line for line in told.splitlines() if line.startswith("Minimum:")))
+    block = _warm(lambda: _spin(spin_s))
+    return _agreement("pyperf", min(block.sample_s() for _ in range(30)) / theirs_s - 1)
+
+
+def _microseconds(line: str) -> float:
+    """The seconds in a line such as ``Minimum:  201 us``."""
+    value, unit = line.partition(":")[2].split()[:2]
+    return float(value) * {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "sec": 1.0}[unit]
+
+
+def _agreement(name: str, off: float) -> Finding:
+    return Finding(
+        what=f"the same work by {name}",
+        found=f"{off:+.2%}",
+        demanded=f"within {_OTHER_TOOLS_TOLERANCE:.0%}",
+        good=abs(off) <= _OTHER_TOOLS_TOLERANCE,
+    )
+
+
+def _coverage(processes_count: int) -> Finding:
+    """Intervals over simulated processes, each with rounds of its own noise, that hold the true ratio."""
+    generator = random.Random(processes_count)
+    truth = math.log(0.8)
+    held = 0
+    for _ in range(_TRIALS):
+        ratio = mean_ratio(_simulated(generator, truth, processes_count))
+        held += ratio.low <= 0.8 <= ratio.high
+    low, high = _COVERAGE
+    return Finding(
+        what=f"95 % intervals over {processes_count} processes hold the truth",
+        found=f"{held / _TRIALS:.1%} of {_TRIALS}",
+        demanded=f"{low:.0%} to {high:.0%}",
+        good=low <= held / _TRIALS <= high,
+    )
+
+
+def _simulated(generator: random.Random, truth: float, processes_count: int) -> list[float]:
+    """Per-process log-ratios as ``paired_logs`` makes them: a level per process, noise per round, a rare stall."""
+
+    def sample(level: float) -> float:
+        stall = generator.random() < 0.02
+        return math.exp(level + generator.gauss(0, _ROUND_SIGMA) + (1.0 if stall else 0.0))
+
+    levels = [truth + generator.gauss(0, _PROCESS_SIGMA) for _ in range(processes_count)]
+    ours = [[sample(level) for _ in range(_ROUNDS)] for level in levels]
+    theirs = [[sample(0.0) for _ in range(_ROUNDS)] for _ in levels]
+    return paired_logs(ours, theirs)
+
+
+def _simulated_false_wins(settings: Settings) -> Finding:
+    """Families of ten comparisons without a difference: in how many anything is claimed."""
+    generator = random.Random(0)
+    count = 500
+    wrong = 0
+    for _ in range(count):
+        floor = noise_floor(_simulated(generator, 0.0, settings.processes_count))
+        logs = {index: _simulated(generator, 0.0, settings.processes_count) for index in range(10)}
+        verdicts = effects(logs, functools.partial(_constant, floor), 0.02)
+        wrong += any(_differs(effect) for effect in verdicts.values())
+    return Finding(
+        what="simulated families of ten with no difference: one claimed",
+        found=f"{wrong / count:.1%} of {count}",
+        demanded=f"at most {_FALSE_WINS:.0%}",
+        good=wrong / count <= _FALSE_WINS,
+    )
+
+
+def _races(settings: Settings) -> Iterator[Finding]:
+    """Real fresh processes: a thing against itself, and against one 5 % slower."""
+    false_wins = found = 0
+    with tempfile.TemporaryDirectory(prefix="torchstone-selfcheck-") as folder:
+        desk = Desk(folder=Path(folder))
+        for seed in range(settings.seeds_count):
+            verdicts = _race(desk, seed, settings.processes_count)
+            false_wins += _differs(verdicts["same"])
+            found += verdicts["slower"].word == "slower"
+    count = settings.seeds_count
+    yield Finding(
+        what="races of a thing against itself that were won",
+        found=f"{false_wins} of {count}",
+        demanded=f"at most {_FALSE_WINS:.0%}",
+        good=false_wins <= _FALSE_WINS * count,
+    )
+    yield Finding(
+        what="races in which 5 % slower was found slower",
+        found=f"{found} of {count}",
+        demanded="at least 80%",
+        good=found >= 0.8 * count,
+    )
+
+
+def _race(desk: Desk, seed: int, processes_count: int) -> Mapping[str, Effect]:
+    """Four runners: the first, its twin for the noise floor, one as fast, one 5 % slower."""
+    spin_s = 100e-6
+    spins_s = (spin_s, spin_s, spin_s, spin_s * _SLOW_DOWN)
+    sampled: list[list[list[float]]] = []
+    for process in range(processes_count):
+        job = RaceJob(spins_s=spins_s, seed=seed * processes_count + process)
+        outcome = run_child("race", "bench.selfcheck:race", job, desk)
+        if outcome.status != "done":
+            raise RuntimeError(f"a race {outcome.status}: {outcome.cause}")
+        sampled.append(outcome.value)
+    runners: list[list[Sequence[float]]] = [list(runner) for runner in zip(*sampled, strict=True)]
+    first, twin, same, slower = runners
+    floor = noise_floor(paired_logs(twin, first))
+    logs = {"same": paired_logs(same, first), "slower": paired_logs(slower, first)}
+    return effects(logs, lambda _: floor, 0.02)
+
+
+def race(payload: object) -> list[list[float]]:
+    """Job: block times of every runner in random interleaved rounds."""
+    job = from_json(RaceJob, payload)
+    order = random.Random(job.seed)
+    blocks = [(index, _warm(functools.partial(_spin, spin_s))) for index, spin_s in enumerate(job.spins_s)]
+    samples: list[list[float]] = [[] for _ in blocks]
+    for _ in range(_ROUNDS):
+        order.shuffle(blocks)
+        for index, block in blocks:
+            samples[index].append(block.sample_s())
+    return samples
+
+
+def _constant(floor: float, _: object) -> float:
+    return floor
+
+
+def _differs(effect: Effect) -> bool:
+    return effect.word in {"faster", "slower"}
+
+
+def _warm(call: Callable[[], Any]) -> Block:
+    block = Block([call] * 4, lambda: None)
+    block.warm_up(5, 0.02, 1.0, 0.002)
+    return block
+
+
+def _nothing() -> None:
+    pass
+
+
+def _work() -> int:
+    """Some tens of microseconds of arithmetic."""
+    return sum(range(2000))
+
+
+def _spin(seconds: float) -> None:
+    until = now_s() + seconds
+    while now_s() < until:
+        pass
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(tyro.cli(Settings, description=__doc__)))
