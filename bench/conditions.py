@@ -79,7 +79,7 @@ class Watch:
             "whole": whole,
             "busy": whole - idle - (steal or 0.0),
             "steal": steal,
-            "own": own.user + own.system,
+            "own": own.user + own.system + getattr(own, "children_user", 0.0) + getattr(own, "children_system", 0.0),
             "switches": self._process.num_ctx_switches().involuntary,
             "swapped": psutil.swap_memory().sin,
             "throttled": _throttled_count(),

@@ -101,6 +101,8 @@ def load(payload: object) -> list[Tested]:
     with _Host(job, runner) as host:
         single = _test(host, job, "SingleStream", None)
         offline = _test(host, job, "Offline", single.achieved_per_s)
+        if not offline.valid:  # calls of many rows were faster than guessed: more samples make the test long enough
+            offline = _test(host, job, "Offline", offline.achieved_per_s)
         tests += [single, offline]
         if single.achieved_per_s:
             tests += _rates(host, job, single.achieved_per_s)

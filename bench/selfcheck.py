@@ -8,7 +8,6 @@ Exit code 0: every check holds on this machine now; 1: one does not, and figures
 from __future__ import annotations
 
 import functools
-import math
 import random
 import shutil
 import statistics
@@ -28,7 +27,8 @@ from rich.table import Table
 from bench.block import Block
 from bench.clock import now_s
 from bench.conditions import Watch, warnings
-from bench.stats import Effect, effects, mean_ratio, noise_floor, paired_logs
+from bench.simulated import FAMILIES, ROUNDS, TRIALS, coverage, differs, false_wins
+from bench.stats import Effect, effects, noise_floor, paired_logs
 from export.environment import cores_count
 from export.record import from_json
 from export.worker import Desk, run_child
@@ -40,10 +40,6 @@ _LARGEST_EMPTY_S = 100e-9
 _SLOW_DOWN = 1.05
 _FALSE_WINS = 0.10
 _COVERAGE = (0.93, 0.97)
-_TRIALS = 2000
-_ROUNDS = 20
-_PROCESS_SIGMA, _ROUND_SIGMA = 0.013, 0.06
-"""Spread of log-ratios between processes and between rounds, as measured on a shared machine of two cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +75,7 @@ def main(settings: Settings) -> int:
     console = Console()
     watch = Watch(cores_count())
     table = Table("check", "found", "demanded", "", box=None, header_style="bold")
+    console.width = max(console.width, 120)
     good = True
     for finding in _findings(settings):
         table.add_row(finding.what, finding.found, finding.demanded, "✓" if finding.good else "✗")
@@ -114,14 +111,25 @@ def _empty() -> Iterator[Finding]:
 
 
 def _known(spin_s: float) -> Finding:
-    """A load of known length, by its fastest block: other work on the core only adds."""
-    block = _warm(lambda: _spin(spin_s))
-    off = min(block.sample_s() for _ in range(30)) / spin_s - 1
+    """A load that times itself, by the fastest of many blocks: what the harness says beyond that is the harness's."""
+    own_s: list[float] = []
+
+    def call() -> None:
+        began = now_s()
+        _spin(spin_s)
+        own_s.append(now_s() - began)
+
+    block = _warm(call)
+    off = []
+    for _ in range(30):
+        own_s.clear()
+        sample_s = block.sample_s()
+        off.append(sample_s / statistics.mean(own_s) - 1)
     return Finding(
         what=f"a spin of {spin_s * 1e6:.0f} us",
-        found=f"{off:+.2%}",
+        found=f"{min(off):+.2%}",
         demanded=f"within {_KNOWN_TOLERANCE:.0%}",
-        good=abs(off) <= _KNOWN_TOLERANCE,
+        good=abs(min(off)) <= _KNOWN_TOLERANCE,
     )
 
 
@@ -192,50 +200,25 @@ def _agreement(name: str, off: float) -> Finding:
 
 
 def _coverage(processes_count: int) -> Finding:
-    """Intervals over simulated processes, each with rounds of its own noise, that hold the true ratio."""
-    generator = random.Random(processes_count)
-    truth = math.log(0.8)
-    held = 0
-    for _ in range(_TRIALS):
-        ratio = mean_ratio(_simulated(generator, truth, processes_count))
-        held += ratio.low <= 0.8 <= ratio.high
+    """Intervals over simulated processes that hold the true ratio."""
+    share = coverage(processes_count)
     low, high = _COVERAGE
     return Finding(
         what=f"95 % intervals over {processes_count} processes hold the truth",
-        found=f"{held / _TRIALS:.1%} of {_TRIALS}",
+        found=f"{share:.1%} of {TRIALS}",
         demanded=f"{low:.0%} to {high:.0%}",
-        good=low <= held / _TRIALS <= high,
+        good=low <= share <= high,
     )
 
 
-def _simulated(generator: random.Random, truth: float, processes_count: int) -> list[float]:
-    """Per-process log-ratios as ``paired_logs`` makes them: a level per process, noise per round, a rare stall."""
-
-    def sample(level: float) -> float:
-        stall = generator.random() < 0.02
-        return math.exp(level + generator.gauss(0, _ROUND_SIGMA) + (1.0 if stall else 0.0))
-
-    levels = [truth + generator.gauss(0, _PROCESS_SIGMA) for _ in range(processes_count)]
-    ours = [[sample(level) for _ in range(_ROUNDS)] for level in levels]
-    theirs = [[sample(0.0) for _ in range(_ROUNDS)] for _ in levels]
-    return paired_logs(ours, theirs)
-
-
 def _simulated_false_wins(settings: Settings) -> Finding:
-    """Families of ten comparisons without a difference: in how many anything is claimed."""
-    generator = random.Random(0)
-    count = 500
-    wrong = 0
-    for _ in range(count):
-        floor = noise_floor(_simulated(generator, 0.0, settings.processes_count))
-        logs = {index: _simulated(generator, 0.0, settings.processes_count) for index in range(10)}
-        verdicts = effects(logs, functools.partial(_constant, floor), 0.02)
-        wrong += any(_differs(effect) for effect in verdicts.values())
+    """Simulated families of ten comparisons without a difference, in which one is claimed."""
+    share = false_wins(settings.processes_count)
     return Finding(
-        what="simulated families of ten with no difference: one claimed",
-        found=f"{wrong / count:.1%} of {count}",
+        what="simulated families of ten without a difference, one claimed",
+        found=f"{share:.1%} of {FAMILIES}",
         demanded=f"at most {_FALSE_WINS:.0%}",
-        good=wrong / count <= _FALSE_WINS,
+        good=share <= _FALSE_WINS,
     )
 
 
@@ -246,7 +229,7 @@ def _races(settings: Settings) -> Iterator[Finding]:
         desk = Desk(folder=Path(folder))
         for seed in range(settings.seeds_count):
             verdicts = _race(desk, seed, settings.processes_count)
-            false_wins += _differs(verdicts["same"])
+            false_wins += differs(verdicts["same"])
             found += verdicts["slower"].word == "slower"
     count = settings.seeds_count
     yield Finding(
@@ -287,19 +270,11 @@ def race(payload: object) -> list[list[float]]:
     order = random.Random(job.seed)
     blocks = [(index, _warm(functools.partial(_spin, spin_s))) for index, spin_s in enumerate(job.spins_s)]
     samples: list[list[float]] = [[] for _ in blocks]
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         order.shuffle(blocks)
         for index, block in blocks:
             samples[index].append(block.sample_s())
     return samples
-
-
-def _constant(floor: float, _: object) -> float:
-    return floor
-
-
-def _differs(effect: Effect) -> bool:
-    return effect.word in {"faster", "slower"}
 
 
 def _warm(call: Callable[[], Any]) -> Block:

@@ -8,6 +8,7 @@ difference counts only beyond the noise floor: what the same session found betwe
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -146,10 +147,12 @@ def _needed(spread: float, gap: float, error: float) -> int | None:
     """Processes after which the interval is as narrow as ``gap``; None if more would not help."""
     if gap <= 0:
         return None
-    for count in range(2, _MOST_PROCESSES):
-        if t_quantile(1 - error / 2, count - 1) * spread / math.sqrt(count) <= gap:
-            return count
-    return None
+    low, high = 1, _MOST_PROCESSES  # too few, and perhaps enough: the interval narrows with every process
+    while high - low > 1:
+        count = (low + high) // 2
+        narrow = t_quantile(1 - error / 2, count - 1) * spread / math.sqrt(count) <= gap
+        low, high = (low, count) if narrow else (count, high)
+    return high if high < _MOST_PROCESSES else None
 
 
 def t_cdf(t: float, degrees: int) -> float:
@@ -167,6 +170,7 @@ def t_cdf(t: float, degrees: int) -> float:
     return (1 + inside) / 2
 
 
+@functools.cache
 def t_quantile(share: float, degrees: int) -> float:
     """The value that Student's variable stays below with chance ``share``, by bisection."""
     if share < 0.5:

@@ -11,11 +11,13 @@ _NOTE_LENGTH = 90
 
 
 def verdict_table(verdict: Verdict) -> Table:
-    """Mark, export time, size, parity (largest error in eager's own), time per batch (times faster than eager)."""
+    """Mark, export time, size, cold start, peak memory, parity (largest error in eager's own), time per batch (times
+    faster than eager).
+    """
     batches = text.batches(verdict.rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("", "backend", "export", "size", "parity"):
-        table.add_column(heading, justify="right" if heading in {"export", "size"} else "left", no_wrap=True)
+    for heading in ("", "backend", "export", "size", "start", "memory", "parity"):
+        table.add_column(heading, justify="left" if heading in {"", "backend", "parity"} else "right", no_wrap=True)
     for rows in batches:
         table.add_column(f"batch {rows}", justify="right", no_wrap=True)
     table.add_column("")
@@ -25,6 +27,8 @@ def verdict_table(verdict: Verdict) -> Table:
             row.name,
             text.seconds(row.build_s),
             text.size(row.size_bytes),
+            text.cold(row),
+            text.memory(row),
             text.parity(row),
             *(text.speed(text.speed_at(row, rows)) for rows in batches),
             _short(text.note(row, verdict)),

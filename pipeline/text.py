@@ -21,7 +21,9 @@ def note(row: Row, verdict: Verdict) -> str:
         return "tied, the simplest" if verdict.tied else "winner"
     if _is_baseline(row):
         return "baseline"
-    return "; ".join(row.reasons) or ("tied" if row.name in verdict.tied else "")
+    if row.reasons:
+        return "; ".join(row.reasons)
+    return "tied" if row.name in verdict.tied else ""
 
 
 def _is_baseline(row: Row) -> bool:
@@ -62,6 +64,16 @@ def speed(one: Speed | None) -> str:
     if one.to_eager is None:
         return seconds(one.median_s)
     return f"{seconds(one.median_s)} ({1 / one.to_eager.ratio.value:.2g}x)"
+
+
+def cold(row: Row) -> str:
+    """From no process to the first answer."""
+    return seconds(row.cold.total_s) if row.cold else "-"
+
+
+def memory(row: Row) -> str:
+    """Peak resident memory of a process that holds the artifact alone."""
+    return size(row.cold.peak_bytes) if row.cold else "-"
 
 
 def batches(rows: tuple[Row, ...]) -> list[int]:

@@ -23,7 +23,8 @@ _PAGE = """<!doctype html>
 <h1>{recipe} <small>on {device}, run {run}</small></h1>
 <div class="banner{good}"><strong>{headline}.</strong><br>{reasons}</div>
 {table}
-<p class="dim">Export: time to build. Parity: the largest error against float64, in units of eager float32's own.
+<p class="dim">Export: time to build. Start: from no process to the first answer. Memory: peak of a process that holds
+it alone. Parity: the largest error against float64, in units of eager float32's own.
 Batch columns: median time per call, and how many times faster than eager; hover for throughput and the 95 % interval.
 </p>
 {body}
@@ -46,10 +47,12 @@ def write_report(run: Run, verdict: Verdict, reports: Mapping[str, ParityReport]
 def _page(run: Run, verdict: Verdict, reports: Mapping[str, ParityReport]) -> str:
     from pipeline.report.levels import levels_table
     from pipeline.report.plots import latency_svg, parity_svg
+    from pipeline.report.timing import timing_tables
 
     limit = run.found.recipe.parity.max_peak_ratio
     latency, errors = latency_svg(verdict), parity_svg(verdict, limit)
     body = [f"<h2>Latency</h2>{latency}"] if latency else []
+    body.append(timing_tables(verdict))
     body += [f"<h2>Parity</h2>{errors}{_PARITY_NOTE.format(limit=limit)}"] if errors else []
     body.append(levels_table(reports))
     return _PAGE.format(
@@ -59,7 +62,7 @@ def _page(run: Run, verdict: Verdict, reports: Mapping[str, ParityReport]) -> st
         device=_safe(run.device),
         run=_safe(run.folder.name),
         good=" good" if verdict.good else "",
-        reasons="<br>".join(map(_safe, verdict.reasons)),
+        reasons="<br>".join(map(_safe, [*verdict.reasons, *(f"Doubtful: {told}." for told in verdict.warnings)])),
         table=_table(verdict),
         body="\n".join([*body, *_failures(verdict.rows)]),
         facts=_facts(run, verdict),
@@ -74,14 +77,25 @@ def _headline(verdict: Verdict) -> str:
 
 def _table(verdict: Verdict) -> str:
     batches = text.batches(verdict.rows)
-    headings = ["", "backend", "export", "size", "parity", *(f"batch {rows}" for rows in batches), ""]
+    headings = [
+        "",
+        "backend",
+        "export",
+        "size",
+        "start",
+        "memory",
+        "parity",
+        *(f"batch {rows}" for rows in batches),
+        "",
+    ]
     head = "".join(f"<th>{_safe(heading)}</th>" for heading in headings)
     return f"<table><tr>{head}</tr>{''.join(_row(row, verdict, batches) for row in verdict.rows)}</table>"
 
 
 def _row(row: Row, verdict: Verdict, batches: list[int]) -> str:
     mark, note = text.mark(row, verdict), text.note(row, verdict)
-    cells = [mark, row.name, text.seconds(row.build_s), text.size(row.size_bytes), text.parity(row)]
+    cells = [mark, row.name, text.seconds(row.build_s), text.size(row.size_bytes), text.cold(row), text.memory(row)]
+    cells.append(text.parity(row))
     plain = "".join(f"<td>{_safe(cell)}</td>" for cell in cells)
     speeds = "".join(
         f'<td title="{_safe(_hover(row, rows))}">{_safe(text.speed(text.speed_at(row, rows)))}</td>' for rows in batches

@@ -167,11 +167,16 @@ def test_the_flags_of_a_recipe_are_these(tmp_path: Path) -> None:
     assert time.monotonic() - started < 4
     flags = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", done.stdout)) - {"--help"})
     assert flags == [
-        "--backends", "--bench.batch-rows", "--bench.block-s", "--bench.call-limit-s",
+        "--backends", "--bench.batch-rows", "--bench.block-s", "--bench.call-limit-s", "--bench.callers",
+        "--bench.callers-rows", "--bench.callers-s", "--bench.calls-count", "--bench.cold-starts-count",
+        "--bench.depth",
         "--bench.min-rounds-count", "--bench.processes-count", "--bench.round-budget-s",
-        "--bench.rounds-count", "--bench.tie-ratio", "--bench.warmup-calls-count", "--bench.warmup-limit-s",
-        "--bench.warmup-s", "--device", "--json", "--limits.batch-rows", "--limits.max-median-ms",
-        "--limits.min-metrics", "--only", "--out", "--parity.allow-no-reference", "--parity.batch-rows",
+        "--bench.rounds-count", "--bench.threads", "--bench.tie-ratio", "--bench.warmup-calls-count",
+        "--bench.warmup-limit-s",
+        "--bench.warmup-s", "--device", "--json", "--limits.batch-rows", "--limits.callers-count",
+        "--limits.max-cold-start-s", "--limits.max-median-ms", "--limits.max-memory-mb", "--limits.max-p99-ms",
+        "--limits.max-size-mb", "--limits.min-metrics", "--limits.portable",
+        "--only", "--out", "--parity.allow-no-reference", "--parity.batch-rows",
         "--parity.call-limit-s", "--parity.depth", "--parity.max-peak-ratio", "--parity.max-rms-ratio",
         "--parity.max-slope-ulps", "--parity.metric-margin", "--parity.nonfinite-inputs", "--parity.rows-count",
         "--process.memory-bytes", "--process.wall-s",

@@ -82,5 +82,5 @@ def test_what_is_no_recipe_is_named_with_the_remedy(text: str, reason: str, mine
 
 
 def test_built_in_recipes_are_listed_without_importing_them() -> None:
-    assert list(built_in()) == ["digits", "seed"]
+    assert list(built_in()) == ["digits", "seed", "sentence"]
     assert all(text.endswith((".", "?")) for text in built_in().values())

@@ -1,0 +1,118 @@
+"""The speed gate: its arithmetic, and a planted slow-down in a real artifact, measured in real processes."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import helper
+
+from bench import gate
+from bench.gate import Baseline, Lost, committed, gathered, ratio_to, sample_ratios
+from bench.parity.report import ParityReport
+from export.artifact import RECORD, Artifact
+from export.environment import environment
+from export.record import Observed, digest, digest_files, read, write
+
+AGAIN = {"1": [0.005, -0.004, 0.002, -0.003, 0.001]}
+WHAT = "onnx at batch 1"
+
+
+def logs(ratio: float, sigma: float = 0.01, seed: int = 0, count: int = 5) -> list[float]:
+    generator = random.Random(seed)
+    return [math.log(ratio) + generator.gauss(0, sigma) for _ in range(count)]
+
+
+def lost(now: Sequence[float], then: Sequence[float]) -> Lost:
+    (one,) = ratio_to({WHAT: now, "new at batch 1": now}, {WHAT: then}, AGAIN)
+    return one
+
+
+def test_a_fifth_slower_is_a_regression_and_a_twentieth_is_not() -> None:
+    then = logs(0.2, seed=1)
+    assert lost(logs(0.24), then).regressed
+    assert not lost(logs(0.21), then).regressed
+    assert not lost(logs(0.16), then).regressed
+    assert "onnx at batch 1: 1.19 [1.18, 1.21] of the baseline" in lost(logs(0.24), then).words
+
+
+def test_noise_that_could_hide_a_loss_is_not_judged() -> None:
+    noisy = lost(logs(0.2, sigma=0.4), logs(0.2, sigma=0.4, seed=1))
+    assert not noisy.regressed
+    assert noisy.too_noisy
+    assert not lost(logs(0.2), logs(0.2, seed=1)).too_noisy
+
+
+def test_four_hundred_comparisons_without_a_difference_raise_no_alarm() -> None:
+    alarms = sum(lost(logs(0.2, 0.03, seed), logs(0.2, 0.03, seed + 1000)).regressed for seed in range(400))
+    assert alarms == 0
+
+
+@pytest.mark.parametrize("field", ["cpu", "versions"])
+def test_a_baseline_of_another_machine_is_not_used_and_the_field_is_named(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = environment()
+    baseline = Baseline(
+        cpu=here.machine.cpu,
+        cores_count=here.machine.cores_count,
+        versions=here.versions,
+        logs={WHAT: (0.0, 0.1)},
+        observed=Observed(at="2026-01-01T00:00:00+00:00", duration_s=1.0, host="h"),
+    )
+    monkeypatch.setattr(gate, "BASELINE_FILE", tmp_path / "baseline.json")
+    assert committed() == (None, "there is no baseline.json")
+    write(gate.BASELINE_FILE, baseline)
+    assert committed()[0] == baseline
+    write(gate.BASELINE_FILE, replace(baseline, **{field: "another" if field == "cpu" else {}}))  # type: ignore[arg-type]
+    found, why_not = committed()
+    assert found is None
+    assert {"cpu": "processor", "versions": "versions"}[field] in why_not
+
+
+def test_a_slow_down_planted_in_an_artifact_is_found_and_its_twin_is_not(built: Path, tmp_path: Path) -> None:
+    """The file gets nodes that change no value and cost time; the same run without them is the baseline."""
+    fast, slow = only_onnx(built, tmp_path / "fast" / "seed" / "a"), only_onnx(built, tmp_path / "slow" / "seed" / "a")
+    plant_slow_down(slow)
+    before, again = gathered([sample_ratios(fast, seed) for seed in range(3)])
+    after, _ = gathered([sample_ratios(slow, seed) for seed in range(3)])
+    same, _ = gathered([sample_ratios(fast, seed) for seed in range(3, 6)])
+    assert any(one.regressed for one in ratio_to(after, before, again))
+    assert not any(one.regressed for one in ratio_to(same, before, again))
+
+
+def only_onnx(built: Path, folder: Path) -> Path:
+    """A copy of a run with eager and ONNX alone, so that a process takes two seconds."""
+    shutil.copytree(built, folder)
+    for artifact in (folder / "artifacts").iterdir():
+        if artifact.name not in {"eager", "onnx"}:
+            shutil.rmtree(artifact)
+    return folder
+
+
+def plant_slow_down(run: Path, nodes_count: int = 40) -> None:
+    """A chain of clips that no value reaches, before the output; its record and its proof vouch for the file."""
+    folder = run / "artifacts" / "onnx"
+    model = onnx.load(str(folder / "model.onnx"))
+    graph = model.graph
+    output = graph.output[0].name
+    last = next(node for node in graph.node if output in node.output)
+    last.output[list(last.output).index(output)] = "planted_0"
+    graph.initializer.extend([helper.make_tensor("planted_bound", onnx.TensorProto.FLOAT, [], [1e30])])
+    for index in range(nodes_count):
+        name = output if index == nodes_count - 1 else f"planted_{index + 1}"
+        kind = "Min" if index % 2 else "Max"
+        low = "planted_bound" if index % 2 else "planted_low"
+        graph.node.append(helper.make_node(kind, [f"planted_{index}", low], [name], name=f"planted_{index}_node"))
+    graph.initializer.extend([helper.make_tensor("planted_low", onnx.TensorProto.FLOAT, [], [-1e30])])
+    onnx.save(model, str(folder / "model.onnx"))
+    artifact = replace(read(Artifact, folder / RECORD), files=digest_files(folder, [folder / "model.onnx"]))
+    write(folder / RECORD, artifact)
+    report = run / "parity" / "onnx.json"
+    write(report, replace(read(ParityReport, report), artifact_sha256=digest(artifact)))

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.stats import Effect, Ratio
+from bench.tune import Tuning, gain, settings, spelled, tuning_file
+from export.artifact import open_artifact
+from export.backend import LoadOptions
+from export.environment import cores_count, machine
+from export.record import Observed, digest, read, write
+from pipeline.console import Console
+from pipeline.find import find
+from pipeline.run import open_run
+from pipeline.stages.children import load_options
+from tests.conftest import ROOT, environ
+
+OBSERVED = Observed(at="2026-01-01T00:00:00+00:00", duration_s=1.0, host="h")
+
+
+def tune(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.tune", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environ())
+
+
+def test_every_setting_that_a_runtime_has_is_tried_and_no_other(built: Path) -> None:
+    before = LoadOptions(threads_count=2)
+    onnx, compiled, script = (open_artifact(built / "artifacts" / n) for n in ("onnx", "compile", "torchscript"))
+    assert settings(compiled, before, 4) == []  # its kernels have their threads built in
+    assert [one.threads_count for one in settings(script, before, 4)] == [1, 4]
+    tried = [(one.threads_count, one.optimization) for one in settings(onnx, before, 4)]
+    assert tried == [(1, "all"), (1, "extended"), (2, "extended"), (4, "all"), (4, "extended")]
+
+
+def test_the_command_says_what_each_setting_gained_and_writes_it_down(built: Path) -> None:
+    done = tune(built, "--artifacts", "onnx", "--processes", "2", "--batch-rows", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 threads, optimization all" in done.stdout
+    tuning = read(Tuning, tuning_file(built, "onnx"))
+    artifact = open_artifact(built / "artifacts" / "onnx")
+    assert (tuning.artifact_sha256, tuning.machine) == (digest(artifact), machine())
+    assert set(tuning.gains) <= {spelled(one) for one in settings(artifact, tuning.before, cores_count())}
+    assert len(tuning.gains) >= 1
+    assert tuning.options == tuning.before or tuning.gains[spelled(tuning.options)].word == "faster"
+    tuning_file(built, "onnx").unlink()
+
+
+def test_an_artifact_that_is_not_there_is_named(built: Path) -> None:
+    done = tune(built, "--artifacts", "openvino")
+    assert done.returncode == 2
+    assert "has no artifact 'openvino' that passed parity" in done.stderr
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_pipeline_uses_what_was_tuned_on_this_machine_alone(built: Path, tmp_path: Path, elsewhere: bool) -> None:
+    artifact = open_artifact(built / "artifacts" / "onnx")
+    tuned = LoadOptions(threads_count=1, optimization="extended")
+    with open_run(find("seed"), "cpu", tmp_path, Console(quiet=True)) as run:
+        assert load_options(run, artifact) == LoadOptions(threads_count=cores_count())
+        here = replace(machine(), cpu="another") if elsewhere else machine()
+        tuning = Tuning(
+            key="k",
+            artifact="onnx",
+            artifact_sha256=digest(artifact),
+            machine=here,
+            before=LoadOptions(threads_count=cores_count()),
+            options=tuned,
+            gains={},
+            refused={},
+            observed=OBSERVED,
+        )
+        write(tuning_file(run.folder, "onnx"), tuning)
+        expected = LoadOptions(threads_count=cores_count()) if elsewhere else tuned
+        assert load_options(run, artifact) == expected
+        assert load_options(run, replace(artifact, checkpoint_sha256="other")) == LoadOptions(
+            threads_count=cores_count()
+        )
+
+
+def test_a_gain_is_told_as_a_person_reads_it() -> None:
+    ratio = Ratio(value=0.5, low=0.4, high=0.8)
+    faster = Effect(ratio=ratio, word="faster", noise_ratio=0.0, detectable_ratio=0.0, needs_processes_count=None)
+    assert gain(faster) == "2.00x faster [1.25, 2.50]"
+    assert gain(replace(faster, word="same")) == "same: 0.50 [0.40, 0.80] of the time"
