@@ -75,7 +75,7 @@ class Embedder(nn.Module):
         from transformers import AutoModel
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()
         self.encoder = AutoModel.from_pretrained(model_folder(), local_files_only=True)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

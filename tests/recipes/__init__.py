@@ -1,0 +1,1 @@
+"""Recipes that are measured and not shipped."""
