@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
@@ -255,8 +255,12 @@ class TorchLoaded:
         return lambda: call(*tensors)
 
     def witness(self) -> Witness:
-        """The device asked for: torch raises rather than move a computation elsewhere."""
-        return self._witness() if self._witness else Witness(device=self._device)
+        """The device asked for (torch raises rather than move a computation elsewhere), how float32 is multiplied."""
+        import torch
+
+        found = self._witness() if self._witness else Witness(device=self._device)
+        products = torch.get_float32_matmul_precision()  # highest: no TF32, no bfloat16
+        return replace(found, evidence={"float32_products": products, **found.evidence})
 
 
 def get(name: str) -> Backend:

@@ -5,6 +5,8 @@ Loading and running need numpy and onnxruntime alone; torch is imported only whe
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from export.backend import LoadOptions
     from export.signature import TensorSpec
 
+_INT8 = re.compile(r"QLinear|QGemm|QAttention|MatMulInteger|ConvInteger|DynamicQuantize")
+"""Operators that compute in integers; what is only dequantised first is computed in float32."""
 _PROVIDERS: dict[str, list[Any]] = {
     "cpu": ["CPUExecutionProvider"],
     # Without the CPU in the list, and with the fallback disabled below, a node that CUDA cannot run is an error.
@@ -42,8 +46,16 @@ def runtime_missing(device: str) -> str | None:
     return None
 
 
-def open_session(model: str | bytes, options: LoadOptions, disabled_optimizers: Sequence[str] = ()) -> Any:
-    """ONNX Runtime on a file, or on a serialized model, with the settings that every use of an artifact shares."""
+def open_session(
+    model: str | bytes,
+    options: LoadOptions,
+    disabled_optimizers: Sequence[str] = (),
+    rewritten: Path | None = None,
+) -> Any:
+    """ONNX Runtime on a file, or on a serialized model, with the settings that every use of an artifact shares.
+
+    ``rewritten`` is where the graph is left as the runtime runs it.
+    """
     if options.device == "cuda":
         import torch  # noqa: F401 - brings the CUDA libraries that the provider is linked against
     import onnxruntime
@@ -59,6 +71,8 @@ def open_session(model: str | bytes, options: LoadOptions, disabled_optimizers: 
     settings.intra_op_num_threads = options.threads_count
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
+    if rewritten is not None:
+        settings.optimized_model_filepath = str(rewritten)
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if options.device != "cpu":
@@ -108,12 +122,30 @@ def quantize_file(plain: Path, quantized: Path, calls: Sequence[Mapping[str, Arr
     return sum(node.op_type in {"Conv", "Gemm", "MatMul"} and dequantized.issuperset(node.input[:2]) for node in nodes)
 
 
+def _precision(model: Path, options: LoadOptions) -> str:
+    """What the graph computes in after the runtime rewrote it: the float types of its weights, and nodes in int8."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="torchstone-onnx-") as scratch:
+        rewritten = Path(scratch) / "rewritten.onnx"
+        open_session(str(model), options, rewritten=rewritten)
+        graph = onnx.load(str(rewritten)).graph
+    kinds = {onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type) for tensor in graph.initializer}
+    floats = sorted(kind.name for kind in kinds if kind.name.startswith(("float", "bfloat")))
+    integer_count = sum(bool(_INT8.match(node.op_type)) for node in graph.node)
+    return "+".join(floats or ["float32"]) + (
+        f", {integer_count} of {len(graph.node)} nodes int8" if integer_count else ""
+    )
+
+
 class OnnxSession:
     """``Loaded`` around an ONNX Runtime session."""
 
-    def __init__(self, session: Any, artifact: Artifact, device: str) -> None:
-        self._session = session
-        self._device = device
+    def __init__(self, model: Path, artifact: Artifact, options: LoadOptions) -> None:
+        self._session = open_session(str(model), options)
+        self._model = model
+        self._options = options
+        self._device = options.device
         self._signature = artifact.signature
         self._inputs = [spec.name for spec in artifact.signature.inputs]
         self._outputs = [spec.name for spec in artifact.signature.outputs]
@@ -156,7 +188,10 @@ class OnnxSession:
         strangers = {provider: count for provider, count in nodes.items() if provider != wanted}
         return Witness(
             device=self._device,
-            evidence={f"nodes_on_{provider}": str(count) for provider, count in sorted(nodes.items())},
+            evidence={
+                **{f"nodes_on_{provider}": str(count) for provider, count in sorted(nodes.items())},
+                "precision": _precision(self._model, self._options),
+            },
             fallback=f"{strangers} nodes ran elsewhere than on {wanted}" if strangers else None,
         )
 

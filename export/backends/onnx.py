@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.onnx_export import export_program
-from export.onnx_session import OnnxSession, open_session, runtime_missing
+from export.onnx_session import OnnxSession, runtime_missing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,4 +44,4 @@ def contents(artifact: Artifact, folder: Path) -> Contents | None:
 
 def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
     """A session on the file; on CUDA a node that would run on the CPU is an error."""
-    return OnnxSession(open_session(str(folder / FILE), options), artifact, options.device)
+    return OnnxSession(folder / FILE, artifact, options)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.onnx_export import export_program
-from export.onnx_session import OnnxSession, open_session, quantize_file, runtime_missing
+from export.onnx_session import OnnxSession, quantize_file, runtime_missing
 from export.quantize import PRECISION, calibration_calls, refuse_unquantized
 
 if TYPE_CHECKING:
@@ -62,4 +62,4 @@ def contents(artifact: Artifact, folder: Path) -> Contents | None:
 
 def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
     """A session on the file; on CUDA a node that would run on the CPU is an error."""
-    return OnnxSession(open_session(str(folder / FILE), options), artifact, options.device)
+    return OnnxSession(folder / FILE, artifact, options)

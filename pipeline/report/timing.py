@@ -21,6 +21,10 @@ resident set, at the first answer and after a call at every batch size. Callers 
 </p>"""
 
 
+_EFFECTIVE = ("precision", "float32_products")
+"""What the runtime itself says of its arithmetic."""
+
+
 def timing_tables(verdict: Verdict) -> str:
     """Latency in detail, cold starts with memory, callers, why the others lost; empty if nothing was measured."""
     measured = [row for row in verdict.rows if row.speeds]
@@ -94,7 +98,7 @@ def _said(one: Speed) -> str:
 def _costs(rows: Iterable[Row]) -> str:
     rows = list(rows)
     crowds = sorted({(one.batch_rows, one.callers_count) for row in rows for one in row.crowds})
-    head = ["backend", "start", "import", "load", "first call", "in all", "first answer", "peak"]
+    head = ["backend", "runs as", "start", "import", "load", "first call", "in all", "first answer", "peak"]
     head += [f"{callers} callers, batch {batch}" for batch, callers in crowds]
     lines = []
     for row in rows:
@@ -106,7 +110,10 @@ def _costs(rows: Iterable[Row]) -> str:
             f"{found[key].rows_per_s:,.0f} rows/s, p50 {text.seconds(found[key].p50_s)}" if key in found else "-"
             for key in crowds
         ]
-        lines.append([_safe(row.name), *map(text.seconds, times), *map(text.size, sizes), *rates])
+        ran = ", ".join(f"{name} {value}" for name, value in row.effective.items() if name in _EFFECTIVE)
+        threads = f"{row.options.threads_count} threads" if row.options else ""
+        runs_as = _safe(", ".join(filter(None, [threads, ran])))
+        lines.append([_safe(row.name), runs_as, *map(text.seconds, times), *map(text.size, sizes), *rates])
     return _table(head, lines)
 
 

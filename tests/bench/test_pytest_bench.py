@@ -28,7 +28,7 @@ def test_every_artifact_and_batch_is_benchmarked_with_its_proof(built: Path, tmp
     assert len(results) == 5 * 3 + 5
     extra = next(one["extra_info"] for one in results if one["name"] == "test_latency[onnx-32]")
     assert len(extra["artifact_sha256"]) == len(extra["parity_sha256"]) == 64
-    assert extra["witness"] == {"nodes_on_CPUExecutionProvider": "4"}
+    assert extra["witness"] == {"nodes_on_CPUExecutionProvider": "4", "precision": "float32"}
     assert len(extra["report_ratio_to_eager"]) == 3
 
 
