@@ -22,8 +22,11 @@ from export.record import from_json
 from export.signature import Signature
 
 Term = Literal["arithmetic", "memory", "dispatch"]
-_COPIES_BYTES = tuple(1 << power for power in range(16, 28, 2))
-"""Working sets at which copying is timed: 64 KiB to 64 MiB."""
+_COPIES_BYTES = {
+    "cpu": tuple(1 << power for power in range(16, 28, 2)),
+    "cuda": tuple(1 << power for power in range(16, 32, 2)),
+}
+"""Working sets at which copying is timed: from 64 KiB to what no cache holds, 64 MiB and 1 GiB."""
 _SIDES = (256, 512, 1024, 2048)
 _LEAST_S = 0.02
 
@@ -129,7 +132,7 @@ def _ceilings(device: str, threads_count: int) -> Ceilings:
         return Ceilings(
             threads_count=threads_count,
             flops_per_s=max(2 * side**3 / _matmul_s(side, device, wait) for side in _SIDES),
-            bytes_per_s={str(size): size / _copy_s(size, device, wait) for size in _COPIES_BYTES},
+            bytes_per_s={str(size): size / _copy_s(size, device, wait) for size in _COPIES_BYTES[device]},
             dispatch_s=_dispatch_s(device, wait),
         )
 

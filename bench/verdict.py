@@ -7,6 +7,7 @@ Only source-free artifacts can win. Who wins among them is ``bench/choice.py``'s
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -78,6 +79,10 @@ class Verdict(Record):
     warnings: tuple[str, ...]
     """What made the machine's figures doubtful."""
     session_sha256: str | None
+    empty_block_s: float | None
+    """What the harness adds to a call timed in a block; None if nothing was measured."""
+    empty_call_s: float | None
+    """The same for a call timed alone."""
     limits: Limits
     metrics: dict[str, float]
     observed: Observed
@@ -155,6 +160,8 @@ def weigh(
         rows=rows,
         warnings=_warnings(session),
         session_sha256=digest(session) if session else None,
+        empty_block_s=statistics.median(session.empty_block_s) if session else None,
+        empty_call_s=statistics.median(session.empty_call_s) if session else None,
         limits=limits,
         metrics=dict(metrics),
         observed=observed(0.0),

@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from bench.roofline import RooflineJob, roofline
+from bench.sample import Candidate, SampleJob, sample
+from bench.spec import BenchSpec
 from export import backend as backends
-from export.backend import BACKENDS, LoadOptions
+from export.artifact import PROGRAM_FILE
+from export.backend import STANDARD, LoadOptions
+from export.record import to_json
 from pipeline.train import Progress, train
 from tests.conftest import Builder
 from tests.models import SIGNATURES, make, source
@@ -18,9 +23,10 @@ from tests.prover import Prover
 
 pytestmark = pytest.mark.gpu
 OPTIONS = LoadOptions(device="cuda")
+PORTABLE = [name for name in (*STANDARD, "onnx-legacy") if not backends.get(name).DEVICE_BOUND]
 
 
-@pytest.mark.parametrize("name", [name for name in BACKENDS if not backends.get(name).DEVICE_BOUND])
+@pytest.mark.parametrize("name", PORTABLE)
 def test_a_portable_artifact_runs_on_cuda_and_nowhere_else(name: str, build_model: Builder) -> None:
     folder, artifact = build_model("ConvNorm", name)
     runner = backends.load(folder, OPTIONS, lambda: make("ConvNorm"))
@@ -34,7 +40,7 @@ def test_a_portable_artifact_runs_on_cuda_and_nowhere_else(name: str, build_mode
     assert (witness.device, witness.fallback) == ("cuda", None)
 
 
-@pytest.mark.parametrize("name", [name for name in BACKENDS if not backends.get(name).DEVICE_BOUND])
+@pytest.mark.parametrize("name", PORTABLE)
 def test_parity_holds_on_cuda_against_eager_on_cuda(name: str, tmp_path: Path) -> None:
     prover = Prover(source("ConvNorm"), SIGNATURES["ConvNorm"], tmp_path / "prover", device="cuda")
     report = prover.judge(prover.build(name, tmp_path / name), OPTIONS)
@@ -50,6 +56,32 @@ def test_a_bound_call_reads_its_buffers_on_the_device(build_model: Builder) -> N
     buffer += 1
     torch.cuda.synchronize()
     assert not torch.equal(torch.as_tensor(bound.run()[0]), before)
+
+
+def test_candidates_are_timed_on_the_device_and_waited_for(build_model: Builder, tmp_path: Path) -> None:
+    folders = [build_model("Mlp", name)[0] for name in ("eager", "torchscript", "onnx")]
+    job = SampleJob(
+        candidates=tuple(Candidate(label=one.name, folder=str(one), options=OPTIONS) for one in folders),
+        source=source("Mlp"),
+        spec=BenchSpec(batch_rows=(1, 1024), processes_count=2, rounds_count=6, callers_s=0.02),
+        samples=None,
+        seed=0,
+        current=str(tmp_path / "current"),
+    )
+    sampled = sample(to_json(job))
+    assert {(one.label, one.batch_rows) for one in sampled.series} == {(f.name, n) for f in folders for n in (1, 1024)}
+    # A call that nobody waits for takes a microsecond; one that is waited for takes at least a launch.
+    assert all(min(one.samples_s) > 3e-6 for one in sampled.series)
+
+
+def test_the_roofline_of_the_device_is_that_of_a_gpu(build_model: Builder) -> None:
+    folder, artifact = build_model("Mlp", "onnx")
+    program = folder.parent / "program" / PROGRAM_FILE
+    spec = BenchSpec(batch_rows=(1,))
+    job = RooflineJob(program=str(program), signature=artifact.signature, spec=spec, device="cuda", threads_counts=(1,))
+    (ceilings,) = roofline(to_json(job)).ceilings
+    assert ceilings.flops_per_s > 5e12
+    assert max(ceilings.bytes_per_s.values()) > 3e11
 
 
 def test_training_on_cuda_gives_the_same_bits_twice(tmp_path: Path) -> None:

@@ -30,10 +30,18 @@ def timing_tables(verdict: Verdict) -> str:
     measured = [row for row in verdict.rows if row.speeds]
     if not measured:
         return ""
-    parts = [_why_not(verdict), "<h2>Latency in detail</h2>", _speeds(measured), _SPEED_NOTE]
+    parts = [_why_not(verdict), "<h2>Latency in detail</h2>", _speeds(measured), _SPEED_NOTE, _overhead(verdict)]
     if any(row.cold for row in measured):
         parts += ["<h2>Cold start, memory, callers</h2>", _costs(measured), _COLD_NOTE]
     return "\n".join(parts)
+
+
+def _overhead(verdict: Verdict) -> str:
+    if verdict.empty_block_s is None or verdict.empty_call_s is None:
+        return ""
+    in_block, alone = verdict.empty_block_s * 1e9, verdict.empty_call_s * 1e9
+    told = f"The harness adds {in_block:.0f} ns to a call timed in a block, {alone:.0f} ns to one alone."
+    return f'<p class="dim">{told}</p>'
 
 
 def _why_not(verdict: Verdict) -> str:
