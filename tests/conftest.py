@@ -52,11 +52,15 @@ def environ(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | more
 
 
+BUILT = ("seed", "--bench.cold-starts-count", "1", "--bench.callers-s", "0.02")
+"""The run that all tests share: the default recipe, its costly measurements short."""
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one whole run of the default recipe, shared by all tests: copy before you change it."""
     out = tmp_path_factory.mktemp("built")
-    done = pipeline("--out", out, "--bench.cold-starts-count", "1", "--bench.callers-s", "0.02")
+    done = pipeline(*BUILT, "--out", out)
     assert done.returncode == 0, done.stdout + done.stderr
     return (out / "seed" / "latest").resolve()
 

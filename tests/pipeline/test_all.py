@@ -20,7 +20,7 @@ import pytest
 from bench.verdict import Verdict
 from export.record import read
 from pipeline.run import find_run
-from tests.conftest import environ, pipeline
+from tests.conftest import BUILT, environ, pipeline
 
 RECIPE = """
 import time
@@ -128,7 +128,7 @@ def read_key(run: Path) -> str:
 def test_a_rerun_repeats_nothing_and_is_quick(built: Path) -> None:
     before = content(built)
     started = time.monotonic()
-    done = pipeline("seed", "--out", built.parents[1])
+    done = pipeline(*BUILT, "--out", built.parents[1])
     assert time.monotonic() - started < 4
     assert done.returncode == 0
     for stage in ("train    reused", "capture  reused", "measure  measured "):
@@ -138,9 +138,9 @@ def test_a_rerun_repeats_nothing_and_is_quick(built: Path) -> None:
 
 
 def test_json_is_the_verdict_and_nothing_else(built: Path) -> None:
-    done = pipeline("seed", "--out", built.parents[1], "--json")
+    done = pipeline(*BUILT, "--out", built.parents[1], "--json")
     assert done.stdout.encode().strip() == (built / "verdict.json").read_bytes()
-    assert pipeline("seed", "--out", built.parents[1], "--quiet").stdout == ""
+    assert pipeline(*BUILT, "--out", built.parents[1], "--quiet").stdout == ""
 
 
 def test_a_bench_setting_measures_anew_and_repeats_nothing_else(mine: Path) -> None:
