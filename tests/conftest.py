@@ -52,7 +52,10 @@ def environ(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | more
 
 
-BUILT = ("seed", "--bench.cold-starts-count", "1", "--bench.callers-s", "0.02")
+BUILT = (
+    "seed", "--bench.processes-count", "2", "--bench.rounds-count", "8", "--bench.warmup-s", "0.02",
+    "--bench.cold-starts-count", "1", "--bench.callers-s", "0.02",
+)  # fmt: skip
 """The run that all tests share: the default recipe, its costly measurements short."""
 
 

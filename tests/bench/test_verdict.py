@@ -359,14 +359,14 @@ def test_raw_samples_are_kept_for_every_process_and_batch(built: Path) -> None:
     shared = read(SessionRecord, built / "measurements" / "session.json")
     assert shared.twin == "onnx"
     assert {(one.process, one.batch_rows) for one in shared.twin_samples} == {
-        (p, b) for p in range(3) for b in (1, 32, 1024)
+        (p, b) for p in range(2) for b in (1, 32, 1024)
     }
     for name in shared.artifacts:
         timed = read(Measurement, built / "measurements" / f"{name}.json")
         mine = [one for one in timed.samples if one.threads_count == timed.options.threads_count]
-        assert {(one.process, one.batch_rows) for one in mine} == {(p, b) for p in range(3) for b in (1, 32, 1024)}
+        assert {(one.process, one.batch_rows) for one in mine} == {(p, b) for p in range(2) for b in (1, 32, 1024)}
         assert all(len(one.samples_s) == len(one.checked_s) >= 5 and min(one.samples_s) > 0 for one in mine)
-        assert all(one.warmup_calls_count >= 5 and one.warmup_s >= 0.05 for one in mine)
+        assert all(one.warmup_calls_count >= 5 and one.warmup_s >= 0.02 for one in mine)
         assert {one.callers_count for one in timed.crowds} == {1, 4}
         assert len(timed.cold_starts) == 1
 

@@ -48,7 +48,7 @@ def recipe():
         train=TrainSpec(epochs=25, batch_rows=16, lr=0.01, save_every_s=0.0),
         backends=("eager", "torchscript", "exported", "onnx"),
         bench=BenchSpec(
-            batch_rows=(1, 32), processes_count=2, rounds_count=5, callers_s=0.02, cold_starts_count=1
+            batch_rows=(1, 32), processes_count=2, rounds_count=5, callers_s=0.02, cold_starts_count=0
         ),
         parity=ParitySpec(rows_count=64),
     )

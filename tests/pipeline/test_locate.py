@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from bench.parity.calibrate import Calibration
 from bench.parity.report import ParityReport
 from export.record import read
-from tests.conftest import ROOT, environ, pipeline
+from tests.conftest import BUILT, ROOT, environ, pipeline
 from tests.prover import vouch
 
 
@@ -50,7 +50,7 @@ def test_the_wrong_artifacts_line_of_code_is_named(own: Path) -> None:
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     onnx.save(model, folder / "model.onnx")
     vouch(folder)
-    judged = pipeline("seed", "--out", own)
+    judged = pipeline(*BUILT, "--out", own)
     assert judged.returncode == 1
     assert "fc2.weight differs from the checkpoint in 1 of 4 values" in judged.stdout.replace("\n", " ")
     assert f"where: python -m pipeline.locate {folder.parents[1]} onnx" in judged.stdout
