@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
+import numpy as np
+
 from export.arrays import Array, contiguous, device_name, is_numpy, layout, to_numpy, to_torch
 from export.artifact import Artifact, open_artifact
 from export.errors import ContractError, UserError
@@ -238,15 +240,18 @@ class TorchLoaded:
 
     def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
         """One call in inference mode; NumPy inputs are moved to the device, and the outputs back."""
-        from_host = [is_numpy(array) for array in inputs]
-        if True in from_host:
-            inputs = [to_torch(array, self._device) for array in inputs]
+        for array in inputs:
+            if isinstance(array, np.ndarray):
+                return self._from_host(inputs)
         if self._is_inference_mode():
-            outputs = self._call(*inputs)
-        else:
-            with self._inference_mode():
-                outputs = self._call(*inputs)
-        return [to_numpy(output) for output in outputs] if from_host[0] else outputs
+            return self._call(*inputs)
+        with self._inference_mode():
+            return self._call(*inputs)
+
+    def _from_host(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        with self._inference_mode():
+            outputs = self._call(*[to_torch(array, self._device) for array in inputs])
+        return [to_numpy(output) for output in outputs] if is_numpy(inputs[0]) else outputs
 
     def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:
         """The call itself on these tensors; run it inside ``torch.inference_mode()``."""

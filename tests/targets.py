@@ -36,6 +36,9 @@ from export.build import Source
 from export.environment import cores_count, environment
 from export.record import digest, read, to_json
 from export.worker import Desk
+from pipeline.find import find
+from pipeline.source import TrainedModule
+from pipeline.train import WEIGHTS
 from tests.conftest import ROOT, environ
 
 TARGETS: dict[str, dict[int, float]] = {
@@ -71,7 +74,9 @@ def _recipe(name: str, options: Options) -> bool:
     artifacts = {path.parent.name: open_artifact(path.parent) for path in (run / "artifacts").glob("*/artifact.json")}
     proved = {one: artifact for one, artifact in artifacts.items() if _passes(run, artifact)}
     batches = tuple(TARGETS.get(name, {1: 0.0, 32: 0.0, 1024: 0.0}))
-    session, candidates = _candidates(run, proved, batches, options.processes)
+    reference = find(_PLACES.get(name, name)).reference
+    source = TrainedModule(reference=reference, weights=str(run / "checkpoint" / WEIGHTS)).source()
+    session, candidates = _candidates(run, proved, source, batches, options.processes)
     with tempfile.TemporaryDirectory() as desk:
         sampled, failed = sample_processes(session, candidates, Desk(folder=Path(desk)), lambda _: None)
     if failed is not None:
@@ -101,7 +106,7 @@ def _passes(run: Path, artifact: Artifact) -> bool:
 
 
 def _candidates(
-    run: Path, proved: Mapping[str, Artifact], batches: tuple[int, ...], processes: int
+    run: Path, proved: Mapping[str, Artifact], source: Source, batches: tuple[int, ...], processes: int
 ) -> tuple[Session, tuple[Candidate, ...]]:
     """Each artifact at one thread and at all, where it lets one choose; eager twice for the noise."""
     options = {name: read(ParityReport, run / "parity" / f"{name}.json").options for name in proved}
@@ -109,7 +114,7 @@ def _candidates(
     session = Session(
         folders={name: run / "artifacts" / name for name in proved},
         options=options,
-        source=Source(function="pipeline.source:run_module", argument=str(run)),
+        source=source,
         program=None,
         spec=BenchSpec(batch_rows=batches, processes_count=processes, callers=(), call_limit_s=10.0),
         samples=samples if samples.exists() else None,
