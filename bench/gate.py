@@ -39,6 +39,8 @@ MIN_EFFECT = 0.10
 """A smaller loss than a tenth is not held against a change."""
 LARGEST_DETECTABLE = 0.25
 """Where only larger losses could be shown, the gate does not judge."""
+_RELEVANT = ("torch", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino")
+"""Distributions whose versions decide how fast an artifact runs."""
 Logs = Mapping[str, Sequence[float]]
 """By ``artifact at batch``: one log-ratio to eager per process."""
 
@@ -114,7 +116,12 @@ def ratio_to(now: Logs, then: Logs, again: Logs) -> list[Lost]:
     return lost
 
 
-def committed(run_versions: Mapping[str, str] | None = None) -> tuple[Baseline | None, str]:
+def relevant_versions() -> dict[str, str]:
+    """Installed versions that decide how fast an artifact runs."""
+    return {name: version for name, version in environment().versions.items() if name in _RELEVANT}
+
+
+def committed() -> tuple[Baseline | None, str]:
     """The committed baseline if it is this machine's, and why not otherwise."""
     if not BASELINE_FILE.exists():
         return None, f"there is no {BASELINE_FILE.name}"
@@ -123,7 +130,7 @@ def committed(run_versions: Mapping[str, str] | None = None) -> tuple[Baseline |
     for field, theirs, ours in (
         ("processor", baseline.cpu, here.machine.cpu),
         ("cores", baseline.cores_count, here.machine.cores_count),
-        ("versions", baseline.versions, dict(run_versions or here.versions)),
+        ("versions", baseline.versions, relevant_versions()),
     ):
         if theirs != ours:
             return None, f"the committed baseline has other {field}: {theirs}, here {ours}"
@@ -221,7 +228,7 @@ def main(run: tyro.conf.Positional[Path], /) -> int:
     baseline = Baseline(
         cpu=here.machine.cpu,
         cores_count=here.machine.cores_count,
-        versions=here.versions,
+        versions=relevant_versions(),
         logs={what: tuple(ratios) for what, ratios in logs.items()},
         observed=observed(0.0),
     )

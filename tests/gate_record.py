@@ -47,7 +47,7 @@ def main(options: Options) -> int:
         baseline = gate.Baseline(
             cpu=here.machine.cpu,
             cores_count=here.machine.cores_count,
-            versions=here.versions,
+            versions=gate.relevant_versions(),
             logs={what: tuple(kept) for what, kept in logs.items()},
             observed=observed(0.0),
         )

@@ -62,7 +62,7 @@ def test_a_baseline_of_another_machine_is_not_used_and_the_field_is_named(
     baseline = Baseline(
         cpu=here.machine.cpu,
         cores_count=here.machine.cores_count,
-        versions=here.versions,
+        versions=gate.relevant_versions(),
         logs={WHAT: (0.0, 0.1)},
         observed=Observed(at="2026-01-01T00:00:00+00:00", duration_s=1.0, host="h"),
     )
