@@ -191,9 +191,10 @@ def _cold_starts(
     return found, failed
 
 
-def _roofline(session: Session, left_out: Mapping[str, str], desk: Desk) -> Roofline | None:
+def _roofline(session: Session, left_out: Mapping[str, str], desk: Desk) -> Roofline | str:
+    """The roofline, or why there is none."""
     if session.program is None:
-        return None
+        return "the model could not be traced, so its work cannot be counted"
     record = read(ProgramRecord, session.program / PROGRAM_RECORD)
     verify_files(session.program, record.files)
     options = list(session.options.values())
@@ -205,7 +206,7 @@ def _roofline(session: Session, left_out: Mapping[str, str], desk: Desk) -> Roof
         threads_counts=tuple(sorted({one.threads_count for one in options})),
     )
     outcome = run_child("roofline", "bench.roofline:roofline", job, desk, poll_s=_POLL_S)
-    return from_json(Roofline, outcome.value) if outcome.status == "done" else None
+    return from_json(Roofline, outcome.value) if outcome.status == "done" else f"{outcome.status}: {outcome.cause}"
 
 
 def _session_record(
@@ -213,7 +214,7 @@ def _session_record(
     folders: Mapping[str, Path],
     sampled: Sequence[Sampled],
     left_out: dict[str, str],
-    roofline: Roofline | None,
+    roofline: Roofline | str,
     started: float,
 ) -> SessionRecord:
     twin = _twin_name(folders)
@@ -226,7 +227,8 @@ def _session_record(
         empty_block_s=tuple(one.empty_block_s for one in sampled),
         empty_call_s=tuple(one.empty_call_s for one in sampled),
         conditions=tuple(one.conditions for one in sampled),
-        roofline=roofline,
+        roofline=roofline if isinstance(roofline, Roofline) else None,
+        roofline_failure=roofline if isinstance(roofline, str) else None,
         left_out=left_out,
         environment=environment(),
         observed=observed(time.monotonic() - started),

@@ -87,7 +87,8 @@ class SessionRecord(Record):
     conditions: tuple[Conditions, ...]
     """Per process."""
     roofline: Roofline | None
-    """None where the model cannot be traced."""
+    roofline_failure: str | None
+    """Why there is none."""
     left_out: dict[str, str]
     """By batch size: why it was not measured."""
     environment: Environment

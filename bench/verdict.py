@@ -180,6 +180,8 @@ def _warnings(session: SessionRecord | None) -> tuple[str, ...]:
     for conditions in session.conditions if session else ():
         for told in warnings(conditions):
             seen.setdefault(told.partition("(")[2], told)
+    if session is not None and session.roofline_failure is not None:
+        seen["roofline"] = f"no roofline floor: {session.roofline_failure}"
     return tuple(seen.values())
 
 

@@ -52,10 +52,11 @@ def environ(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | more
 
 
-BUILT = (
-    "seed", "--bench.processes-count", "2", "--bench.rounds-count", "8", "--bench.warmup-s", "0.02",
-    "--bench.cold-starts-count", "1", "--bench.callers-s", "0.02",
+SHORT = (
+    "--bench.processes-count", "2", "--bench.rounds-count", "8", "--bench.warmup-s", "0.02",
+    "--bench.callers-s", "0.02",
 )  # fmt: skip
+BUILT = ("seed", *SHORT, "--bench.cold-starts-count", "1")
 """The run that all tests share: the default recipe, its costly measurements short."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, pipeline
+from tests.conftest import ROOT, SHORT, pipeline
 
 README = (ROOT / "README.md").read_text()
 
@@ -21,7 +21,8 @@ def test_the_example_recipe_runs_as_it_stands(tmp_path: Path) -> None:
     example = next(block for block in _python_blocks() if "def recipe()" in block)
     assert len(example.splitlines()) <= 35
     (tmp_path / "wine.py").write_text(example)
-    done = pipeline("wine.py", "--json", "--backends", "eager", "torchscript", "onnx", cwd=tmp_path)
+    short = ("--backends", "eager", "torchscript", "onnx", *SHORT, "--bench.cold-starts-count", "0")
+    done = pipeline("wine.py", "--json", *short, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     verdict = json.loads(done.stdout)
     assert verdict["good"]

@@ -141,6 +141,7 @@ def session(twin_us: tuple[float, float, float] = (20.0, 20.0, 20.0), left_out: 
         empty_call_s=(9e-8,) * 3,
         conditions=(),
         roofline=None,
+        roofline_failure=None,
         left_out={"1024": left_out} if left_out else {},
         environment=environment(),
         observed=OBSERVED,

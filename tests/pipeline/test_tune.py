@@ -39,8 +39,8 @@ def test_every_setting_that_a_runtime_has_is_tried_and_no_other(built: Path) -> 
 def test_the_command_says_what_each_setting_gained_and_writes_it_down(built: Path) -> None:
     done = tune(built, "--artifacts", "onnx", "--processes", "2", "--batch-rows", "1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 threads, optimization all" in done.stdout
     tuning = read(Tuning, tuning_file(built, "onnx"))
+    assert all(setting in done.stdout for setting in tuning.gains)
     artifact = open_artifact(built / "artifacts" / "onnx")
     assert (tuning.artifact_sha256, tuning.machine) == (digest(artifact), machine())
     assert set(tuning.gains) <= {spelled(one) for one in settings(artifact, tuning.before, cores_count())}
