@@ -13,10 +13,10 @@ _KEPT_CALLS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crowd:
+class CrowdSample:
     """Callers that call as fast as they are answered (a closed loop), in one process."""
 
-    label: str
+    process: int
     callers_count: int
     batch_rows: int
     duration_s: float
@@ -26,13 +26,13 @@ class Crowd:
 
 
 def callers_together(
-    label: str,
+    process: int,
     runs: Sequence[Callable[[], Any]],
     batch_rows: int,
     duration_s: float,
     threads_count: int,
     synchronise: Callable[[], None],
-) -> Crowd:
+) -> CrowdSample:
     """Call each of ``runs`` from a thread of its own for ``duration_s``; at least once.
 
     ``threads_count`` is torch's, which a new thread does not inherit.
@@ -76,8 +76,8 @@ def callers_together(
     if failed:
         raise failed[0]
     every = [latency for mine in latencies for latency in mine]
-    return Crowd(
-        label=label,
+    return CrowdSample(
+        process=process,
         callers_count=len(runs),
         batch_rows=batch_rows,
         duration_s=elapsed_s,

@@ -7,8 +7,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.measurement import Measurement, SessionRecord
-from bench.speeds import Figures, process_times
+from bench.speeds import Figures, Rounds
 from bench.stats import Effect, Ratio, effects
 
 SIMPLEST_FIRST = (
@@ -31,7 +30,6 @@ class Able:
     """An artifact that may ship."""
 
     backend: str
-    measurement: Measurement
     figures: Figures
     size_bytes: int
 
@@ -50,20 +48,17 @@ class Choice:
     """By artifact."""
 
 
-def choose(able: Mapping[str, Able], session: SessionRecord, noise: float) -> Choice:
-    """The fastest over all batch sizes (geometric mean); of those that noise cannot tell from it, the simplest.
-
-    ``noise`` is the session's floor over all batch sizes, as a log-ratio.
-    """
-    measurements = {name: one.measurement for name, one in able.items()}
-    times = process_times(session, measurements)
+def choose(able: Mapping[str, Able], rounds: Rounds) -> Choice:
+    """The fastest over all batch sizes (geometric mean); of those that noise cannot tell from it, the simplest."""
+    times = {name: rounds.process_times(name) for name in able}
+    noise, tie_ratio = rounds.noise_over_batches(), rounds.session.spec.tie_ratio
     fastest = min(times, key=lambda name: statistics.mean(times[name]))
     behind = effects(
         {name: [b - a for a, b in zip(times[fastest], times[name], strict=True)] for name in times if name != fastest},
         lambda _: noise,
-        session.spec.tie_ratio,
+        tie_ratio,
     )
-    tied = [name for name, effect in behind.items() if _is_tie(effect, session.spec.tie_ratio)]
+    tied = [name for name, effect in behind.items() if _is_tie(effect, tie_ratio)]
     winner = min([fastest, *tied], key=lambda name: SIMPLEST_FIRST.index(able[name].backend))
     costs = {name: _costs(one, statistics.mean(times[name])) for name, one in able.items()}
     front = tuple(name for name in able if not any(_beats(costs[other], costs[name]) for other in able))

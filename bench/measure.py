@@ -13,12 +13,12 @@ from pathlib import Path
 
 from bench.cold import ColdJob, ColdStart
 from bench.inputs import batch_sizes
-from bench.measurement import TWIN, CrowdSample, Measurement, Samples, SessionRecord
+from bench.measurement import TWIN, Measurement, Samples, SessionRecord
 from bench.roofline import Roofline, RooflineJob
-from bench.sample import Candidate, Sampled, SampleJob, Series
+from bench.sample import Candidate, Sampled, SampleJob
 from bench.spec import BenchSpec
 from export import backend as backends
-from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, Artifact, ProgramRecord, open_artifact
+from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, ProgramRecord, read_artifact
 from export.backend import LoadOptions
 from export.build import Source
 from export.environment import environment
@@ -53,8 +53,9 @@ class Measured:
     session: SessionRecord | None
     """None if nothing could be measured."""
     measurements: dict[str, Measurement]
+    """By artifact, also of one whose cold start failed: the noise that it showed as the twin is still known."""
     dropped: dict[str, Outcome]
-    """By artifact: how one that could not be measured ended."""
+    """By artifact: how one that could not be measured, or did not start, ended."""
 
 
 def measure_together(session: Session, desk: Desk, advance: Callable[[int], None]) -> Measured:
@@ -71,12 +72,11 @@ def measure_together(session: Session, desk: Desk, advance: Callable[[int], None
             left_out = {rows: reason for one in sampled for rows, reason in one.left_out.items()}
             cold, cold_failed = _cold_starts(session, folders, left_out, desk, advance)
             dropped |= cold_failed
-            good = {name: folder for name, folder in folders.items() if name not in cold_failed}
             roofline = _roofline(session, left_out, desk)
             return Measured(
                 session=_session_record(session, folders, sampled, left_out, roofline, started),
                 measurements={
-                    name: _record(session, good, name, sampled, left_out, cold[name], started) for name in good
+                    name: _record(session, folders, name, sampled, left_out, cold[name], started) for name in folders
                 },
                 dropped=dropped,
             )
@@ -93,8 +93,8 @@ def steps_count(session: Session) -> int:
 
 
 def _twin_name(folders: Mapping[str, Path]) -> str:
-    """The artifact whose noise is taken for all: the first that ships, since those are the fast ones; else eager."""
-    shipped = [name for name, folder in folders.items() if open_artifact(folder).source_free]
+    """The artifact whose noise is taken for all: the last one that ships, ONNX where there is one; else eager."""
+    shipped = [name for name, folder in folders.items() if read_artifact(folder).source_free]
     return next(iter(shipped[::-1] or folders))
 
 
@@ -106,7 +106,7 @@ def _candidates(session: Session, folders: Mapping[str, Path]) -> tuple[Candidat
     ]
     found.append(Candidate(label=TWIN, folder=str(folders[twin]), options=session.options[twin], whole=False))
     for name, folder in folders.items():
-        if backends.get(open_artifact(folder).backend).THREADS == "build":
+        if backends.get(read_artifact(folder).backend).THREADS == "build":
             continue
         options = session.options[name]
         wanted = (1,) if session.spec.threads is None else session.spec.threads
@@ -137,6 +137,7 @@ def sample_processes(
             spec=spec,
             samples=str(session.samples) if session.samples else None,
             seed=session.seed + process,
+            process=process,
             current=str(current),
         )
         current.unlink(missing_ok=True)
@@ -171,7 +172,7 @@ def _cold_starts(
             done += 1
             if name in failed:
                 continue
-            artifact = open_artifact(folders[name])
+            artifact = read_artifact(folders[name])
             sizes = batch_sizes(session.spec, artifact.signature)
             job = ColdJob(
                 artifact=str(folders[name]),
@@ -223,7 +224,7 @@ def _session_record(
         artifacts=tuple(folders),
         spec=session.spec,
         twin=twin,
-        twin_samples=_samples(sampled, TWIN, session.options[twin].threads_count, left_out),
+        twin_samples=_samples(sampled, TWIN, left_out),
         empty_block_s=tuple(one.empty_block_s for one in sampled),
         empty_call_s=tuple(one.empty_call_s for one in sampled),
         conditions=tuple(one.conditions for one in sampled),
@@ -244,60 +245,26 @@ def _record(
     cold_starts: Sequence[ColdStart],
     started: float,
 ) -> Measurement:
-    options = session.options[name]
-    labels = {one.label for of_process in sampled for one in of_process.series}
-    others = sorted(int(label.partition("@")[2]) for label in labels if label.startswith(f"{name}@"))
-    samples = _samples(sampled, name, options.threads_count, left_out)
-    for count in others:
-        samples += _samples(sampled, f"{name}@{count}", count, left_out)
-    crowds = tuple(
-        CrowdSample(
-            process=process,
-            callers_count=crowd.callers_count,
-            batch_rows=crowd.batch_rows,
-            duration_s=crowd.duration_s,
-            calls_count=crowd.calls_count,
-            latencies_s=crowd.latencies_s,
-        )
-        for process, of_process in enumerate(sampled)
-        for crowd in of_process.crowds
-        if crowd.label == name
+    labels = {label for of_process in sampled for label in of_process.series}
+    others = sorted(
+        (label for label in labels if label.startswith(f"{name}@")), key=lambda label: int(label.partition("@")[2])
     )
-    artifact: Artifact = open_artifact(folders[name])
+    samples = [one for label in (name, *others) for one in _samples(sampled, label, left_out)]
+    crowds = [one for of_process in sampled for one in of_process.crowds.get(name, ())]
+    artifact = read_artifact(folders[name])
     return Measurement(
         key=session.key,
         artifact=name,
         artifact_sha256=digest(artifact),
         precision=artifact.precision,
-        options=options,
-        samples=samples,
+        options=session.options[name],
+        samples=tuple(samples),
         crowds=tuple(sorted(crowds, key=lambda one: (one.process, one.callers_count))),
         cold_starts=tuple(cold_starts),
         observed=observed(time.monotonic() - started),
     )
 
 
-def _samples(
-    sampled: Sequence[Sampled], label: str, threads_count: int, left_out: Mapping[str, str]
-) -> tuple[Samples, ...]:
-    return tuple(
-        _sample(process, threads_count, one)
-        for process, of_process in enumerate(sampled)
-        for one in of_process.series
-        if one.label == label and str(one.batch_rows) not in left_out
-    )
-
-
-def _sample(process: int, threads_count: int, one: Series) -> Samples:
-    return Samples(
-        process=process,
-        threads_count=threads_count,
-        batch_rows=one.batch_rows,
-        calls_per_sample_count=one.calls_per_sample_count,
-        warmup_calls_count=one.warmup_calls_count,
-        warmup_s=one.warmup_s,
-        samples_s=one.samples_s,
-        checked_s=one.checked_s,
-        calls_s=one.calls_s,
-        joules_per_call=one.joules_per_call,
-    )
+def _samples(sampled: Sequence[Sampled], label: str, left_out: Mapping[str, str]) -> tuple[Samples, ...]:
+    every = (one for of_process in sampled for one in of_process.series.get(label, ()))
+    return tuple(one for one in every if str(one.batch_rows) not in left_out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from bench.callers import CrowdSample
 from bench.cold import ColdStart
 from bench.conditions import Conditions
 from bench.roofline import Roofline
@@ -29,24 +30,16 @@ class Samples:
     warmup_calls_count: int
     warmup_s: float
     samples_s: tuple[float, ...]
-    """Seconds per bound call; sample i of every artifact of the session belongs to the same round."""
+    """Seconds per bound call, inputs and outputs where the model runs: the mean of each block.
+
+    Sample i of every artifact of the session belongs to the same round.
+    """
     checked_s: tuple[float, ...]
-    """Seconds per checked call, NumPy in and out; empty at other thread counts than the proved one."""
+    """Seconds per checked call, NumPy in and out, fresh outputs; empty at other thread counts than the proved one."""
     calls_s: tuple[float, ...]
-    """Seconds of single bound calls; empty where a call is too short to be timed alone."""
+    """Seconds of single bound calls, in order; empty where a call is too short to be timed alone."""
     joules_per_call: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrowdSample:
-    """Several callers on one runner, in one process."""
-
-    process: int
-    callers_count: int
-    batch_rows: int
-    duration_s: float
-    calls_count: int
-    latencies_s: tuple[float, ...]
+    """Of the whole processor package or GPU, idling included; None where nothing counts it."""
 
 
 @dataclass(frozen=True, kw_only=True)

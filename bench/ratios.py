@@ -74,14 +74,18 @@ def ratios(options: Options) -> Ratios:
             spec=BenchSpec(batch_rows=options.batch_rows, rounds_count=options.rounds, callers_s=1e-3, callers=()),
             samples=str(samples) if samples.exists() else None,
             seed=options.seed,
+            process=0,
             current=str(Path(scratch) / "current"),
         )
-        series = {(one.label, one.batch_rows): one.samples_s for one in sample(to_json(job)).series}
-    found: dict[str, dict[str, float]] = {}
-    for (label, rows), samples_s in series.items():
-        if label != EAGER:
-            (log,) = paired_logs([samples_s], [series[EAGER, rows]])
-            found.setdefault(label, {})[str(rows)] = log
+        series = sample(to_json(job)).series
+    eager = series.pop(EAGER)
+    found = {
+        label: {
+            str(ours.batch_rows): paired_logs([ours.samples_s], [theirs.samples_s])[0]
+            for ours, theirs in zip(mine, eager, strict=True)
+        }
+        for label, mine in series.items()
+    }
     return Ratios(again=found.pop(TWIN), logs=found)
 
 

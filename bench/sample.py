@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.block import Block
-from bench.callers import Crowd, callers_together
+from bench.callers import CrowdSample, callers_together
 from bench.clock import now_s, synchroniser
 from bench.conditions import Conditions, Watch
 from bench.energy import energy_counter
 from bench.inputs import BUFFERS_COUNT, batch_sizes, buffers, crossed
+from bench.measurement import TWIN, Samples
 from bench.spec import BenchSpec
 from export import backend as backends
 from export.arrays import Array, to_torch
-from export.artifact import open_artifact
+from export.artifact import read_artifact
 from export.backend import Bound, LoadOptions, Runner
 from export.build import Source
 from export.environment import cores_count
@@ -59,35 +60,20 @@ class SampleJob:
     samples: str | None
     """Real rows, as safetensors."""
     seed: int
+    process: int
+    """Which of the session's processes this is."""
     current: str
     """A file that always names the candidate being worked on, for the parent to know who crashed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """Samples of one candidate at one batch size in one process; sample i of every candidate is of the same round."""
-
-    label: str
-    batch_rows: int
-    calls_per_sample_count: int
-    warmup_calls_count: int
-    warmup_s: float
-    samples_s: tuple[float, ...]
-    """Seconds per bound call, inputs and outputs where the model runs: the mean of each block."""
-    checked_s: tuple[float, ...]
-    """Seconds per checked call, NumPy in and out, fresh outputs; empty where they were not asked for."""
-    calls_s: tuple[float, ...]
-    """Seconds of single bound calls, in order; empty below ``SINGLE_CALL_S``."""
-    joules_per_call: float | None
-    """Of the whole processor package or GPU, idling included; None where nothing counts it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
     """What one process measured, and what it left out."""
 
-    series: tuple[Series, ...]
-    crowds: tuple[Crowd, ...]
+    series: dict[str, tuple[Samples, ...]]
+    """By the candidate's label; one for each batch size."""
+    crowds: dict[str, tuple[CrowdSample, ...]]
+    """By label; one for each number of callers."""
     left_out: dict[str, str]
     """By batch size: why it was not measured."""
     empty_block_s: float
@@ -113,10 +99,9 @@ def sample(payload: object) -> Sampled:
     job = from_json(SampleJob, payload)
     order = random.Random(job.seed)
     watch = Watch(cores_count())
-    runners = _load(job, order)
-    series: list[Series] = []
+    runners = load_all(job, order)
+    series: dict[str, tuple[Samples, ...]] = {one.label: () for one in job.candidates}
     left_out = {}
-    crowds: list[Crowd] = []
     batches = batch_sizes(job.spec, next(iter(runners.values())).signature)
     device = job.candidates[0].options.device
     with _inference_mode():
@@ -125,15 +110,16 @@ def sample(payload: object) -> Sampled:
             if isinstance(found, str):
                 left_out[str(rows)] = found
             else:
-                series += found
+                for label, samples in found.items():
+                    series[label] += (samples,)
         crowds = _crowds(job, runners, job.spec.callers_rows or batches[0], order)
         empty = Block([_nothing] * BUFFERS_COUNT, synchroniser(device))
         empty.warm_up(job.spec.warmup_calls_count, 0.0, 0.0, job.spec.block_s)
         empty_block_s = min(empty.sample_s() for _ in range(10))
         empty_call_s = sorted(empty.calls_s(1000))[500]
     return Sampled(
-        series=tuple(series),
-        crowds=tuple(crowds),
+        series=series,
+        crowds=crowds,
         left_out=left_out,
         empty_block_s=empty_block_s,
         empty_call_s=empty_call_s,
@@ -141,28 +127,33 @@ def sample(payload: object) -> Sampled:
     )
 
 
-def _load(job: SampleJob, order: random.Random) -> dict[str, Runner]:
-    """Every candidate's runner, made in random order; where torch decides on threads at each call, one serves all."""
+def load_all(job: SampleJob, order: random.Random) -> dict[str, Runner]:
+    """Every candidate's runner, made in random order; where torch decides on threads at each call, one serves them all.
+
+    The twin is loaded for itself, and serves no other: what loading it again makes different is part of the noise.
+    """
     candidates = list(job.candidates)
     order.shuffle(candidates)
     shared: dict[tuple[str, LoadOptions], Runner] = {}
     runners = {}
     for one in candidates:
         _note(job, one.label)
-        backend = backends.get(open_artifact(Path(one.folder)).backend)
+        backend = backends.get(read_artifact(Path(one.folder)).backend)
         key = (one.folder, replace(one.options, threads_count=0))
-        if backend.THREADS == "process" and not one.whole and key in shared:
+        may_share = backend.THREADS == "process" and one.label != TWIN
+        if may_share and not one.whole and key in shared:
             runners[one.label] = shared[key]
             continue
         runners[one.label] = backends.load(Path(one.folder), one.options, job.source.module)
-        shared[key] = runners[one.label]
+        if may_share:
+            shared[key] = runners[one.label]
     return runners
 
 
 def _at_batch(
     job: SampleJob, runners: dict[str, Runner], rows: int, order: random.Random, *, may_leave_out: bool
-) -> list[Series] | str:
-    """The series of every candidate, or why this batch size is left out."""
+) -> dict[str, Samples] | str:
+    """The samples of every candidate by its label, or why this batch size is left out."""
     spec = job.spec
     device = job.candidates[0].options.device
     on_host = buffers(next(iter(runners.values())).signature, job.samples, rows, job.seed)
@@ -198,9 +189,10 @@ def _at_batch(
             if one.checked is not None:
                 checked[label].append(one.checked.sample_s())
             calls[label] += one.bound.calls_s(one.calls_count)
-    return [
-        Series(
-            label=one.candidate.label,
+    return {
+        one.candidate.label: Samples(
+            process=job.process,
+            threads_count=one.candidate.options.threads_count,
             batch_rows=rows,
             calls_per_sample_count=one.bound.calls_count,
             warmup_calls_count=warmups[one.candidate.label][0],
@@ -211,7 +203,7 @@ def _at_batch(
             joules_per_call=_joules_per_call(one, device) if one.candidate.whole else None,
         )
         for one in timed
-    ]
+    }
 
 
 def _joules_per_call(one: _Timed, device: str) -> float | None:
@@ -226,9 +218,11 @@ def _joules_per_call(one: _Timed, device: str) -> float | None:
     return (counter() - before_j) / calls_count
 
 
-def _crowds(job: SampleJob, runners: dict[str, Runner], rows: int, order: random.Random) -> list[Crowd]:
+def _crowds(
+    job: SampleJob, runners: dict[str, Runner], rows: int, order: random.Random
+) -> dict[str, tuple[CrowdSample, ...]]:
     """What several callers at once get from every whole candidate, in random order."""
-    found = []
+    found: dict[str, tuple[CrowdSample, ...]] = {}
     whole = [one for one in job.candidates if one.whole]
     order.shuffle(whole)
     switch = ThreadSwitch()
@@ -236,15 +230,18 @@ def _crowds(job: SampleJob, runners: dict[str, Runner], rows: int, order: random
     for one in whole:
         _note(job, one.label)
         switch.to(one.options)
+        device = one.options.device
+        found[one.label] = ()
         for callers_count in job.spec.callers:
-            device = one.options.device
             bounds = [
                 runners[one.label].bind({name: to_torch(array.copy(), device) for name, array in inputs.items()})
                 for _ in range(callers_count)
             ]
             runs = [bound.run for bound in bounds]
-            threads_count, duration_s = one.options.threads_count, job.spec.callers_s
-            found.append(callers_together(one.label, runs, rows, duration_s, threads_count, synchroniser(device)))
+            crowd = callers_together(
+                job.process, runs, rows, job.spec.callers_s, one.options.threads_count, synchroniser(device)
+            )
+            found[one.label] += (crowd,)
     return found
 
 

@@ -98,55 +98,29 @@ class Figures:
         ]
 
 
-def figures(
-    session: SessionRecord, measurements: Mapping[str, Measurement], baseline: str | None
-) -> dict[str, Figures]:
+def figures(rounds: Rounds, baseline: str | None) -> dict[str, Figures]:
     """Figures by artifact; ``baseline`` is the artifact that ratios are taken to, if it was measured."""
-    rounds = _Rounds(session, measurements)
-    compared = rounds.effects_to(baseline) if baseline in measurements else {}
+    compared = rounds.effects_to(baseline) if baseline is not None and baseline in rounds.measurements else {}
     return {
         name: Figures(
             speeds=tuple(
-                _speed(session, one, rounds, name, rows, compared.get((name, rows)))
+                _speed(rounds, name, rows, compared.get((name, rows)))
                 for rows in rounds.batches
                 if (name, rows) in rounds.samples
             ),
             crowds=_crowds(one),
             cold=_cold(one.cold_starts),
         )
-        for name, one in measurements.items()
+        for name, one in rounds.measurements.items()
     }
 
 
-def process_times(session: SessionRecord, measurements: Mapping[str, Measurement]) -> dict[str, list[float]]:
-    """Per artifact and process, the mean over batch sizes of the log of its median time."""
-    rounds = _Rounds(session, measurements)
-    return {
-        name: [
-            statistics.mean(math.log(statistics.median(rounds.samples[name, rows][process])) for rows in rounds.batches)
-            for process in range(session.spec.processes)
-        ]
-        for name in measurements
-    }
-
-
-def noise_over_batches(session: SessionRecord, measurements: Mapping[str, Measurement]) -> float:
-    """The noise floor of ``process_times``, as a log-ratio: the twin against itself over all batch sizes."""
-    rounds = _Rounds(session, measurements)
-    if session.twin not in measurements:
-        return 0.0
-    logs = [
-        statistics.mean(rounds.twin_logs(rows)[process] for rows in rounds.batches)
-        for process in range(session.spec.processes)
-    ]
-    return noise_floor(logs)
-
-
-class _Rounds:
+class Rounds:
     """The samples of a session as proved, by artifact and batch size, cut to the rounds in which all were steady."""
 
     def __init__(self, session: SessionRecord, measurements: Mapping[str, Measurement]) -> None:
-        self._session = session
+        self.session = session
+        self.measurements = measurements
         self.batches = sorted({one.batch_rows for measured in measurements.values() for one in measured.samples})
         whole = {name: _by_batch(one.samples, one.options.threads_count) for name, one in measurements.items()}
         twin = _by_batch(session.twin_samples, None)
@@ -169,21 +143,33 @@ class _Rounds:
 
     def settled(self, name: str, rows: int) -> bool:
         """Whether it had a steady level in most processes."""
-        return self._unsettled[name, rows] * 2 <= self._session.spec.processes
+        return self._unsettled[name, rows] * 2 <= self.session.spec.processes
 
     def twin_logs(self, rows: int) -> list[float]:
         """Per process, the log-ratio of the twin to itself."""
-        return paired_logs(self._twin[rows], self.samples[self._session.twin, rows])
+        return paired_logs(self._twin[rows], self.samples[self.session.twin, rows])
 
-    def effects_to(self, baseline: str | None) -> dict[tuple[str, int], Effect]:
+    def process_times(self, name: str) -> list[float]:
+        """Per process, the mean over batch sizes of the log of its median time."""
+        return [
+            statistics.mean(math.log(statistics.median(self.samples[name, rows][process])) for rows in self.batches)
+            for process in range(self.session.spec.processes)
+        ]
+
+    def noise_over_batches(self) -> float:
+        """The noise floor of ``process_times``, as a log-ratio: the twin against itself over all batch sizes."""
+        by_batch = [self.twin_logs(rows) for rows in self.batches]
+        return noise_floor([statistics.mean(logs) for logs in zip(*by_batch, strict=True)])
+
+    def effects_to(self, baseline: str) -> dict[tuple[str, int], Effect]:
         """Of every artifact at every batch size, as one family."""
         logs = {
             (name, rows): paired_logs(samples, self.samples[baseline, rows])
             for (name, rows), samples in self.samples.items()
-            if baseline is not None and name != baseline and self.settled(name, rows)
+            if name != baseline and self.settled(name, rows)
         }
         floors = {rows: noise_floor(self.twin_logs(rows)) for rows in self._twin}
-        return effects(logs, lambda key: floors.get(key[1], 0.0), self._session.spec.tie_ratio)
+        return effects(logs, lambda key: floors.get(key[1], 0.0), self.session.spec.tie_ratio)
 
 
 def _by_batch(samples: Sequence[Samples], threads_count: int | None) -> dict[int, list[Sequence[float]]]:
@@ -195,9 +181,8 @@ def _by_batch(samples: Sequence[Samples], threads_count: int | None) -> dict[int
     return table
 
 
-def _speed(
-    session: SessionRecord, measured: Measurement, rounds: _Rounds, name: str, rows: int, effect: Effect | None
-) -> Speed:
+def _speed(rounds: Rounds, name: str, rows: int, effect: Effect | None) -> Speed:
+    measured = rounds.measurements[name]
     threads_count = measured.options.threads_count
     mine = [one for one in measured.samples if one.batch_rows == rows and one.threads_count == threads_count]
     others = sorted({one.threads_count for one in measured.samples} - {threads_count})
@@ -205,7 +190,7 @@ def _speed(
     calls_s = [call_s for one in mine for call_s in one.calls_s]
     checked = [one.checked_s for one in mine if one.checked_s]
     joules = [one.joules_per_call for one in mine if one.joules_per_call is not None]
-    least = None if is_lossy(measured.precision) else _floor(session, rows, threads_count)
+    least = None if is_lossy(measured.precision) else _floor(rounds.session, rows, threads_count)
     return Speed(
         batch_rows=rows,
         median_s=typical_s,

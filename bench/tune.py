@@ -129,9 +129,7 @@ def _logs(sampled: Sequence[Sampled], label: str, other: str) -> list[float]:
     return [
         statistics.mean(
             paired_logs([ours.samples_s], [theirs.samples_s])[0]
-            for ours in one.series
-            for theirs in one.series
-            if (ours.label, theirs.label) == (label, other) and ours.batch_rows == theirs.batch_rows
+            for ours, theirs in zip(one.series[label], one.series[other], strict=True)
         )
         for one in sampled
     ]

@@ -17,7 +17,7 @@ from bench.conditions import warnings
 from bench.limits import Limits
 from bench.measurement import Measurement, SessionRecord
 from bench.parity.report import ParityReport, ParityStatus
-from bench.speeds import ColdFigures, CrowdSpeed, Figures, Speed, figures, noise_over_batches
+from bench.speeds import ColdFigures, CrowdSpeed, Figures, Rounds, Speed, figures
 from export import backend as backends
 from export.artifact import Artifact
 from export.backend import LoadOptions
@@ -124,7 +124,8 @@ def weigh(
     """Weigh all evidence of a run; ``session`` is what its measurements share."""
     measurements = {one.name: one.measurement for one in evidence if one.measurement}
     baseline = next((one.name for one in evidence if one.backend == BASELINE), None)
-    found = figures(session, measurements, baseline) if session else {}
+    rounds = Rounds(session, measurements) if session else None
+    found = figures(rounds, baseline) if rounds else {}
     reasons = {
         one.name: tuple(_reasons(one, found.get(one.name, Figures()), limits, allow_no_reference)) for one in evidence
     }
@@ -136,16 +137,13 @@ def weigh(
     able = {
         one.name: Able(
             backend=one.backend,
-            measurement=one.measurement,
             figures=found[one.name],
             size_bytes=one.artifact.size_bytes,
         )
         for one in evidence
         if one.measurement and one.artifact and one.artifact.source_free and one.parity and not reasons[one.name]
     }
-    choice = None
-    if able and session and not broken:
-        choice = choose(able, session, noise_over_batches(session, measurements))
+    choice = choose(able, rounds) if able and rounds and not broken else None
     rows = tuple(_row(one, found.get(one.name, Figures()), reasons[one.name], choice) for one in evidence)
     missing = [
         f"{row.name} is required: {'; '.join(row.reasons)}" for row in rows if row.required and not row.shippable

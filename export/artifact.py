@@ -47,7 +47,7 @@ class Artifact(Record):
     device: str
     """The device that it is meant to run on."""
     precision: str
-    """As the program's: no build here changes it."""
+    """As the program's, or ``int8`` where the build quantised it."""
     source_free: bool
     """Whether it runs where the model's Python source cannot be imported."""
     key: str
@@ -75,12 +75,17 @@ def verified_program(folder: Path) -> Path:
     return folder / PROGRAM_FILE
 
 
+def read_artifact(folder: Path) -> Artifact:
+    """An artifact's record alone; its files are checked where they are loaded."""
+    return read(Artifact, folder / RECORD)
+
+
 def open_artifact(folder: Path) -> Artifact:
     """Read an artifact's record and check every file against it, before anything is loaded.
 
     Raises:
         RecordError: a file is missing or altered.
     """
-    artifact = read(Artifact, folder / RECORD)
+    artifact = read_artifact(folder)
     verify_files(folder, artifact.files)
     return artifact

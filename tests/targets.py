@@ -183,12 +183,7 @@ def _ratios(
 
 
 def _samples(sampled: Sequence[Sampled], label: str, rows: int) -> list[Sequence[float]]:
-    return [
-        series.samples_s
-        for one in sampled
-        for series in one.series
-        if (series.label, series.batch_rows) == (label, rows)
-    ]
+    return [one.samples_s for of_process in sampled for one in of_process.series[label] if one.batch_rows == rows]
 
 
 def _overhead(run: Path, proved: Mapping[str, Artifact]) -> None:

@@ -128,13 +128,10 @@ def reused(run: Run, kind: type[R], path: Path, key: str) -> R | None:
     return None
 
 
-def load_options(run: Run, artifact: Artifact | None = None) -> LoadOptions:
+def load_options(run: Run, artifact: Artifact) -> LoadOptions:
     """How an artifact is run, the same for parity and measurement: as it was tuned on this machine, else by default."""
-    default = LoadOptions(device=run.device, threads_count=cores_count())
-    if artifact is None:
-        return default
     for path in run.places(f"tuning/{artifact.name}.json"):
         tuning = read(Tuning, path)
         if (tuning.artifact_sha256, tuning.machine) == (digest(artifact), machine()):
             return tuning.options
-    return default
+    return LoadOptions(device=run.device, threads_count=cores_count())

@@ -65,7 +65,8 @@ def measure(
     for name, outcome in measured.dropped.items():
         failures[backends[name]] = failure(run, "measure", outcome)
     for name, record in measured.measurements.items():
-        write(_path(run, name), record)
+        if name not in measured.dropped:  # what failed is measured anew the next time
+            write(_path(run, name), record)
     if measured.session is not None:
         write(_path(run, SESSION), measured.session)
     count = len(measured.measurements)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import time
@@ -16,13 +17,15 @@ from bench.block import Block
 from bench.conditions import Watch, warnings
 from bench.inputs import crossed
 from bench.measure import Session, measure_together
+from bench.measurement import TWIN
 from bench.roofline import Ceilings, RooflineJob, Work, floor, roofline
-from bench.sample import Candidate, Sampled, SampleJob, sample
+from bench.sample import Candidate, Sampled, SampleJob, load_all, sample
 from bench.spec import BenchSpec
+from export import backend as backends
 from export.artifact import PROGRAM_FILE
 from export.backend import LoadOptions
 from export.program import load_exported
-from export.record import to_json
+from export.record import from_json, to_json
 from export.worker import Desk
 from tests.conftest import Builder
 from tests.models import source
@@ -43,6 +46,7 @@ def job(folders: list[Path], spec: BenchSpec, tmp_path: Path) -> Any:
             spec=spec,
             samples=None,
             seed=0,
+            process=0,
             current=str(tmp_path / "current"),
         )
     )
@@ -82,15 +86,45 @@ def test_buffers_are_used_equally_often_also_when_a_block_is_one_call() -> None:
 def test_every_candidate_has_one_sample_in_every_round(build_model: Builder, tmp_path: Path) -> None:
     folders = [build_model("Mlp", name)[0] for name in ("torchscript", "onnx", "eager")]
     sampled = sample(job(folders, QUICK, tmp_path))
-    assert {(one.label, one.batch_rows) for one in sampled.series} == {
+    series = [one for of_label in sampled.series.values() for one in of_label]
+    assert {(label, one.batch_rows) for label, of_label in sampled.series.items() for one in of_label} == {
         (folder.name, rows) for folder in folders for rows in (1, 32)
     }
-    assert {len(one.samples_s) for one in sampled.series} == {len(one.checked_s) for one in sampled.series} == {6}
-    assert {(one.label, one.callers_count) for one in sampled.crowds} == {(f.name, n) for f in folders for n in (1, 4)}
-    assert all(one.calls_count >= one.callers_count and one.duration_s >= 0.02 for one in sampled.crowds)
+    assert {len(one.samples_s) for one in series} == {len(one.checked_s) for one in series} == {6}
+    assert {label: [one.callers_count for one in crowds] for label, crowds in sampled.crowds.items()} == {
+        folder.name: [1, 4] for folder in folders
+    }
+    crowds = [one for of_label in sampled.crowds.values() for one in of_label]
+    assert all(one.calls_count >= one.callers_count and one.duration_s >= 0.02 for one in crowds)
     assert 0 < sampled.empty_block_s < sampled.empty_call_s < 1e-4
-    assert all(one.warmup_calls_count >= 5 and one.warmup_s >= 0.01 for one in sampled.series)
+    assert all(one.warmup_calls_count >= 5 and one.warmup_s >= 0.01 for one in series)
     assert sampled.left_out == {}
+
+
+def test_the_twin_is_loaded_for_itself_and_other_thread_counts_share(
+    build_model: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an artifact whose threads torch decides on, in any order in which candidates are loaded."""
+    folder = str(build_model("Mlp", "torchscript")[0])
+    loads: list[Path] = []
+    real = backends.load
+
+    def counted(path: Path, *rest: Any) -> Any:
+        loads.append(path)
+        return real(path, *rest)
+
+    monkeypatch.setattr(backends, "load", counted)
+    labels = ("torchscript", TWIN, "torchscript@1")
+    candidates = tuple(
+        Candidate(label=label, folder=folder, options=LoadOptions(threads_count=1 if "@" in label else 2), whole=False)
+        for label in labels
+    )
+    for seed in range(6):
+        loads.clear()
+        one: Any = from_json(SampleJob, job([Path(folder)], QUICK, tmp_path))
+        runners = load_all(replace(one, candidates=candidates, seed=seed), random.Random(seed))
+        assert len(loads) == 2
+        assert runners[TWIN] is not runners["torchscript"] is runners["torchscript@1"]
 
 
 def test_a_batch_that_takes_too_long_is_left_out_with_the_reason_but_not_the_smallest(
@@ -99,7 +133,7 @@ def test_a_batch_that_takes_too_long_is_left_out_with_the_reason_but_not_the_sma
     spec = BenchSpec(batch_rows=(1, 32), processes_count=2, rounds_count=5, call_limit_s=1e-9)
     sampled = sample(job([build_model("Mlp", "onnx")[0]], spec, tmp_path))
     assert isinstance(sampled, Sampled)
-    assert {one.batch_rows for one in sampled.series} == {1}
+    assert {one.batch_rows for one in sampled.series["onnx"]} == {1}
     assert list(sampled.left_out) == ["32"]
     assert "bench.call_limit_s is 1e-09 s" in sampled.left_out["32"]
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.callers import CrowdSample
 from bench.cold import ColdStart
 from bench.limits import Limits
-from bench.measurement import CrowdSample, Measurement, Samples, SessionRecord, check_comparable
+from bench.measurement import Measurement, Samples, SessionRecord, check_comparable
 from bench.parity.report import OutputParity, ParityReport, ParityStatus
 from bench.parity.spec import ParitySpec, Thresholds
 from bench.roofline import Ceilings, Roofline, Work
