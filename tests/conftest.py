@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from export.artifact import Artifact, open_artifact
 from export.build import BuildJob, CaptureJob, build, capture
@@ -35,6 +36,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(gpu)
 
 
+@pytest.fixture(autouse=True)
+def _threads_restored() -> Iterator[None]:
+    """Torch's thread count is the process's: a test that sets it must not change another's rounding."""
+    import torch
+
+    threads_count = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads_count)
+
+
 def pipeline(*arguments: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     """``python -m pipeline.all`` as a person starts it, to its end."""
     return subprocess.run(
@@ -49,7 +60,8 @@ def pipeline(*arguments: str | Path, cwd: Path = ROOT, **environment: str) -> su
 
 def environ(**more: str) -> dict[str, str]:
     """This process's environment with our packages importable from any folder."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | more
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return mine | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | more
 
 
 SHORT = (
@@ -62,10 +74,16 @@ BUILT = ("seed", *SHORT, "--bench.cold-starts-count", "1")
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one whole run of the default recipe, shared by all tests: copy before you change it."""
-    out = tmp_path_factory.mktemp("built")
-    done = pipeline(*BUILT, "--out", out)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """The folder of one whole run of the default recipe, shared by all tests: copy before you change it.
+
+    Also between the processes of pytest-xdist, each of which has a folder of its own in one that they share.
+    """
+    base = tmp_path_factory.getbasetemp()
+    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "built"
+    with FileLock(f"{out}.lock"):
+        if not (out / "seed" / "latest").exists():
+            done = pipeline(*BUILT, "--out", out)
+            assert done.returncode == 0, done.stdout + done.stderr
     return (out / "seed" / "latest").resolve()
 
 

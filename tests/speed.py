@@ -37,6 +37,10 @@ class Command:
 COMMANDS = (
     Command("the main job on `seed`, from nothing", ("seed",), 120.0, fresh=True),
     Command("again, nothing changed", ("seed",), 4.0),
+    Command(
+        "`seed` measured anew, `--bench.depth standard`", ("seed", "--bench.depth", "standard"), 300.0, repeats_count=1
+    ),
+    Command("`seed` measured anew, `--bench.depth claim`", ("seed", "--bench.depth", "claim"), 600.0, repeats_count=1),
     Command("`digits` trained and built (repeats reuse)", ("digits", "--only", "build"), 120.0),
     Command(
         "parity of `digits`, all artifacts built", ("digits", "--only", "parity"), 30.0, vary="--parity.call-limit-s"
