@@ -23,6 +23,7 @@ from bench.energy import energy_counter
 from bench.inputs import BUFFERS_COUNT, batch_sizes, buffers, crossed
 from bench.measurement import TWIN, Samples
 from bench.spec import BenchSpec
+from bench.turn import ThreadSwitch
 from export import backend as backends
 from export.arrays import Array, to_torch
 from export.artifact import read_artifact
@@ -243,23 +244,6 @@ def _crowds(
             )
             found[one.label] += (crowd,)
     return found
-
-
-class ThreadSwitch:
-    """Torch's number of threads, set when another candidate with another number has its turn."""
-
-    def __init__(self) -> None:
-        self._count: int | None = None
-
-    def to(self, options: LoadOptions) -> bool:
-        """Set it; whether that was a change, after which the next call starts threads or stops them."""
-        if options.threads_count == self._count:
-            return False
-        import torch
-
-        torch.set_num_threads(options.threads_count)
-        self._count = options.threads_count
-        return True
 
 
 def _nothing() -> None:

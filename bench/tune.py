@@ -50,26 +50,29 @@ class Tuning(Record):
 
 
 def settings(artifact: Artifact, before: LoadOptions, cores_count: int) -> list[LoadOptions]:
-    """What the artifact's runtime can be told otherwise: threads, and ONNX Runtime how far to rewrite the graph."""
+    """What the artifact's runtime can be told otherwise: threads; and ONNX Runtime how far to rewrite the graph, and
+    whether its idle threads spin, which answers sooner and keeps cores busy that others may want.
+    """
     backend = backends.get(artifact.backend)
     threads = [before.threads_count]
     if backend.THREADS != "build":
         threads = sorted({1, *(1 << power for power in range(1, cores_count.bit_length())), cores_count})
-    levels: tuple[Literal["extended", "all"], ...] = (
-        ("all", "extended") if "onnxruntime" in backend.MODULES else ("all",)
-    )
+    rewrites = "onnxruntime" in backend.MODULES
+    levels: tuple[Literal["extended", "all"], ...] = ("all", "extended") if rewrites else ("all",)
     found = [
-        replace(before, threads_count=count, optimization=level)
+        replace(before, threads_count=count, optimization=level, spinning=spinning)
         for count in threads
         if count <= cores_count
         for level in levels
+        for spinning in ((False, True) if rewrites and count > 1 else (False,))
     ]
     return [options for options in found if options != before]
 
 
 def spelled(options: LoadOptions) -> str:
-    """``2 threads, optimization all``."""
-    return f"{options.threads_count} threads, optimization {options.optimization}"
+    """``2 threads, optimization all, spinning``."""
+    spins = ", spinning" if options.spinning else ""
+    return f"{options.threads_count} threads, optimization {options.optimization}{spins}"
 
 
 def search(

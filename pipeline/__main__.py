@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.version import VERSION
 
-COMMANDS = ("all", "calibrate", "locate", "tune", "load")
+COMMANDS = ("all", "calibrate", "locate", "tune", "load", "ship", "verify")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The whole story in order: train, capture, build, parity, measure, judge, report.
+"""The whole story in order: train, capture, build, parity, measure, judge, report, bundle.
 
     python -m pipeline.all [RECIPE] [options]
 
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from pipeline.cli import GOOD, NOT_GOOD, choose_device, end, parse
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bench.verdict import Verdict
     from pipeline.cli import Options
     from pipeline.run import Run
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def story(run: Run, options: Options) -> int:
     """Every stage from the records before it; ``--only`` stops after one."""
+    from pipeline.stages.bundling import bundle
     from pipeline.stages.exporting import build, capture
     from pipeline.stages.judging import judge
     from pipeline.stages.measuring import measure
@@ -57,7 +60,8 @@ def story(run: Run, options: Options) -> int:
     if options.only == "measure":
         return required_good(run, measurements)
     verdict = judge(run, trained, artifacts, reports, session, measurements, failures)
-    show(run, verdict, options)
+    bundled = None if options.only == "judge" else bundle(run, verdict)
+    show(run, verdict, bundled, options)
     return GOOD if verdict.good else NOT_GOOD
 
 
@@ -66,7 +70,7 @@ def required_good(run: Run, good: Mapping[str, object]) -> int:
     return GOOD if set(run.found.recipe.must_be_good) <= good.keys() else NOT_GOOD
 
 
-def show(run: Run, verdict: Verdict, options: Options) -> None:
+def show(run: Run, verdict: Verdict, bundled: Path | None, options: Options) -> None:
     """The final table, or the verdict as JSON."""
     from export.record import encode
     from pipeline.table import verdict_table
@@ -75,7 +79,8 @@ def show(run: Run, verdict: Verdict, options: Options) -> None:
     wrong = [row.name for row in verdict.rows if row.parity == "fail"]
     hints = [f"where: python -m pipeline.locate {run.folder} {name}" for name in wrong]
     doubts = [f"doubtful: {warning}" for warning in verdict.warnings]
-    run.console.say("\n".join([*verdict.reasons, *doubts, *hints, f"report: {run.folder / 'report.html'}"]))
+    places = [f"report: {run.folder / 'report.html'}", *([f"bundle: {bundled}"] if bundled else [])]
+    run.console.say("\n".join([*verdict.reasons, *doubts, *hints, *places]))
     if options.json:
         print(encode(verdict).decode())
 

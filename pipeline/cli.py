@@ -23,7 +23,7 @@ DEFAULT_RECIPE = "seed"
 GOOD, NOT_GOOD, USAGE, INTERRUPTED = 0, 1, 2, 130
 _STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 
-Stage = Literal["train", "capture", "build", "parity", "measure", "judge"]
+Stage = Literal["train", "capture", "build", "parity", "measure", "judge", "bundle"]
 
 
 @dataclass(frozen=True, kw_only=True)

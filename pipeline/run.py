@@ -32,8 +32,9 @@ _TOOLS = {
     "train": ("pipeline/train.py", "pipeline/evaluate.py", "pipeline/resume.py"),
     "export": ("export/**/*.py",),
     "bench": ("bench/**/*.py",),
+    "ship": ("pipeline/shipping/*.py", "pipeline/verify.py"),
 }
-_SETTINGS = ("train", "backends", "required", "parity", "bench", "limits", "process")
+_SETTINGS = ("train", "backends", "required", "parity", "bench", "limits", "process", "licence")
 
 
 @dataclass(frozen=True, kw_only=True)

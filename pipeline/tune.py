@@ -9,7 +9,6 @@ it is written down, and `pipeline.all` proves and measures the artifact with it 
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -144,17 +143,19 @@ def _tuning(
     from bench.tune import Tuning, spelled
     from export.environment import machine
     from export.record import digest, observed
+    from pipeline.reprove import changed, reprove
 
     refused: dict[str, str] = {}
     best = report.options
     for options, effect in sorted(found.items(), key=lambda pair: pair[1].ratio.value):
         if effect.word != "faster":
             continue
-        changed = _changes_verdict(run, artifact, report, options, desk)
-        if changed is None:
+        folder = run / "artifacts" / artifact.name
+        why = changed(reprove(run, folder, artifact, options, report, desk), report, artifact.precision)
+        if why is None:
             best = options
             break
-        refused[spelled(options)] = changed
+        refused[spelled(options)] = why
     return Tuning(
         key=session.key,
         artifact=artifact.name,
@@ -166,49 +167,6 @@ def _tuning(
         refused=refused,
         observed=observed(time.monotonic() - started),
     )
-
-
-def _changes_verdict(
-    run: Path, artifact: Artifact, report: ParityReport, options: LoadOptions, desk: Desk
-) -> str | None:
-    """Why the artifact is another one with these settings; None if parity finds nothing that it did not find before."""
-    from bench.parity.jobs import REFERENCE_RECORD, Outputs, OutputsJob, Reference
-    from bench.parity.lossy import is_lossy
-    from bench.parity.report import compare
-    from export.artifact import PROGRAM_RECORD, ProgramRecord
-    from export.record import from_json, read
-    from export.worker import run_child
-    from pipeline import train as trainer
-
-    folder = run / "parity" / "reference"
-    reference = read(Reference, folder / REFERENCE_RECORD)
-    program = read(ProgramRecord, run / "program" / PROGRAM_RECORD)
-    with tempfile.TemporaryDirectory(dir=run / "parity", prefix=f".{artifact.name}.tune.") as answers:
-        job = OutputsJob(
-            artifact=str(run / "artifacts" / artifact.name),
-            options=options,
-            source=None,
-            reference=str(folder),
-            cases=reference.cases,
-            program=None if program.failure else str(run / "program"),
-            weights=str(run / "checkpoint" / trainer.WEIGHTS),
-            outputs=answers,
-        )
-        outcome = run_child(f"tune-{artifact.name}", "bench.parity.jobs:outputs", job, desk)
-        if outcome.status != "done":
-            return f"{outcome.status}: {outcome.cause}"
-        answered = from_json(Outputs, outcome.value)
-        again = compare(
-            artifact, reference, folder, answered, Path(answers), report.spec, options, report.key,
-            outcome.duration_s, reference.nulls, (), program.operators,
-        )  # fmt: skip
-    # The recipe's metric is not at hand here, and by it int8 is judged; an exact artifact must pass as it did.
-    same = (
-        set(again.failed_levels) <= set(report.failed_levels)
-        if is_lossy(artifact.precision)
-        else again.status == "pass"
-    )
-    return None if same else f"parity {again.status}: {'; '.join(again.reasons)}"
 
 
 def _show(console: Console, tunings: Sequence[Tuning]) -> None:

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +48,7 @@ TARGETS: dict[str, dict[int, float]] = {
     "sentence": {1: 2.4, 32: 2.2},
 }
 """How many times faster than eager, by batch size."""
-_PLACES = {"cnn": "tests/recipes/cnn.py"}
+PLACES = {"cnn": "tests/recipes/cnn.py"}
 _BACKENDS = ("eager", "torchscript", "aotinductor", "onnx", "onnx-legacy", "openvino")
 
 
@@ -70,11 +71,11 @@ def main(options: Options) -> int:
 
 
 def _recipe(name: str, options: Options) -> bool:
-    run = _built(name, options.out)
+    run = built(name, options.out)
     artifacts = {path.parent.name: open_artifact(path.parent) for path in (run / "artifacts").glob("*/artifact.json")}
     proved = {one: artifact for one, artifact in artifacts.items() if _passes(run, artifact)}
     batches = tuple(TARGETS.get(name, {1: 0.0, 32: 0.0, 1024: 0.0}))
-    reference = find(_PLACES.get(name, name)).reference
+    reference = find(PLACES.get(name, name)).reference
     source = TrainedModule(reference=reference, weights=str(run / "checkpoint" / WEIGHTS)).source()
     session, candidates = _candidates(run, proved, source, batches, options.processes)
     with tempfile.TemporaryDirectory() as desk:
@@ -87,10 +88,10 @@ def _recipe(name: str, options: Options) -> bool:
     return met
 
 
-def _built(name: str, out: Path) -> Path:
+def built(name: str, out: Path) -> Path:
     """A run with every backend that can be built here."""
     wanted = [one for one in _BACKENDS if backends.get(one).unavailable("cpu") is None]
-    command = [sys.executable, "-m", "pipeline.all", _PLACES.get(name, name), "--out", str(out), "--only", "parity"]
+    command = [sys.executable, "-m", "pipeline.all", PLACES.get(name, name), "--out", str(out), "--only", "parity"]
     flags = ["--quiet", "--backends", *wanted, "--required", "onnx"]
     subprocess.run([*command, *flags], check=True, cwd=ROOT, env=environ())
     runs = sorted((path.parent for path in (out / name).glob("*/recipe.json")), key=lambda path: path.stat().st_mtime)
@@ -205,7 +206,7 @@ def _overhead(run: Path, proved: Mapping[str, Artifact]) -> None:
             arrays = {one: to_torch(array) for one, array in arrays.items()}
         with torch.inference_mode():
             calls = _bare(runner, arrays) | {"bound": runner.bind(arrays).run, "checked": lambda: runner(arrays)}  # noqa: B023
-            medians = _in_turns(calls)
+            medians = in_turns(calls)
         bound, checked = medians["bound"] / medians["bare bound"] - 1, medians["checked"] - medians["bare"]
         print(
             f"| {name} | {medians['bare bound'] * 1e6:.2f} us | {medians['bound'] * 1e6:.2f} us ({bound:+.1%}) "
@@ -227,8 +228,8 @@ def _bare(runner: backends.Runner, arrays: Mapping[str, Any]) -> dict[str, Calla
     return {"bare": lambda: call(*tensors), "bare bound": lambda: call(*tensors)}
 
 
-def _in_turns(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median seconds per call of each, over 60 rounds."""
+def in_turns(calls: Mapping[str, Callable[[], Any]], rest_s: float = 0.0) -> dict[str, float]:
+    """Median seconds per call of each, over 60 rounds, with ``rest_s`` of sleep and an untimed block before each."""
     order = random.Random(0)
     blocks = {}
     for name, call in calls.items():
@@ -239,6 +240,9 @@ def _in_turns(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
     for _ in range(60):
         order.shuffle(names)
         for name in names:
+            if rest_s:
+                time.sleep(rest_s)
+                blocks[name].rest()
             samples[name].append(blocks[name].sample_s())
     assert not any(math.isnan(sample) for kept in samples.values() for sample in kept)
     return {name: statistics.median(kept) for name, kept in samples.items()}

@@ -32,11 +32,9 @@ def test_the_example_recipe_runs_as_it_stands(tmp_path: Path) -> None:
 
 def test_the_serving_example_answers(built: Path) -> None:
     example = next(block for block in _python_blocks() if "InferenceSession" in block)
-    model = str(built / "artifacts" / "onnx" / "model.onnx")
+    model = str(built / "bundle" / "model.onnx")
     scope: dict[str, object] = {}
-    exec(
-        example.replace("artifacts/seed/latest/artifacts/onnx/model.onnx", model).replace("print(", "answer = ("), scope
-    )
+    exec(example.replace("serving/current/model.onnx", model).replace("print(", "answer = ("), scope)
     answer = scope["answer"]
     assert isinstance(answer, list)
     assert answer[0].shape == (5, 1)

@@ -125,6 +125,10 @@ class ErrorTally:
         """The unit of the peak ratio: eager's largest error on the rows, or the floor."""
         return max(self._rows.peaks["eager"], self._rows.peaks["floor"], self._rows.tiny)
 
+    def allowed(self, case: Case) -> float:
+        """The unit of the peak ratio for one case that was added."""
+        return self._units(self._of(case))[1]
+
     def ulps(self) -> Ulps | None:
         """Statistics over the rows; None where there is no scale."""
         unit = 2 * self._u * self._rows.rms_of_output
@@ -183,13 +187,18 @@ class ErrorTally:
         return Check(level=level, subject=self.name, status="fail" if wrong else "pass", words=words)
 
     def _ratios(self, one: _Class) -> tuple[float, float]:
+        rms_unit, peak_unit = self._units(one)
+        return _ratio(one.rms_of("artifact"), rms_unit), _ratio(one.peaks["artifact"], peak_unit)
+
+    def _units(self, one: _Class) -> tuple[float, float]:
+        """What an RMS and a largest error of 1 are."""
         rms_unit = max(one.rms_of("eager"), one.rms_of("floor"), one.tiny)
         peak_unit = max(one.peaks["eager"], one.peaks["floor"], one.tiny)
         if one is not self._rows and self._rows.rms_of_output:
             size = max(1.0, one.rms_of_output / self._rows.rms_of_output)
             rms_unit = max(rms_unit, size * self.allowed_peak)
             peak_unit = max(peak_unit, size * self.allowed_peak)
-        return _ratio(one.rms_of("artifact"), rms_unit), _ratio(one.peaks["artifact"], peak_unit)
+        return rms_unit, peak_unit
 
 
 def _ratio(error: float, unit: float) -> float:

@@ -30,7 +30,7 @@ _EXACT = (
     "non-finite",
 )
 _PRECISIONS = ("int8",)
-_REAL_ROWS = ("rows", "calls", "sizes")
+REAL_ROWS = ("rows", "calls", "sizes")
 
 
 def is_lossy(precision: str) -> bool:
@@ -48,7 +48,7 @@ class FidelityTally:
     def add(self, one: Answers) -> None:
         """Count a case of real rows."""
         group = one.case.group
-        if group not in _REAL_ROWS or not one.floating:
+        if group not in REAL_ROWS or not one.floating:
             return
         both = np.isfinite(one.wide) & np.isfinite(one.got)
         wide, got = one.wide[both], one.got[both].astype(np.float64)

@@ -151,6 +151,7 @@ def recipe() -> Recipe:
         ),
         data=data,
         metrics={"topic_accuracy": topic_accuracy},
+        licence="Apache-2.0",
         files=(model_folder() / "model.safetensors", model_folder() / "tokenizer.json"),
         backends=("eager", "torchscript", "exported", "aotinductor", "onnx", "onnx-legacy"),
         required=("torchscript", "aotinductor", "onnx"),

@@ -1,0 +1,125 @@
+"""Golden samples: a few of the reference's calls, with what each value of the answer may differ by.
+
+Whoever has them can judge an artifact anywhere, without the model, torch or this package: per element,
+
+    |answer - expected| <= allowed
+
+where ``expected`` is the float64 answer and ``allowed`` what the parity check would let pass: the largest honest error
+times the threshold on its ratio. It is infinite where float32 has no answer (float64 and eager do not agree whether the
+element is a number), and 0 where nothing may differ: integers, booleans, NaN and infinities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.parity.answers import Answers
+from bench.parity.cases import Case, Tensors, Values
+from bench.parity.error import ErrorTally
+from bench.parity.jobs import EAGER, FLOAT64, INPUTS, Reference
+from bench.parity.lossy import REAL_ROWS
+from bench.parity.spec import Thresholds
+from bench.parity.store import case_file, load_case
+from export.signature import Signature
+
+_MOST: dict[str, int] = {"rows": 1, "sizes": 6, "values": 2, "extremes": 3}
+"""Calls of each group: the sizes prove the declared ranges, so they are the most."""
+_BUDGET_BYTES = 16 << 20
+_ROUNDINGS_WITHOUT_FLOAT64 = 64
+"""Of the largest value: a guess, used only where there is no float64 answer and the recipe lets that ship."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One call."""
+
+    case: Case
+    inputs: Tensors
+    expected: Tensors
+    """In float64; in the output's own dtype where that is no float."""
+    allowed: Tensors
+    """Per element, float32."""
+    dtypes: dict[str, str]
+    """Of the artifact's answers."""
+
+    @property
+    def real(self) -> bool:
+        """Whether the rows are real ones, on which a quantised artifact is judged."""
+        return self.case.group in REAL_ROWS
+
+
+def golden(reference: Reference, folder: Path, signature: Signature, limits: Thresholds) -> Iterator[Golden]:
+    """The chosen calls of the reference in ``folder``, real rows first; one at a time, since they may be large."""
+    tallies = {spec.name: ErrorTally(spec.name) for spec in signature.outputs}
+    for index, case in enumerate(reference.cases):
+        for name, tally in tallies.items():
+            tally.add(_answers(folder, index, case, name))
+    inputs = [spec.name for spec in signature.inputs]
+    for index in _chosen(reference, folder):
+        case = reference.cases[index]
+        answers = {name: _answers(folder, index, case, name) for name in tallies}
+        yield Golden(
+            case=case,
+            inputs=load_case(folder / INPUTS, index, inputs),
+            expected={name: one.wide for name, one in answers.items()},
+            allowed={
+                name: _allowed(
+                    one,
+                    _guessed(one) if reference.failure else tallies[name].allowed(case) * limits.max_peak_ratio,
+                )
+                for name, one in answers.items()
+            },
+            dtypes={name: str(one.eager.dtype) for name, one in answers.items()},
+        )
+
+
+def _answers(folder: Path, index: int, case: Case, name: str) -> Answers:
+    """Eager stands in for the artifact: what is allowed depends on the model alone."""
+    wide, eager = (load_case(folder / kind, index, (name,))[name] for kind in (FLOAT64, EAGER))
+    return Answers(case, wide, eager, eager)
+
+
+def _guessed(one: Answers) -> float:
+    if not one.floating:
+        return 0.0
+    largest = float(np.abs(one.eager[np.isfinite(one.eager)]).max(initial=0.0))
+    return _ROUNDINGS_WITHOUT_FLOAT64 * float(np.finfo(one.eager.dtype).eps) * largest
+
+
+def _allowed(one: Answers, most: float) -> Values:
+    numbers = np.isfinite(one.wide) if one.floating else np.zeros(one.wide.shape, bool)
+    allowed = np.where(numbers, most, 0.0)
+    return np.where(one.defined, allowed, np.inf).astype(np.float32)
+
+
+def _chosen(reference: Reference, folder: Path) -> list[int]:
+    """Numbers of the cases, in order of groups, as far as the budget goes; never none."""
+    sizes = {index: _bytes(folder, index) for index in range(len(reference.cases))}
+    chosen: list[int] = []
+    for group, most in _MOST.items():
+        chosen += _spread(reference.indices(group), most)
+    kept: list[int] = []
+    for index in chosen:
+        if sum(sizes[one] for one in kept) + sizes[index] <= _BUDGET_BYTES:
+            kept.append(index)
+    real = [index for index in range(len(reference.cases)) if reference.cases[index].group in REAL_ROWS]
+    if not any(index in real for index in kept):
+        kept.insert(0, min(real, key=lambda index: sizes[index]))
+    return kept
+
+
+def _spread(indices: Sequence[int], most: int) -> list[int]:
+    """At most so many, the first and the last among them."""
+    if len(indices) <= most:
+        return list(indices)
+    return sorted({indices[round(place)] for place in np.linspace(0, len(indices) - 1, most)})
+
+
+def _bytes(folder: Path, index: int) -> int:
+    """Of a case's files, the float64 answers once more for what is allowed."""
+    places = (INPUTS, FLOAT64, FLOAT64)
+    return sum(case_file(folder / place, index).stat().st_size for place in places)

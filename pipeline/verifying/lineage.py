@@ -1,0 +1,75 @@
+"""The chain of records, walked by digests from an artifact's proof to the recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.verifying.outcome import Refused, parse_json, read_plain
+
+
+def verify_lineage(folder: Path, bundle: Mapping[str, Any], shipped: Mapping[str, Any]) -> str:
+    """Walk from an artifact's proof to the recipe by digests.
+
+    Raises:
+        Refused: a record that another one names is not the one in the bundle.
+    """
+    records, name = folder / "records", shipped["name"]
+    places = {
+        "recipe": records / "recipe.json",
+        "checkpoint": records / "checkpoint.json",
+        "program": records / "program.json",
+        "reference": records / "reference.json",
+        "verdict": records / "verdict.json",
+        "artifact": records / "artifacts" / f"{name}.json",
+        "parity": records / "parity" / f"{name}.json",
+    }
+    data = {what: read_plain(place, str(place.relative_to(folder))) for what, place in places.items()}
+    fields = {what: parse_json(one, str(places[what])) for what, one in data.items()}
+    try:
+        digests = {what: record_digest(one) for what, one in data.items()}
+        artifact, parity, verdict = fields["artifact"], fields["parity"], fields["verdict"]
+        links = [
+            ("the bundle", "verdict", bundle["verdict_sha256"]),
+            ("the bundle", "artifact", shipped["artifact_sha256"]),
+            ("the bundle", "parity", shipped["parity_sha256"]),
+            ("the parity report", "artifact", parity["artifact_sha256"]),
+            ("the parity report", "reference", parity["reference_sha256"]),
+            ("the artifact", "checkpoint", artifact["checkpoint_sha256"]),
+            ("the artifact", "program", artifact["program_sha256"]),
+            ("the program", "checkpoint", fields["program"]["checkpoint_sha256"]),
+            ("the verdict", "recipe", verdict["key"]),
+        ]
+        row = next(one for one in verdict["rows"] if one["name"] == name)
+        judged, passed, good = row["artifact_sha256"], parity["status"], row["shippable"]
+        made_of = shipped["lowered_from"] or shipped["artifact_sha256"]
+        same = (shipped["allow_no_reference"], passed) in ((True, "no-reference"), (True, "pass"), (False, "pass"))
+    except (KeyError, TypeError, StopIteration, IndexError, ValueError) as error:
+        raise Refused(f"the records do not hold together: {type(error).__name__} {error}") from None
+    for who, what, sha256 in links:
+        if digests[what] != sha256:
+            raise Refused(f"{who} names another {what} than {places[what].relative_to(folder)}")
+    if judged != made_of:
+        raise Refused(f"the verdict judged another artifact than {name}")
+    if not good or not same:
+        raise Refused(f"the verdict on {name} is that it may not ship (parity {passed})")
+    return " <- ".join(
+        f"{what} {digests[what][:8]}" for what in ("verdict", "parity", "artifact", "checkpoint", "recipe")
+    )
+
+
+def record_digest(data: bytes) -> str:
+    """A record's digest: the SHA-256 of its canonical bytes without the member ``observed``."""
+    text, decoder = data.decode(), json.JSONDecoder()
+    place, kept = 1, []
+    while text[place] != "}":
+        start = place
+        name, place = decoder.raw_decode(text, place)
+        _, place = decoder.raw_decode(text, place + 1)
+        if name != "observed":
+            kept.append(text[start:place])
+        place += text[place] == ","
+    return hashlib.sha256(("{" + ",".join(kept) + "}").encode()).hexdigest()

@@ -1,0 +1,536 @@
+"""A bundle held against its manifest and its proof: what is changed in it is refused by name, and never run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import rfc8785
+from onnx import TensorProto, helper, numpy_helper
+
+from export.record import digest_files, write
+from pipeline import verify as command
+from pipeline.shipping.record import Manifest
+from pipeline.verifying import needs
+from pipeline.verifying.files import read_manifest, verify_files
+from pipeline.verifying.lineage import verify_lineage
+from pipeline.verifying.onnx_file import scan_onnx
+from pipeline.verifying.outcome import Refused
+from pipeline.verifying.running import Bounds
+from pipeline.verifying.signature import Trust
+from tests.conftest import ROOT, environ
+
+
+@pytest.fixture
+def bundle(built: Path, tmp_path: Path) -> Path:
+    """A copy of the shared run's bundle."""
+    return Path(shutil.copytree(built / "bundle", tmp_path / "bundle"))
+
+
+def check(folder: Path, **more: Any) -> dict[str, Any]:
+    """What the check finds, in this process."""
+    found: dict[str, Any] = {}
+    command.verify(folder, more.pop("wanted", ()), Trust(), Bounds(speed=False, **more), found)
+    return found
+
+
+def run_check(folder: Path, *flags: str | Path, alone: bool = False, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command as a person starts it; ``alone`` as the single file, without Torchstone."""
+    how = [str(folder / "verify.py")] if alone else ["-m", "pipeline.verify", str(folder)]
+    return subprocess.run(
+        [sys.executable, *how, *map(str, flags)], capture_output=True, text=True, check=False, cwd=ROOT.parent,
+        env={name: value for name, value in environ(**env).items() if not alone or name not in ("PYTHONPATH",)} | env,
+    )  # fmt: skip
+
+
+def forge(folder: Path) -> None:
+    """A manifest that fits what lies there now: what somebody can do who can write every file."""
+    fields = json.loads((folder / "manifest.json").read_bytes())
+    files = digest_files(folder, (p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"))
+    write(folder / "manifest.json", Manifest(key=fields["key"], files=files))
+
+
+def edit(path: Path, change: Callable[[Any], Any]) -> None:
+    """A record changed, in canonical form again."""
+    fields = json.loads(path.read_bytes())
+    path.write_bytes(rfc8785.dumps(change(fields) or fields))
+
+
+# --- accepted ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_is_accepted_by_a_fresh_process_in_seconds(bundle: Path) -> None:
+    done = run_check(bundle)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "accepted"
+    words = [line.split(maxsplit=1)[0] for line in lines]
+    assert words == ["hashes", "bundle", "signature", "runs", "lineage", "parity", "cold", *["latency"] * 3, "accepted"]
+    assert re.search(r"batch 1: [\d.]+ us \([\d.]+ us where it was shipped; [\d.]+ times that in units", done.stdout)
+
+
+def test_the_single_file_needs_numpy_and_onnxruntime_alone(bundle: Path, tmp_path: Path) -> None:
+    forbidden = tmp_path / "forbidden"
+    for name in ("torch", "onnx", "export", "pipeline", "bench", "msgspec", "tyro", "rich"):
+        (forbidden / name).mkdir(parents=True)
+        (forbidden / name / "__init__.py").write_text(f"raise RuntimeError('{name} was imported')")
+    elsewhere = Path(shutil.copytree(bundle, tmp_path / "elsewhere"))
+    done = run_check(elsewhere, "--json", alone=True, PYTHONPATH=str(forbidden))
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert told["outcome"] == "accepted"
+    assert told["artifacts"]["onnx"]["golden"]["calls_count"] >= 8
+    assert 0 < told["artifacts"]["onnx"]["golden"]["worst_share"] < 1
+
+
+def test_a_files_name_in_the_bundle_shadows_no_module(bundle: Path, tmp_path: Path) -> None:
+    """An unverified ``json.py`` beside ``verify.py`` would be imported before anything was checked."""
+    (bundle / "json.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for alone in (True, False):
+        done = run_check(bundle, alone=alone)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "refused: json.py is not in the manifest")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_card_says_what_the_records_say_and_its_example_runs(bundle: Path) -> None:
+    card = (bundle / "README.md").read_text()
+    assert "# seed" in card
+    assert "`batch` was proved from 1 to 65536" in card
+    assert "accuracy" in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=bundle, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("[array([[")
+
+
+def test_nothing_of_the_machine_that_built_it_leaks(bundle: Path) -> None:
+    """Names of folders and of the host; digests, versions and the processor's name are meant to be there."""
+    private = [str(ROOT), str(Path.home()), sys.prefix, os.environ.get("TMPDIR", "/tmp/"), platform.node()]
+    for path in bundle.rglob("*"):
+        if path.is_file() and path.suffix != ".npy":
+            text = path.read_bytes()
+            found = [one for one in private if len(one) > 4 and one.encode() in text]
+            assert not found, f"{path.name}: {found}"
+            assert b'"host":"' not in text or b'"host":""' in text
+
+
+# --- changed, missing, added, renamed, linked -------------------------------------------------------------------------
+
+
+def _flipped(folder: Path, path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _linked(folder: Path, path: Path) -> None:
+    aside = folder.parent / "aside"
+    shutil.move(path, aside)
+    path.symlink_to(aside)
+
+
+def _replaced(path: Path, make: Callable[[Path], Any]) -> None:
+    path.unlink()
+    make(path)
+
+
+CHANGES: dict[str, Callable[[Path, Path], Any]] = {
+    "changed": _flipped,
+    "longer": lambda folder, path: path.write_bytes(path.read_bytes() + b"\n"),
+    "emptied": lambda folder, path: path.write_bytes(b""),
+    "missing": lambda folder, path: path.unlink(),
+    "renamed": lambda folder, path: path.rename(path.with_name(path.name + "2")),
+    "linked": _linked,
+    "a folder": lambda folder, path: _replaced(path, Path.mkdir),
+    "a pipe": lambda folder, path: _replaced(path, os.mkfifo),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_file_is_guarded(change: str, bundle: Path) -> None:
+    for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
+        relative = path.relative_to(bundle).as_posix()
+        kept = path.read_bytes()
+        CHANGES[change](bundle, path)
+        if relative == "manifest.json":
+            with pytest.raises(Refused):
+                check(bundle)
+        else:
+            with pytest.raises(Refused, match=re.escape(relative)):
+                verify_files(bundle, read_manifest((bundle / "manifest.json").read_bytes()))
+        for stray in (path, path.with_name(path.name + "2"), bundle.parent / "aside"):
+            shutil.rmtree(stray) if stray.is_dir() and not stray.is_symlink() else stray.unlink(missing_ok=True)
+        path.write_bytes(kept)
+    check(bundle)
+
+
+def test_without_the_check_of_files_a_changed_one_is_accepted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: what refuses above is this check and no other."""
+    _flipped(bundle, bundle / "README.md")
+    monkeypatch.setattr(command, "verify_files", lambda *_: None)
+    check(bundle)
+
+
+@pytest.mark.parametrize("place", ["extra.txt", "serving/extra", ".hidden", "golden/00/inputs/y.npy", "MODEL.onnx"])
+def test_an_added_file_is_refused_by_name(place: str, bundle: Path) -> None:
+    (bundle / place).write_bytes(b"x")
+    with pytest.raises(Refused, match=re.escape(place)):
+        check(bundle)
+
+
+def test_an_added_folder_is_refused(bundle: Path) -> None:
+    (bundle / "empty").mkdir()
+    with pytest.raises(Refused, match="empty"):
+        check(bundle)
+
+
+def _with_entry(**changes: Any) -> Callable[[Any], Any]:
+    def change(fields: Any) -> None:
+        fields["files"][3] |= changes
+
+    return change
+
+
+MANIFESTS: dict[str, Callable[[Any], Any]] = {
+    "another schema": lambda fields: fields.update(schema="torchstone.manifest/9"),
+    "no schema": lambda fields: fields.pop("schema") and None,
+    "no key": lambda fields: fields.pop("key") and None,
+    "a number as key": lambda fields: fields.update(key=1),
+    "one member more": lambda fields: fields.update(more=1),
+    "no files": lambda fields: fields.update(files=[]),
+    "files no list": lambda fields: fields.update(files={}),
+    "a path that leaves": _with_entry(path="../x"),
+    "an absolute path": _with_entry(path="/etc/passwd"),
+    "a drive": _with_entry(path="c:/x"),
+    "backslashes": _with_entry(path="a\\b"),
+    "a dot": _with_entry(path="./x"),
+    "an empty part": _with_entry(path="a//b"),
+    "no text": _with_entry(path=7),
+    "the manifest itself": _with_entry(path="manifest.json"),
+    "a NUL": _with_entry(path="a\0b"),
+    "a deep path": _with_entry(path="/".join("a" * 40)),
+    "a negative size": _with_entry(size_bytes=-1),
+    "a size that is no number": _with_entry(size_bytes="9"),
+    "a size that is true": _with_entry(size_bytes=True),
+    "another size": _with_entry(size_bytes=1),
+    "a short digest": _with_entry(sha256="ab"),
+    "another digest": _with_entry(sha256="0" * 64),
+    "a digest in capitals": _with_entry(sha256="A" * 64),
+    "an entry more": lambda fields: fields["files"][0].update(more=1),
+    "an entry doubled": lambda fields: fields["files"].insert(0, fields["files"][0]),
+    "another order": lambda fields: fields["files"].reverse(),
+    "an entry less": lambda fields: fields["files"].pop() and None,
+    "a list": lambda fields: [fields],
+}
+
+
+@pytest.mark.parametrize("change", MANIFESTS)
+def test_every_field_of_the_manifest_is_guarded(change: str, bundle: Path) -> None:
+    edit(bundle / "manifest.json", MANIFESTS[change])
+    with pytest.raises(Refused):
+        check(bundle)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[" * 100_000, b'{"a":1,"a":2}', b"\xff\xfe", b"NaN", b'{"schema":"torchstone.manifest/1"} ', b"null"],
+    ids=repr,
+)
+def test_what_is_no_manifest_is_refused(data: bytes) -> None:
+    with pytest.raises(Refused):
+        read_manifest(data)
+
+
+def test_a_digest_from_elsewhere_pins_the_whole_bundle(bundle: Path) -> None:
+    digest = check(bundle)["sha256"]
+    assert run_check(bundle, "--digest", digest, "--no-speed").returncode == 0
+    (bundle / "README.md").write_text("other")
+    forge(bundle)
+    done = run_check(bundle, "--digest", digest, "--no-speed")
+    assert done.returncode == 1
+    assert f"{digest} is asked for" in done.stdout
+
+
+# --- a forged manifest: the chain of records and the golden samples ---------------------------------------------------
+
+
+RECORDS = {
+    "recipe": "records/recipe.json",
+    "checkpoint": "records/checkpoint.json",
+    "program": "records/program.json",
+    "reference": "records/reference.json",
+    "verdict": "records/verdict.json",
+    "artifact": "records/artifacts/onnx.json",
+    "parity": "records/parity/onnx.json",
+}
+
+
+@pytest.mark.parametrize("what", RECORDS)
+def test_a_record_changed_with_its_manifest_breaks_the_chain(what: str, bundle: Path) -> None:
+    edit(bundle / RECORDS[what], lambda fields: fields.update(key="0" * 64))
+    forge(bundle)
+    with pytest.raises(Refused, match=what):
+        check(bundle)
+
+
+def test_what_was_observed_lies_outside_of_the_chain(bundle: Path) -> None:
+    edit(bundle / RECORDS["parity"], lambda fields: fields["observed"].update(host="elsewhere"))
+    forge(bundle)
+    check(bundle)
+
+
+def test_a_verdict_that_it_may_not_ship_is_refused(bundle: Path) -> None:
+    """Even where whoever changed it mends every digest that names it."""
+    from pipeline.verifying.lineage import record_digest
+
+    def refuse(fields: Any) -> None:
+        next(row for row in fields["rows"] if row["name"] == "onnx")["shippable"] = False
+
+    edit(bundle / RECORDS["verdict"], refuse)
+    sha256 = record_digest((bundle / RECORDS["verdict"]).read_bytes())
+    edit(bundle / "bundle.json", lambda fields: fields.update(verdict_sha256=sha256))
+    forge(bundle)
+    with pytest.raises(Refused, match="may not ship"):
+        check(bundle)
+
+
+def alter_weight(folder: Path, factor: float) -> None:
+    """Another model: one weight of the first layer, in the shipped file."""
+    model = onnx.load(str(folder / "model.onnx"))
+    tensor = max(model.graph.initializer, key=lambda one: np.prod(one.dims))
+    weights = numpy_helper.to_array(tensor).copy()
+    weights.flat[0] *= factor
+    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
+    onnx.save(model, str(folder / "model.onnx"))
+    forge(folder)
+
+
+def test_another_model_is_refused_by_its_golden_answers(bundle: Path) -> None:
+    alter_weight(bundle, 1.01)
+    done = run_check(bundle)
+    assert done.returncode == 1
+    assert re.search(
+        r"^refused: onnx: probability\[\d+, 0\] \(.*\) is [\d.e-]+, golden is .* may differ$", done.stdout, re.M
+    )
+
+
+def test_without_what_is_allowed_another_model_is_accepted(bundle: Path) -> None:
+    """The twin: golden samples that allow everything."""
+    alter_weight(bundle, 1.01)
+    for path in bundle.glob("golden/*/allowed/*.npy"):
+        np.save(path, np.full_like(np.load(path), np.inf))
+    forge(bundle)
+    check(bundle)
+
+
+def test_a_limit_that_this_machine_does_not_meet_is_refused_and_speed_without_one_is_not(bundle: Path) -> None:
+    edit(bundle / "bundle.json", lambda fields: fields["limits"].update(max_median_ms=1e-6))
+    forge(bundle)
+    done = run_check(bundle)
+    assert done.returncode == 1
+    assert "the recipe allows 1e-06 ms" in done.stdout.splitlines()[-1]
+    edit(bundle / "bundle.json", lambda fields: fields["limits"].update(max_median_ms=None, max_p99_ms=1e-6))
+    forge(bundle)
+    assert "p99 is at least" in run_check(bundle).stdout.splitlines()[-1]
+    edit(bundle / "bundle.json", lambda fields: fields["limits"].update(max_p99_ms=1e6))
+    forge(bundle)
+    assert run_check(bundle).returncode == 0
+
+
+# --- what it needs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("need", "reason"),
+    [
+        ({"onnxruntime": ">=99.0"}, "it needs onnxruntime >=99.0"),
+        ({"torch": "==1.13.1"}, "it needs torch ==1.13.1"),
+        ({"system": "plan9"}, "it was built for system plan9"),
+        ({"machine": "riscv128"}, "it was built for machine riscv128"),
+        ({"compute_capability": "999"}, "compute capability 999"),
+        ({"openvino": ">=9999"}, "openvino"),
+    ],
+    ids=str,
+)
+def test_what_cannot_run_here_is_refused_before_it_is_loaded(
+    need: Mapping[str, str], reason: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(bundle / "bundle.json", lambda fields: fields["shipped"][0].update(needs=need))
+    forge(bundle)
+    monkeypatch.setattr(command, "run_artifact", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(Refused, match=re.escape(reason)):
+        check(bundle)
+
+
+def test_instructions_that_the_processor_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "_cpu_flags", lambda: {"avx2", "fma"})
+    assert needs.cannot_run({"cpu_isa": "AVX2"}) is None
+    told = needs.cannot_run({"cpu_isa": "AVX512 AVX512_VNNI"})
+    assert told == "it contains AVX512 instructions, which this processor does not have"
+
+
+def test_an_unknown_artifact_is_a_usage_error(bundle: Path) -> None:
+    done = run_check(bundle, "--artifact", "tensorrt")
+    assert (done.returncode, done.stderr.strip()) == (2, "error: the bundle has no artifact 'tensorrt', it has onnx")
+
+
+def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    assert run_check(tmp_path).stdout.splitlines()[-1].startswith("refused: manifest.json is missing")
+
+
+# --- hostile files ----------------------------------------------------------------------------------------------------
+
+
+def _model(path: Path, nodes: list[Any], initializers: list[Any] | None = None, opset: int = 13) -> None:
+    graph = helper.make_graph(
+        nodes,
+        "hostile",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["batch", 2])],
+        initializers or [],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = 8
+    path.write_bytes(model.SerializeToString())
+
+
+def _external(path: Path, location: str, offset: int = 0, length: int = 16) -> None:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2, 2], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+    _model(path, [helper.make_node("MatMul", ["x", "w"], ["probability"])], [tensor])
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """A length-delimited protobuf field."""
+    size, length = len(data), b""
+    while size >= 128:
+        length += bytes([size & 127 | 128])
+        size >>= 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + data
+
+
+def _million_nodes(path: Path) -> None:
+    node = helper.make_node("Relu", ["a"], ["b"]).SerializeToString()
+    path.write_bytes(b"\x08\x07" + _field(7, _field(1, node) * 1_000_000))
+
+
+def _nested(path: Path) -> None:
+    """Graphs in attributes of nodes of graphs, 2,000 deep: more than protobuf itself would make."""
+    graph = _field(1, helper.make_node("Relu", ["x"], ["y"]).SerializeToString())
+    for _ in range(2000):
+        graph = _field(1, _field(5, _field(6, graph)))
+    path.write_bytes(b"\x08\x07" + _field(7, graph))
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "truncated": (_truncated, "truncated"),
+    "empty": (lambda path: path.write_bytes(b""), "empty"),
+    "no protobuf": (lambda path: path.write_bytes(b"\xff" * 100), "truncated or no ONNX"),
+    "a length beyond the file": (lambda path: path.write_bytes(b"\x3a\xff\xff\xff\xff\x7f"), "truncated"),
+    "a group": (lambda path: path.write_bytes(struct.pack("B", 7 << 3 | 3)), "no ONNX file"),
+    "weights in /etc": (lambda path: _external(path, "/etc/passwd"), "no file of the bundle"),
+    "weights above": (lambda path: _external(path, "../secret.bin"), "no file of the bundle"),
+    "weights in a record": (lambda path: _external(path, "records/../../x"), "no file of the bundle"),
+    "huge weights": (lambda path: _external(path, "calibration.onnx", length=1 << 50), "which has"),
+    "weights before the file": (lambda path: _external(path, "calibration.onnx", offset=-8), "which has"),
+    "a million nodes": (_million_nodes, "more than 250000 nodes"),
+    "deep nesting": (_nested, "nested more than 64 deep"),
+    "an opset of the future": (
+        lambda path: _model(path, [helper.make_node("Relu", ["x"], ["probability"])], opset=9999),
+        "9999",
+    ),
+    "an operator that nobody has": (
+        lambda path: _model(path, [helper.make_node("Nobody", ["x"], ["probability"])]),
+        "Nobody",
+    ),
+    "a constant of 4 TiB": (
+        lambda path: _model(
+            path,
+            [
+                helper.make_node("ConstantOfShape", ["n"], ["big"]),
+                helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0),
+                helper.make_node("Add", ["x", "sum"], ["probability"]),
+            ],
+            [numpy_helper.from_array(np.array([1 << 40]), "n")],
+        ),
+        "ConstantOfShape",
+    ),
+    "another output": (
+        lambda path: _model(path, [helper.make_node("Relu", ["x"], ["probability"])]),
+        "golden is",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_model_is_refused_with_the_reason_in_bounded_time_and_memory(kind: str, bundle: Path) -> None:
+    make, reason = HOSTILE[kind]
+    make(bundle / "model.onnx")
+    forge(bundle)
+    started = time.monotonic()
+    with pytest.raises(Refused, match=reason):
+        check(bundle, memory_mb=4096, time_s=30.0)
+    assert time.monotonic() - started < 30
+
+
+def test_the_file_that_ships_has_as_many_nodes_as_onnx_says(bundle: Path) -> None:
+    path = bundle / "model.onnx"
+    assert scan_onnx(path, {}, "") == len(onnx.load(str(path)).graph.node)
+
+
+def test_a_process_that_hangs_is_ended(bundle: Path) -> None:
+    """A loop of 2**62 turns in the file: the wall-clock limit ends it."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["was"], ["is"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("was", TensorProto.FLOAT, ["batch", 2]),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("is", TensorProto.FLOAT, ["batch", 2]),
+        ],
+    )
+    loop = helper.make_node("Loop", ["turns", "", "x"], ["probability"], body=body)
+    _model(bundle / "model.onnx", [loop], [numpy_helper.from_array(np.array(1 << 62), "turns")])
+    forge(bundle)
+    with pytest.raises(Refused, match="did not answer within 3 s"):
+        check(bundle, time_s=3.0)
+
+
+def test_a_bundle_file_of_another_kind_is_refused(bundle: Path) -> None:
+    for change in (
+        lambda fields: fields.update(schema="torchstone.bundle/9"),
+        lambda fields: fields.pop("golden") and None,
+    ):
+        kept = (bundle / "bundle.json").read_bytes()
+        edit(bundle / "bundle.json", change)
+        forge(bundle)
+        with pytest.raises(Refused, match=r"bundle.json"):
+            check(bundle)
+        (bundle / "bundle.json").write_bytes(kept)
+
+
+def test_the_lineage_is_told_from_the_verdict_to_the_recipe(bundle: Path) -> None:
+    fields = json.loads((bundle / "bundle.json").read_bytes())
+    told = verify_lineage(bundle, fields, fields["shipped"][0])
+    assert re.fullmatch(r"verdict \w{8} <- parity \w{8} <- artifact \w{8} <- checkpoint \w{8} <- recipe \w{8}", told)

@@ -1,0 +1,1 @@
+"""Triton's real core, to load and ask the repositories that ship."""
