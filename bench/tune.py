@@ -51,7 +51,8 @@ class Tuning(Record):
 
 def settings(artifact: Artifact, before: LoadOptions, cores_count: int) -> list[LoadOptions]:
     """What the artifact's runtime can be told otherwise: threads; and ONNX Runtime how far to rewrite the graph, and
-    whether its idle threads spin, which answers sooner and keeps cores busy that others may want.
+    whether its idle threads spin, which answers sooner and keeps cores busy that others may want; on CUDA also whether
+    a bound call is captured as a graph.
     """
     backend = backends.get(artifact.backend)
     threads = [before.threads_count]
@@ -60,19 +61,20 @@ def settings(artifact: Artifact, before: LoadOptions, cores_count: int) -> list[
     rewrites = "onnxruntime" in backend.MODULES
     levels: tuple[Literal["extended", "all"], ...] = ("all", "extended") if rewrites else ("all",)
     found = [
-        replace(before, threads_count=count, optimization=level, spinning=spinning)
+        replace(before, threads_count=count, optimization=level, spinning=spinning, cuda_graph=graph)
         for count in threads
         if count <= cores_count
         for level in levels
         for spinning in ((False, True) if rewrites and count > 1 else (False,))
+        for graph in ((False, True) if rewrites and before.device == "cuda" else (False,))
     ]
     return [options for options in found if options != before]
 
 
 def spelled(options: LoadOptions) -> str:
     """``2 threads, optimization all, spinning``."""
-    spins = ", spinning" if options.spinning else ""
-    return f"{options.threads_count} threads, optimization {options.optimization}{spins}"
+    more = (", spinning" if options.spinning else "") + (", CUDA graph" if options.cuda_graph else "")
+    return f"{options.threads_count} threads, optimization {options.optimization}{more}"
 
 
 def search(

@@ -53,6 +53,8 @@ class LoadOptions:
     """How far ONNX Runtime rewrites the graph when it loads it."""
     spinning: bool = False
     """Whether idle ONNX Runtime threads spin. Off wherever several runtimes share a process."""
+    cuda_graph: bool = False
+    """Whether a bound call of ONNX Runtime on CUDA is captured once, and replayed from then on."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ Loading and running need numpy and onnxruntime alone; torch is imported only whe
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
 from collections import Counter
@@ -27,11 +28,8 @@ if TYPE_CHECKING:
 
 _INT8 = re.compile(r"QLinear|QGemm|QAttention|MatMulInteger|ConvInteger|DynamicQuantize")
 """Operators that compute in integers; what is only dequantised first is computed in float32."""
-_PROVIDERS: dict[str, list[Any]] = {
-    "cpu": ["CPUExecutionProvider"],
-    # Without the CPU in the list, and with the fallback disabled below, a node that CUDA cannot run is an error.
-    "cuda": [("CUDAExecutionProvider", {"use_tf32": 0, "device_id": 0})],
-}
+_NO_GRAPH = "-1"
+"""The run option ``gpu_graph_id`` of a call that is not captured."""
 
 
 def runtime_missing(device: str) -> str | None:
@@ -51,10 +49,11 @@ def open_session(
     options: LoadOptions,
     disabled_optimizers: Sequence[str] = (),
     rewritten: Path | None = None,
+    stream: torch.cuda.Stream | None = None,
 ) -> Any:
     """ONNX Runtime on a file, or on a serialized model, with the settings that every use of an artifact shares.
 
-    ``rewritten`` is where the graph is left as the runtime runs it.
+    ``rewritten`` is where the graph is left as the runtime runs it; on CUDA all work goes to ``stream``, if given.
     """
     if options.device == "cuda":
         import torch  # noqa: F401 - brings the CUDA libraries that the provider is linked against
@@ -80,10 +79,20 @@ def open_session(
     return onnxruntime.InferenceSession(
         model,
         settings,
-        providers=_PROVIDERS[options.device],
+        providers=_providers(options, stream),
         enable_fallback=0,
         disabled_optimizers=list(disabled_optimizers) or None,
     )
+
+
+def _providers(options: LoadOptions, stream: torch.cuda.Stream | None) -> list[Any]:
+    """The one provider: without the CPU's beside it, and no fallback, a node that CUDA cannot run is an error."""
+    if options.device == "cpu":
+        return ["CPUExecutionProvider"]
+    settings = {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": str(int(options.cuda_graph))}
+    if stream is not None:
+        settings |= {"user_compute_stream": str(stream.cuda_stream), "do_copy_in_default_stream": "1"}
+    return [("CUDAExecutionProvider", settings)]
 
 
 def quantize_file(plain: Path, quantized: Path, calls: Sequence[Mapping[str, Array]]) -> int:
@@ -138,11 +147,20 @@ def _precision(model: Path, options: LoadOptions) -> str:
     )
 
 
+def _stream() -> torch.cuda.Stream:
+    """A stream that torch knows too: calls are put in order on the device, and nobody waits on the host."""
+    import torch
+
+    return torch.cuda.Stream()
+
+
 class OnnxSession:
     """``Loaded`` around an ONNX Runtime session."""
 
     def __init__(self, model: Path, artifact: Artifact, options: LoadOptions) -> None:
-        self._session = open_session(str(model), options)
+        self._stream = _stream() if options.device == "cuda" else None
+        self._session = open_session(str(model), options, stream=self._stream)
+        self._graphs = itertools.count()
         self._model = model
         self._options = options
         self._device = options.device
@@ -157,12 +175,7 @@ class OnnxSession:
             fed = dict(zip(self._inputs, inputs if as_numpy else map(to_numpy, inputs), strict=True))
             outputs: list[Array] = self._session.run(self._outputs, fed)
             return outputs if as_numpy else [to_torch(output) for output in outputs]
-        import torch
-
-        torch.cuda.current_stream().synchronize()  # ONNX Runtime has a stream of its own
-        binding = self._run_bound(inputs)
-        binding.synchronize_outputs()
-        return self._views(binding.get_outputs(), as_numpy=False)
+        return self._views(self._run_bound(inputs).get_outputs(), as_numpy=False)
 
     def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:
         """Inputs and outputs bound once to fixed memory, which ONNX Runtime then reads and writes in place."""
@@ -172,10 +185,36 @@ class OnnxSession:
             binding.bind_ortvalue_output(name, value)
         arrays = self._views(results, as_numpy=is_numpy(inputs[0]))
         run = self._session.run_with_iobinding
+        if self._stream is not None:
+            graph = str(next(self._graphs)) if self._options.cuda_graph else _NO_GRAPH
+            run = self._in_order(graph)
 
         def call() -> Sequence[Array]:
             run(binding)
             return arrays
+
+        return call
+
+    def _in_order(self, graph: str) -> Callable[[Any], None]:
+        """A bound call on the GPU, after what torch was told before and before what it is told next; the host goes on.
+
+        ``graph`` numbers what is captured: the first calls with it record, later ones replay on the same memory.
+        """
+        import onnxruntime
+        import torch
+
+        stream, run = self._stream, self._session.run_with_iobinding
+        assert stream is not None
+        told = onnxruntime.RunOptions()
+        told.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        if self._options.cuda_graph:
+            told.add_run_config_entry("gpu_graph_id", graph)
+
+        def call(binding: Any) -> None:
+            caller = torch.cuda.current_stream()
+            stream.wait_stream(caller)
+            run(binding, told)
+            caller.wait_stream(stream)
 
         return call
 
@@ -200,7 +239,10 @@ class OnnxSession:
         binding = self._binding(inputs)
         for name in self._outputs:
             binding.bind_output(name, self._device)
-        self._session.run_with_iobinding(binding)
+        if self._stream is None:
+            self._session.run_with_iobinding(binding)
+        else:
+            self._in_order(_NO_GRAPH)(binding)
         return binding
 
     def _binding(self, inputs: Sequence[Array]) -> Any:

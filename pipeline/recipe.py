@@ -78,7 +78,7 @@ class Recipe:
     metrics: tyro.conf.Suppress[Mapping[str, Metric]] = field(default_factory=dict)
     optimizer: tyro.conf.Suppress[Callable[[nn.Module], torch.optim.Optimizer] | None] = None
     """Replaces the optimizer that ``train`` names."""
-    licence: str | None = None
+    licence: tyro.conf.Suppress[str | None] = None
     """Of the model, as an SPDX identifier: a bundle says it."""
     files: tyro.conf.Suppress[tuple[Path, ...]] = ()
     """Files that the recipe reads (data, weights): a change in one makes a new run."""

@@ -31,6 +31,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.verifying.archives import scan_archive
 from pipeline.verifying.files import MANIFEST, Bar, read_manifest, verify_files
 from pipeline.verifying.lineage import verify_lineage
 from pipeline.verifying.needs import cannot_run, installed
@@ -80,6 +81,9 @@ def verify(
         if (why := found["forms"][name]) is not None:
             raise Refused(f"{name} cannot run here: {why}")
         prefix = one["file"].rpartition("/")[0] + "/" if "/" in one["file"] else ""
+        for path in sizes:
+            if prefix and path.startswith(prefix):
+                scan_archive(folder / path)
         nodes_count = scan_onnx(folder / one["file"], sizes, prefix) if one["runtime"] == "onnxruntime" else None
         run = run_artifact(folder, bundle, one, bounds)
         found["artifacts"][name] = {**run, "lineage": lineage, "nodes_count": nodes_count}

@@ -60,7 +60,12 @@ def main(options: Options) -> int:
 
 def _recipe(name: str, out: Path) -> bool:
     run = built(name, out)
-    subprocess.run([sys.executable, "-m", "pipeline.tune", str(run)], check=True, cwd=ROOT, env=environ())
+    subprocess.run(
+        [sys.executable, "-m", "pipeline.tune", str(run), "--processes", "20", "--artifacts", "onnx", "onnx-legacy"],
+        check=True,
+        cwd=ROOT,
+        env=environ(),
+    )
     reference = find(PLACES.get(name, name)).reference
     module = TrainedModule(reference=reference, weights=str(run / "checkpoint" / WEIGHTS)).source().module
     print(f"\n### {name}\n\n| batch | call | median us | times slower than the picked one |\n|---|---|---|---|")

@@ -47,6 +47,24 @@ def test_parity_holds_on_cuda_against_eager_on_cuda(name: str, tmp_path: Path) -
     assert (report.status, report.reasons) == ("pass", ())
 
 
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_calls_are_in_order_with_torch_without_waiting_on_the_host(cuda_graph: bool, build_model: Builder) -> None:
+    """Inputs that are still being computed when the call is made, outputs that are used at once."""
+    folder, artifact = build_model("Mlp", "onnx")
+    runner = backends.load(folder, LoadOptions(device="cuda", cuda_graph=cuda_graph))
+    start = torch.from_numpy(artifact.signature.example({"batch": 64}, seed=0)["x"]).cuda()
+    buffer = start.clone()
+    bound = runner.bind({"x": buffer})
+    busy = torch.randn(4096, 4096, device="cuda")
+    for step in range(5):
+        for _ in range(20):
+            busy = busy @ busy / 64  # keeps the stream busy for milliseconds
+        buffer.copy_(start + step + 0 * busy[0, 0].nan_to_num(0, 0, 0))
+        doubled = torch.as_tensor(bound.run()[0]) * 2
+        expected = torch.as_tensor(runner({"x": start + step})["y"]) * 2
+        torch.testing.assert_close(doubled, expected)
+
+
 def test_a_bound_call_reads_its_buffers_on_the_device(build_model: Builder) -> None:
     folder, artifact = build_model("Mlp", "onnx")
     runner = backends.load(folder, OPTIONS)

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 _PARTS = (
-    "outcome", "files", "signature", "lineage", "needs", "onnx_file", "artifacts", "golden", "speed", "running",
-    "report",
+    "outcome", "files", "archives", "signature", "lineage", "needs", "onnx_file", "artifacts", "golden", "speed",
+    "running", "report",
 )  # fmt: skip
 _HERE = Path(__file__).resolve().parents[1]
 

@@ -41,6 +41,7 @@ class OnnxArtifact:
         settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options["spinning"])))
         providers: list[Any] = ["CPUExecutionProvider"]
         if options["device"] != "cpu":
+            runtime.preload_dlls()  # CUDA's libraries, from the packages that hold them
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             providers = [("CUDAExecutionProvider", {"use_tf32": 0, "device_id": 0})]
         return runtime.InferenceSession(file, settings, providers=providers, enable_fallback=0)

@@ -62,14 +62,32 @@ def verify_lineage(folder: Path, bundle: Mapping[str, Any], shipped: Mapping[str
 
 
 def record_digest(data: bytes) -> str:
-    """A record's digest: the SHA-256 of its canonical bytes without the member ``observed``."""
-    text, decoder = data.decode(), json.JSONDecoder()
-    place, kept = 1, []
+    """A record's digest: the SHA-256 of its canonical bytes without the member ``observed``.
+
+    Raises:
+        Refused: not the canonical bytes of one object.
+    """
+    try:
+        members = _members(data.decode())
+    except (ValueError, IndexError, RecursionError) as error:
+        raise Refused(f"a record is not in canonical form: {str(error)[:100]}") from None
+    kept = [text for name, text in members if name != "observed"]
+    return hashlib.sha256(("{" + ",".join(kept) + "}").encode()).hexdigest()
+
+
+def _members(text: str) -> list[tuple[str, str]]:
+    """Names and texts of an object's members, spelled as they are."""
+    decoder, place, found = json.JSONDecoder(), 1, []
     while text[place] != "}":
         start = place
         name, place = decoder.raw_decode(text, place)
+        if text[place] != ":":
+            raise ValueError("white space, or no colon")
         _, place = decoder.raw_decode(text, place + 1)
-        if name != "observed":
-            kept.append(text[start:place])
+        found.append((name, text[start:place]))
+        if text[place] not in ",}":
+            raise ValueError("white space, or no comma")
         place += text[place] == ","
-    return hashlib.sha256(("{" + ",".join(kept) + "}").encode()).hexdigest()
+    if text[0] != "{" or text[place + 1 :]:
+        raise ValueError("no single object")
+    return found

@@ -3,89 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
 from bench.verdict import Verdict
 from export.record import read
 from pipeline.run import find_run
 from tests.conftest import BUILT, environ, pipeline
-
-RECIPE = """
-import time
-import torch
-from torch import nn
-from export.signature import Signature, SizeRange, TensorSpec
-from bench.parity.spec import ParitySpec
-from bench.spec import BenchSpec
-from pipeline.recipe import Data, Recipe, Split
-from pipeline.train import TrainSpec
-from net import Net
-
-def data():
-    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
-    return Data(train=Split(inputs={"x": x}, targets=x.sum(1, keepdim=True)))
-
-def loss(outputs, targets):
-    time.sleep(0.02)
-    return nn.functional.mse_loss(outputs, targets)
-
-def recipe():
-    return Recipe(
-        name="cheap", model=Net, data=data, loss=loss,
-        signature=Signature(inputs=(TensorSpec("x", "float32", ("batch", 4)),), ranges={"batch": SizeRange(max=300)}),
-        train=TrainSpec(epochs=25, batch_rows=16, lr=0.01, save_every_s=0.0),
-        backends=("eager", "torchscript", "exported", "onnx"),
-        bench=BenchSpec(
-            batch_rows=(1, 32), processes_count=2, rounds_count=5, callers_s=0.02, cold_starts_count=0
-        ),
-        parity=ParitySpec(rows_count=64),
-    )
-"""
-NET = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(4, 1)
-
-    def forward(self, x):
-        return torch.tanh(self.fc(x))
-"""
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the recipe and one finished run of it: copy before you change it."""
-    folder = tmp_path_factory.mktemp("cheap")
-    (folder / "cheap.py").write_text(RECIPE)
-    (folder / "net.py").write_text(NET)
-    done = pipeline("cheap.py", cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-@pytest.fixture
-def mine(finished: Path, tmp_path: Path) -> Path:
-    shutil.copytree(finished, tmp_path / "mine", symlinks=True)
-    return tmp_path / "mine"
-
-
-def latest(folder: Path) -> Path:
-    return (folder / "artifacts" / "cheap" / "latest").resolve()
+from tests.pipeline.conftest import NET, latest
 
 
 def content(run: Path) -> dict[str, bytes]:
@@ -178,90 +107,6 @@ def test_an_altered_file_is_noticed_and_made_again(mine: Path) -> None:
     assert b"botch" not in model.read_bytes()
 
 
-POINTS: list[tuple[str, Callable[[Path], bool]]] = [
-    ("train", lambda run: _epoch(run) >= 10),
-    ("capture", lambda run: (run / "log" / "capture.job.json").exists()),
-    ("build", lambda run: (run / "log" / "build-onnx.job.json").exists()),
-    ("reference", lambda run: (run / "log" / "reference.job.json").exists()),
-    ("parity", lambda run: bool(list((run / "log").glob("parity-*.job.json")))),
-    ("measure", lambda run: (run / "log" / "measure-1.job.json").exists()),
-    ("judge", lambda run: (run / "verdict.json").exists()),
-]
-
-
-def _any(reached: Callable[[Path], bool], base: Path) -> bool:
-    return any(reached(run) for run in base.glob("*") if not run.is_symlink())
-
-
-def _epoch(run: Path) -> int:
-    states = list(run.glob(".checkpoint.*.partial/state.json"))
-    return int(json.loads(states[0].read_bytes())["epoch"]) if states else 0
-
-
-def test_a_run_killed_at_every_stage_is_picked_up_and_ends_as_if_never_killed(finished: Path, tmp_path: Path) -> None:
-    for name in ("cheap.py", "net.py"):
-        shutil.copy(finished / name, tmp_path / name)
-    base = tmp_path / "artifacts" / "cheap"
-    for stage, reached in POINTS:
-        group = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.all", "cheap.py"], cwd=tmp_path, env=environ(), start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        _wait_for(partial(_any, reached, base), group, stage)
-        os.killpg(group.pid, signal.SIGKILL)
-        group.wait()
-        assert not (base / "latest").exists() or stage == "judge"
-    done = pipeline("cheap.py", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for stage in ("train    reused", "capture  reused", "measured "):
-        assert stage in done.stdout
-    (run,) = [path for path in base.iterdir() if not path.is_symlink()]
-    assert not [path for path in run.rglob(".*") if path.name != ".lock"]
-    for name in ("checkpoint/weights.safetensors", "checkpoint/metrics.jsonl"):
-        assert (run / name).read_bytes() == (latest(finished) / name).read_bytes()
-
-
-@pytest.mark.parametrize("whole_group", [True, False], ids=["as the terminal does", "the parent alone"])
-def test_ctrl_c_ends_soon_keeps_what_is_done_and_leaves_no_child(whole_group: bool, mine: Path) -> None:
-    base = mine / "artifacts" / "cheap"
-    group = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.all", "cheap.py", "--seed", "9"], cwd=mine, env=environ(), text=True,
-        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    _wait_for(partial(_any, lambda run: (run / "log" / "build-onnx.job.json").exists(), base), group, "build")
-    (os.killpg if whole_group else os.kill)(group.pid, signal.SIGINT)
-    started = time.monotonic()
-    _, errors = group.communicate(timeout=20)
-    assert time.monotonic() - started < 10
-    assert group.returncode == 130
-    assert "interrupted: what was done is kept" in errors
-    assert "Traceback" not in errors
-    assert not [one for one in psutil.process_iter(["cmdline"]) if str(mine) in " ".join(one.info["cmdline"] or [])]
-    done = pipeline("cheap.py", "--seed", "9", "--only", "build", cwd=mine)
-    assert "train    reused" in done.stdout
-
-
-def test_what_a_killed_process_left_unfinished_is_swept_away(mine: Path) -> None:
-    run = latest(mine)
-    left = [run / "log" / ".build-onnx.sh.abc", run / ".verdict.json.abc", run / "artifacts" / ".onnx.partial"]
-    for path in left[:2]:
-        path.write_text("half")
-    left[2].mkdir()
-    (left[2] / "model.onnx").write_text("half")
-    assert pipeline("cheap.py", cwd=mine).returncode == 0
-    assert not [path for path in left if path.exists()]
-
-
-def test_two_runs_of_the_same_thing_do_not_meet(mine: Path) -> None:
-    import filelock
-
-    with filelock.FileLock(latest(mine) / ".lock"):
-        done = pipeline("cheap.py", cwd=mine)
-    assert done.returncode == 2
-    assert "another process works on this very run" in done.stderr
-    assert pipeline("cheap.py", cwd=mine).returncode == 0
-
-
 def test_artifacts_run_where_the_source_is_gone(mine: Path, tmp_path: Path) -> None:
     run = latest(mine)
     for name in ("cheap.py", "net.py"):
@@ -350,11 +195,3 @@ def test_a_run_is_found_by_folder_by_recipe_and_by_key(mine: Path) -> None:
         find_run("seed", out)
     with pytest.raises(UserError, match="no run 'cheap@zzz'"):
         find_run("cheap@zzz", out)
-
-
-def _wait_for(condition: Callable[[], bool], group: subprocess.Popen[Any], stage: str) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert group.poll() is None, f"the run ended before {stage}"
-        assert time.monotonic() < deadline, f"{stage} was never reached"
-        time.sleep(0.005)

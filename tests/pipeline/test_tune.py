@@ -32,8 +32,14 @@ def test_every_setting_that_a_runtime_has_is_tried_and_no_other(built: Path) -> 
     onnx, compiled, script = (open_artifact(built / "artifacts" / n) for n in ("onnx", "compile", "torchscript"))
     assert settings(compiled, before, 4) == []  # its kernels have their threads built in
     assert [one.threads_count for one in settings(script, before, 4)] == [1, 4]
-    tried = [(one.threads_count, one.optimization) for one in settings(onnx, before, 4)]
-    assert tried == [(1, "all"), (1, "extended"), (2, "extended"), (4, "all"), (4, "extended")]
+    tried = [(one.threads_count, one.optimization, one.spinning) for one in settings(onnx, before, 4)]
+    assert tried == [
+        (1, "all", False), (1, "extended", False),
+        (2, "all", True), (2, "extended", False), (2, "extended", True),
+        (4, "all", False), (4, "all", True), (4, "extended", False), (4, "extended", True),
+    ]  # fmt: skip
+    graphs = [one.cuda_graph for one in settings(onnx, LoadOptions(device="cuda"), 1)]
+    assert graphs == [True, False, True]
 
 
 def test_the_command_says_what_each_setting_gained_and_writes_it_down(built: Path) -> None:

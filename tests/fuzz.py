@@ -1,0 +1,162 @@
+"""Fuzzing of what reads a bundle before anything is trusted: manifest, records, and ONNX files by their bytes.
+
+    python -m tests.fuzz [MINUTES]
+
+Hypothesis draws damage to real files and documents of its own; every reader must either accept what it was given as
+right, or refuse it in its own words, in bounded time. Prints how many examples were tried; ends with the smallest one
+that did otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from pipeline.shipping.kernel import write_kernel
+from pipeline.verifying.files import read_manifest, verify_files
+from pipeline.verifying.lineage import record_digest
+from pipeline.verifying.onnx_file import scan_onnx
+from pipeline.verifying.outcome import Refused, parse_json
+
+SLOWEST_S = 5.0
+_ROUND = 2000
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A real file with bytes changed, cut out, doubled or put in."""
+    data = bytearray(whole)
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, max(len(data) - 1, 0)))
+        length = draw(st.integers(0, 16))
+        match draw(st.sampled_from(("set", "cut", "double", "insert", "truncate"))):
+            case "set" if data:
+                data[place] = draw(st.integers(0, 255))
+            case "cut":
+                del data[place : place + length]
+            case "double":
+                data[place:place] = data[place : place + length]
+            case "insert":
+                data[place:place] = draw(st.binary(max_size=16))
+            case "truncate":
+                del data[place:]
+    return bytes(data)
+
+
+_TEXT = st.text(max_size=40) | st.sampled_from(["..", ".", "/", "a/../b", "manifest.json", "\\", "c:", "\0", "A", "a"])
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | _TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def _manifests(whole: bytes) -> st.SearchStrategy[bytes]:
+    """Damage, documents of any kind, and manifests whose entries are anything."""
+    entries = st.fixed_dictionaries({"path": _TEXT, "size_bytes": st.integers(-1, 9), "sha256": st.just("0" * 64)})
+    shaped = st.fixed_dictionaries(
+        {"schema": st.just("torchstone.manifest/1"), "key": _TEXT, "files": st.lists(entries | _JSON, max_size=4)}
+    )
+    spelled = (shaped | _JSON).map(
+        lambda value: json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
+            "utf-8", "replace"
+        )
+    )
+    return damaged(whole) | spelled | st.binary(max_size=64)
+
+
+def readers(folder: Path) -> dict[str, tuple[st.SearchStrategy[bytes], Callable[[bytes], object]]]:
+    """By name: what to try, and who reads it; ``folder`` takes a small bundle."""
+    folder.mkdir()
+    write_kernel(folder / "calibration.onnx")
+    model = (folder / "calibration.onnx").read_bytes()
+    graph = model[:400] + model[-200:]
+    record = b'{"key":"k","observed":{"at":"","duration_s":1,"host":"h"},"schema":"torchstone.program/2"}'
+    from export.record import digest_files, encode
+    from pipeline.shipping.record import Manifest
+
+    whole = encode(Manifest(key="k", files=digest_files(folder, [folder / "calibration.onnx"])))
+    scratch = folder.parent / "scratch.onnx"
+
+    def onnx_file(data: bytes) -> None:
+        scratch.write_bytes(data)
+        scan_onnx(scratch, {"calibration.onnx": len(model)}, "")
+
+    def manifest(data: bytes) -> None:
+        listed = read_manifest(data)
+        if data != whole:
+            try:
+                verify_files(folder, listed)
+            except Refused:
+                return
+            # What fits the folder though its bytes differ can differ in the key alone.
+            assert json.loads(data)["files"] == json.loads(whole)["files"]
+
+    def chained(data: bytes) -> None:
+        if isinstance(parse_json(data, "record"), dict):
+            record_digest(data)
+
+    return {
+        "manifest": (_manifests(whole), manifest),
+        "record": (damaged(record) | _JSON.map(lambda value: json.dumps(value).encode()), chained),
+        "ONNX file": (damaged(model) | damaged(graph) | st.binary(max_size=200), onnx_file),
+    }
+
+
+def fuzz(name: str, folder: Path, examples_count: int, start: int) -> int:
+    """Try so many examples on one reader; returns how many it refused.
+
+    Raises:
+        Exception: whatever a reader raised but ``Refused``, with Hypothesis's smallest example.
+    """
+    examples, read = readers(folder)[name]
+    refused = 0
+
+    @seed(start)
+    @settings(
+        max_examples=examples_count, deadline=None, database=None, suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+    )  # fmt: skip
+    @given(examples)
+    def one(data: bytes) -> None:
+        nonlocal refused
+        began = time.monotonic()
+        try:
+            read(data)
+        except Refused:
+            refused += 1
+        assert time.monotonic() - began < SLOWEST_S
+
+    one()
+    return refused
+
+
+def main(minutes: float) -> int:
+    until = time.process_time() + 60 * minutes
+    tried: dict[str, list[int]] = {}
+    start = 0
+    with tempfile.TemporaryDirectory() as base:
+        while time.process_time() < until:
+            for name in ("manifest", "record", "ONNX file"):
+                folder = Path(base) / "bundle"
+                shutil.rmtree(folder, ignore_errors=True)
+                counts = tried.setdefault(name, [0, 0])
+                counts[0] += _ROUND
+                counts[1] += fuzz(name, folder, _ROUND, start)
+            start += 1
+    for name, (count, refused) in tried.items():
+        print(f"{name}: {count} examples, {refused} refused, the others accepted as right; nothing else")
+    print(f"{time.process_time() / 60:.1f} CPU-minutes")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(float(sys.argv[1]) if sys.argv[1:] else 10.0))
