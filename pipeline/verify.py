@@ -26,15 +26,16 @@ import argparse
 import hashlib
 import json
 import platform
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.verifying.archives import scan_archive
-from pipeline.verifying.files import MANIFEST, Bar, read_manifest, verify_files
+from pipeline.verifying.files import MANIFEST, Bar, Listed, read_manifest, verify_files
 from pipeline.verifying.lineage import verify_lineage
-from pipeline.verifying.needs import cannot_run, installed
+from pipeline.verifying.needs import cannot_run, installed, package_needs
 from pipeline.verifying.onnx_file import scan_onnx
 from pipeline.verifying.outcome import Refused, Unable, parse_json, read_plain
 from pipeline.verifying.report import report
@@ -65,19 +66,33 @@ def verify(
         verify_files(folder, listed, bar.add)
     finally:
         bar.end()
-    sizes = {one.path: one.size_bytes for one in listed}
-    found.update(sha256=own, files_count=len(listed), size_bytes=sum(sizes.values()), hashed_s=time.monotonic() - began)
+    found.update(sha256=own, files_count=len(listed), size_bytes=sum(one.size_bytes for one in listed))
+    found["hashed_s"] = time.monotonic() - began
     found["signature"] = verify_signature(folder, trust)
-    bundle = read_bundle(folder)
+    try:
+        _verify_artifacts(folder, wanted, bounds, found, listed)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise Refused(f"{BUNDLE} does not hold together: {type(error).__name__} {str(error)[:200]}") from error
+    found["took_s"] = time.monotonic() - began
+
+
+def _verify_artifacts(
+    folder: Path, wanted: Sequence[str], bounds: Bounds, found: dict[str, Any], listed: Sequence[Listed]
+) -> None:
+    """Each artifact that is asked for: its proof, whether it can run here, what its files hold; then it is run."""
+    sizes = {one.path: one.size_bytes for one in listed}
+    bundle = read_bundle(folder, sizes)
     shipped = {one["name"]: one for one in bundle["shipped"]}
     names = list(wanted) or [bundle["default"]]
     if unknown := [name for name in names if name not in shipped]:
         raise Unable(f"the bundle has no artifact {unknown[0]!r}, it has {', '.join(shipped)}")
     found.update(name=bundle["name"], environment=_environment(), artifacts={}, claims={})
-    found["forms"] = {name: cannot_run(one["needs"]) for name, one in shipped.items()}
+    found["forms"] = {
+        name: cannot_run({**one["needs"], **package_needs(folder / one["file"])}) for name, one in shipped.items()
+    }
     for name in names:
         one = shipped[name]
-        lineage = verify_lineage(folder, bundle, one)
+        lineage = verify_lineage(folder, bundle, one, {file.path: file.sha256 for file in listed})
         if (why := found["forms"][name]) is not None:
             raise Refused(f"{name} cannot run here: {why}")
         prefix = one["file"].rpartition("/")[0] + "/" if "/" in one["file"] else ""
@@ -90,27 +105,26 @@ def verify(
         found["claims"][name] = one["claim"]
         if (broken := _beyond(bundle["limits"], run)) is not None:
             raise Refused(f"{name}: {broken}")
-    found["took_s"] = time.monotonic() - began
 
 
-def read_bundle(folder: Path) -> dict[str, Any]:
-    """``bundle.json``, of a schema that is known here."""
+def read_bundle(folder: Path, files: Container[str]) -> dict[str, Any]:
+    """``bundle.json``, of a schema that is known here, every path in it one of the bundle's ``files``."""
     bundle = parse_json(read_plain(folder / BUNDLE, BUNDLE), BUNDLE)
     if not isinstance(bundle, dict) or bundle.get("schema") != BUNDLE_SCHEMA:
         raise Refused(f"{BUNDLE} must have the schema {BUNDLE_SCHEMA!r}")
-    lacking = {
-        "shipped",
-        "default",
-        "name",
-        "golden",
-        "limits",
-        "signature",
-        "batch",
-        "timed_rows",
-        "kernel",
-    } - bundle.keys()
-    if lacking:
-        raise Refused(f"{BUNDLE} lacks {sorted(lacking)[0]!r}")
+    paths = [bundle["kernel"], *(one["file"] for one in bundle["shipped"])]
+    for call in bundle["golden"]:
+        paths += call["inputs"].values()
+        paths += [one[kind] for one in call["outputs"].values() for kind in ("expected", "allowed")]
+    for path in paths:
+        if not isinstance(path, str) or path not in files:
+            raise Refused(f"{BUNDLE} names {str(path)[:200]!r}, which is no file of the bundle")
+    for one in bundle["shipped"]:
+        if not re.fullmatch(r"[\w-]+", one["name"]):
+            raise Refused(f"{BUNDLE}: {one['name'][:200]!r} is no name of an artifact")
+        home = f"artifacts/{one['name']}/"
+        if one["runtime"] != "onnxruntime" and not one["file"].startswith(home):
+            raise Refused(f"{BUNDLE}: {one['file']} does not lie in {home}")
     return bundle
 
 

@@ -9,6 +9,7 @@ that did otherwise.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -16,17 +17,22 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from pipeline import verify as command
 from pipeline.shipping.kernel import write_kernel
 from pipeline.verifying.files import read_manifest, verify_files
 from pipeline.verifying.lineage import record_digest
 from pipeline.verifying.onnx_file import scan_onnx
-from pipeline.verifying.outcome import Refused, parse_json
+from pipeline.verifying.outcome import Refused, Unable, parse_json
+from pipeline.verifying.running import Bounds
+from pipeline.verifying.signature import Trust
 
 SLOWEST_S = 5.0
+_GOLDEN = Path(__file__).parent / "golden" / "bundle-1"
 _ROUND = 2000
 
 
@@ -73,8 +79,46 @@ def _manifests(whole: bytes) -> st.SearchStrategy[bytes]:
     return damaged(whole) | spelled | st.binary(max_size=64)
 
 
+@st.composite
+def _altered(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A real record with one value in it, at any depth, replaced by anything or taken away."""
+    fields = json.loads(whole)
+    inside = fields
+    while True:
+        key = (
+            draw(st.sampled_from(sorted(inside))) if isinstance(inside, dict) else draw(st.integers(0, len(inside) - 1))
+        )
+        value = inside[key]
+        if not isinstance(value, dict | list) or not value or draw(st.integers(0, 3)) == 0:
+            break
+        inside = value
+    if draw(st.booleans()):
+        inside[key] = draw(_JSON)
+    else:
+        del inside[key]
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _bundle_reader(folder: Path) -> tuple[st.SearchStrategy[bytes], Callable[[bytes], object]]:
+    """A whole bundle with another ``bundle.json`` under a manifest that fits it; nothing of it is run."""
+    shutil.copytree(_GOLDEN, folder)
+    whole = (folder / "bundle.json").read_bytes()
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    entry = next(one for one in manifest["files"] if one["path"] == "bundle.json")
+
+    def read(data: bytes) -> None:
+        (folder / "bundle.json").write_bytes(data)
+        entry.update(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        (folder / "manifest.json").write_bytes(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode())
+        with mock.patch.object(command, "run_artifact", side_effect=Refused("it would have been run")):
+            command.verify(folder, (), Trust(), Bounds(), {})
+
+    return _altered(whole) | damaged(whole), read
+
+
 def readers(folder: Path) -> dict[str, tuple[st.SearchStrategy[bytes], Callable[[bytes], object]]]:
     """By name: what to try, and who reads it; ``folder`` takes a small bundle."""
+    bundle = _bundle_reader(folder.parent / "whole")
     folder.mkdir()
     write_kernel(folder / "calibration.onnx")
     model = (folder / "calibration.onnx").read_bytes()
@@ -107,6 +151,7 @@ def readers(folder: Path) -> dict[str, tuple[st.SearchStrategy[bytes], Callable[
     return {
         "manifest": (_manifests(whole), manifest),
         "record": (damaged(record) | _JSON.map(lambda value: json.dumps(value).encode()), chained),
+        "bundle": bundle,
         "ONNX file": (damaged(model) | damaged(graph) | st.binary(max_size=200), onnx_file),
     }
 
@@ -131,7 +176,7 @@ def fuzz(name: str, folder: Path, examples_count: int, start: int) -> int:
         began = time.monotonic()
         try:
             read(data)
-        except Refused:
+        except (Refused, Unable):
             refused += 1
         assert time.monotonic() - began < SLOWEST_S
 
@@ -145,12 +190,12 @@ def main(minutes: float) -> int:
     start = 0
     with tempfile.TemporaryDirectory() as base:
         while time.process_time() < until:
-            for name in ("manifest", "record", "ONNX file"):
-                folder = Path(base) / "bundle"
-                shutil.rmtree(folder, ignore_errors=True)
+            for name in ("manifest", "record", "bundle", "ONNX file"):
+                folder = Path(tempfile.mkdtemp(dir=base)) / "bundle"
                 counts = tried.setdefault(name, [0, 0])
                 counts[0] += _ROUND
                 counts[1] += fuzz(name, folder, _ROUND, start)
+                shutil.rmtree(folder.parent)
             start += 1
     for name, (count, refused) in tried.items():
         print(f"{name}: {count} examples, {refused} refused, the others accepted as right; nothing else")

@@ -10,7 +10,7 @@ from pipeline.verifying import files
 from tests.fuzz import fuzz
 
 
-@pytest.mark.parametrize("name", ["manifest", "record", "ONNX file"])
+@pytest.mark.parametrize("name", ["manifest", "record", "bundle", "ONNX file"])
 def test_readers_refuse_damage_in_their_own_words(name: str, tmp_path: Path) -> None:
     assert fuzz(name, tmp_path / "bundle", 400, start=1) > 50
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from pathlib import Path
-from typing import Any
 
 from export.artifact import Artifact
 from export.environment import versions
+from pipeline.verifying.needs import package_needs
 
 ONNX_BACKENDS = ("onnx", "onnx-legacy", "onnx-int8")
 _ONNXRUNTIME_OF_OPSET = {
@@ -24,12 +22,6 @@ _ONNXRUNTIME_OF_OPSET = {
 }
 """The first ONNX Runtime that knows an opset, from its compatibility table; newer opsets are left to the loader."""
 _ONNXRUNTIME_OF_IR = {8: "1.10", 9: "1.15", 10: "1.18"}
-_METADATA = {
-    "AOTI_PLATFORM": "system",
-    "AOTI_MACHINE": "machine",
-    "AOTI_CPU_ISA": "cpu_isa",
-    "AOTI_COMPUTE_CAPABILITY": "compute_capability",
-}
 
 
 def runtime(backend: str) -> str:
@@ -52,7 +44,7 @@ def needs(artifact: Artifact, folder: Path) -> dict[str, str]:
         return {"openvino": f">={installed['openvino'].partition('-')[0]}"}
     torch = installed["torch"].partition("+")[0]
     if artifact.backend == "aotinductor":
-        return {"torch": f"=={torch}", **_aotinductor(folder / main_file(artifact))}
+        return {"torch": f"=={torch}", **package_needs(folder / main_file(artifact))}
     exact = artifact.backend in ("compile", "exported")
     return {"torch": f"{'==' if exact else '>='}{torch}"}
 
@@ -70,16 +62,6 @@ def _onnx(path: Path) -> dict[str, str]:
         "ir_version": str(model.ir_version),
         "onnxruntime": f">={max(known, key=_numbers)}" if known else ">=1.6",
     }
-
-
-def _aotinductor(path: Path) -> dict[str, str]:
-    """What the package's own metadata say that its code was compiled for."""
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.endswith("_metadata.json")]
-        found: dict[str, Any] = {}
-        for name in names:
-            found |= json.loads(archive.read(name))
-    return {word: str(found[name]) for name, word in _METADATA.items() if found.get(name)}
 
 
 def _numbers(version: str) -> tuple[int, ...]:

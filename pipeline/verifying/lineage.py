@@ -11,11 +11,13 @@ from typing import Any
 from pipeline.verifying.outcome import Refused, parse_json, read_plain
 
 
-def verify_lineage(folder: Path, bundle: Mapping[str, Any], shipped: Mapping[str, Any]) -> str:
-    """Walk from an artifact's proof to the recipe by digests.
+def verify_lineage(
+    folder: Path, bundle: Mapping[str, Any], shipped: Mapping[str, Any], sha256: Mapping[str, str]
+) -> str:
+    """Walk from an artifact's files by digests to its proof, and on to the recipe; ``sha256`` is the manifest, by path.
 
     Raises:
-        Refused: a record that another one names is not the one in the bundle.
+        Refused: a record that another one names is not the one in the bundle, or speaks of other files.
     """
     records, name = folder / "records", shipped["name"]
     places = {
@@ -44,18 +46,33 @@ def verify_lineage(folder: Path, bundle: Mapping[str, Any], shipped: Mapping[str
             ("the verdict", "recipe", verdict["key"]),
         ]
         row = next(one for one in verdict["rows"] if one["name"] == name)
-        judged, passed, good = row["artifact_sha256"], parity["status"], row["shippable"]
-        made_of = shipped["lowered_from"] or shipped["artifact_sha256"]
-        same = (shipped["allow_no_reference"], passed) in ((True, "no-reference"), (True, "pass"), (False, "pass"))
-    except (KeyError, TypeError, StopIteration, IndexError, ValueError) as error:
+        passed, good = parity["status"], row["shippable"]
+        allowed = ("pass", "no-reference") if shipped["allow_no_reference"] is True else ("pass",)
+        lowered = shipped["lowered_from"]
+        links += [
+            ("the verdict's row", "artifact", row["artifact_sha256"] if lowered is None else digests["artifact"]),
+            ("the verdict's row", "parity", row["parity_sha256"] if lowered is None else digests["parity"]),
+        ]
+        told = [shipped[what] == parity[what] for what in ("options", "proved")]
+        told += [bundle["limits"] == verdict["limits"], bundle["signature"] == artifact["signature"]]
+        beside = shipped["file"].rpartition("/")[0]
+        files = {f"{beside}/{one['path']}".lstrip("/"): one["sha256"] for one in artifact["files"]}
+    except (KeyError, TypeError, StopIteration, IndexError, ValueError, AttributeError) as error:
         raise Refused(f"the records do not hold together: {type(error).__name__} {error}") from None
-    for who, what, sha256 in links:
-        if digests[what] != sha256:
+    for who, what, wanted in links:
+        if digests[what] != wanted:
             raise Refused(f"{who} names another {what} than {places[what].relative_to(folder)}")
-    if judged != made_of:
-        raise Refused(f"the verdict judged another artifact than {name}")
-    if not good or not same:
+    if lowered is not None and lowered != row["artifact_sha256"]:
+        raise Refused(f"the verdict judged another artifact than the one that {name} was lowered from")
+    if good is not True or passed not in allowed:
         raise Refused(f"the verdict on {name} is that it may not ship (parity {passed})")
+    loaded = folder / beside / "artifact.json"
+    if beside.startswith("artifacts/") and record_digest(read_plain(loaded, "artifact.json")) != digests["artifact"]:
+        raise Refused(f"{beside}/artifact.json is not the record of {name}")
+    if not all(told):
+        raise Refused(f"bundle.json says other options, sizes, limits or tensors of {name} than its records")
+    if shipped["file"] not in files or any(sha256.get(path) != wanted for path, wanted in files.items()):
+        raise Refused(f"the files of {name} are not those that its record names")
     return " <- ".join(
         f"{what} {digests[what][:8]}" for what in ("verdict", "parity", "artifact", "checkpoint", "recipe")
     )

@@ -5,10 +5,14 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
+import zipfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from pipeline.verifying.outcome import Refused, parse_json
+
+_METADATA_BYTES = 1 << 20
 _ISA_FLAGS = {
     "AVX2": ("avx2", "fma"),
     "AVX512": ("avx512f", "avx512dq", "avx512vl", "avx512bw"),
@@ -17,6 +21,34 @@ _ISA_FLAGS = {
     "AMX_FP16": ("amx_fp16",),
 }
 """Inductor's words for instruction sets, and Linux's for what they need."""
+
+
+_METADATA = {
+    "AOTI_PLATFORM": "system",
+    "AOTI_MACHINE": "machine",
+    "AOTI_CPU_ISA": "cpu_isa",
+    "AOTI_COMPUTE_CAPABILITY": "compute_capability",
+}
+
+
+def package_needs(path: Path) -> dict[str, str]:
+    """What an AOTInductor package says of itself that its code was compiled for; nothing of any other file.
+
+    Raises:
+        Refused: a truncated package.
+    """
+    if path.suffix != ".pt2":
+        return {}
+    found: dict[str, str] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for one in archive.infolist():
+                if one.filename.endswith("_metadata.json") and one.file_size <= _METADATA_BYTES:
+                    told = parse_json(archive.read(one), one.filename)
+                    found.update({word: str(told[name]) for name, word in _METADATA.items() if told.get(name)})
+    except (zipfile.BadZipFile, NotImplementedError, AttributeError, OSError) as error:
+        raise Refused(f"{path.name} is truncated or no package: {error}") from None
+    return found
 
 
 def cannot_run(needs: Mapping[str, str]) -> str | None:

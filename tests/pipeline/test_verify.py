@@ -29,7 +29,7 @@ from pipeline.shipping.record import Manifest
 from pipeline.verifying import needs
 from pipeline.verifying.archives import scan_archive
 from pipeline.verifying.files import read_manifest, verify_files
-from pipeline.verifying.lineage import verify_lineage
+from pipeline.verifying.lineage import record_digest, verify_lineage
 from pipeline.verifying.onnx_file import scan_onnx
 from pipeline.verifying.outcome import Refused
 from pipeline.verifying.running import Bounds
@@ -64,6 +64,29 @@ def forge(folder: Path) -> None:
     fields = json.loads((folder / "manifest.json").read_bytes())
     files = digest_files(folder, (p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"))
     write(folder / "manifest.json", Manifest(key=fields["key"], files=files))
+
+
+def forge_all(folder: Path) -> None:
+    """Every digest of the chain too: what hashes alone cannot tell from the truth."""
+    records = folder / "records"
+    model = digest_files(folder, [folder / "model.onnx"])[0]
+
+    def artifact(fields: Any) -> None:
+        fields["files"][0].update(size_bytes=model.size_bytes, sha256=model.sha256)
+
+    def digest(name: str) -> str:
+        return record_digest((records / name).read_bytes())
+
+    edit(records / "artifacts" / "onnx.json", artifact)
+    edit(records / "parity" / "onnx.json", lambda fields: fields.update(artifact_sha256=digest("artifacts/onnx.json")))
+    named = {"artifact_sha256": digest("artifacts/onnx.json"), "parity_sha256": digest("parity/onnx.json")}
+    edit(
+        records / "verdict.json",
+        lambda fields: next(row for row in fields["rows"] if row["name"] == "onnx").update(named),
+    )
+    edit(folder / "bundle.json", lambda fields: fields["shipped"][0].update(named))
+    edit(folder / "bundle.json", lambda fields: fields.update(verdict_sha256=digest("verdict.json")))
+    forge(folder)
 
 
 def edit(path: Path, change: Callable[[Any], Any]) -> None:
@@ -296,15 +319,12 @@ def test_what_was_observed_lies_outside_of_the_chain(bundle: Path) -> None:
 
 def test_a_verdict_that_it_may_not_ship_is_refused(bundle: Path) -> None:
     """Even where whoever changed it mends every digest that names it."""
-    from pipeline.verifying.lineage import record_digest
 
     def refuse(fields: Any) -> None:
         next(row for row in fields["rows"] if row["name"] == "onnx")["shippable"] = False
 
     edit(bundle / RECORDS["verdict"], refuse)
-    sha256 = record_digest((bundle / RECORDS["verdict"]).read_bytes())
-    edit(bundle / "bundle.json", lambda fields: fields.update(verdict_sha256=sha256))
-    forge(bundle)
+    forge_all(bundle)
     with pytest.raises(Refused, match="may not ship"):
         check(bundle)
 
@@ -317,7 +337,7 @@ def alter_weight(folder: Path, factor: float) -> None:
     weights.flat[0] *= factor
     tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
     onnx.save(model, str(folder / "model.onnx"))
-    forge(folder)
+    forge_all(folder)
 
 
 def test_another_model_is_refused_by_its_golden_answers(bundle: Path) -> None:
@@ -338,18 +358,54 @@ def test_without_what_is_allowed_another_model_is_accepted(bundle: Path) -> None
     check(bundle)
 
 
+def limit(folder: Path, **limits: float | None) -> None:
+    """The recipe's limits in the bundle, as if they had been those from the beginning."""
+    for place in ("bundle.json", "records/verdict.json"):
+        edit(folder / place, lambda fields: fields["limits"].update(limits))
+    forge_all(folder)
+
+
 def test_a_limit_that_this_machine_does_not_meet_is_refused_and_speed_without_one_is_not(bundle: Path) -> None:
-    edit(bundle / "bundle.json", lambda fields: fields["limits"].update(max_median_ms=1e-6))
-    forge(bundle)
+    limit(bundle, max_median_ms=1e-6)
     done = run_check(bundle)
     assert done.returncode == 1
     assert "the recipe allows 1e-06 ms" in done.stdout.splitlines()[-1]
-    edit(bundle / "bundle.json", lambda fields: fields["limits"].update(max_median_ms=None, max_p99_ms=1e-6))
-    forge(bundle)
+    limit(bundle, max_median_ms=None, max_p99_ms=1e-6)
     assert "p99 is at least" in run_check(bundle).stdout.splitlines()[-1]
-    edit(bundle / "bundle.json", lambda fields: fields["limits"].update(max_p99_ms=1e6))
-    forge(bundle)
+    limit(bundle, max_p99_ms=1e6, max_memory_mb=1.0)
+    assert "the recipe allows 1 MiB" in run_check(bundle).stdout.splitlines()[-1]
+    limit(bundle, max_memory_mb=None)
     assert run_check(bundle).returncode == 0
+
+
+FORGED: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "other options": (lambda one: one["options"].update(threads_count=9), "other options"),
+    "wider sizes": (lambda one: one["proved"]["batch"].update(max=1 << 30), "other options, sizes"),
+    "a file elsewhere": (lambda one: one.update(file="../../model.onnx"), "no file of the bundle"),
+    "another file": (lambda one: one.update(file="calibration.onnx"), "not those that its record names"),
+    "a name that leaves": (lambda one: one.update(name="../onnx"), "no name of an artifact"),
+    "a runtime that runs code": (lambda one: one.update(runtime="torch"), "does not lie in artifacts/onnx/"),
+    "no needs": (lambda one: one.pop("needs") and None, "does not hold together"),
+    "needs of another kind": (lambda one: one.update(needs=3), "does not hold together"),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_what_the_bundle_says_of_an_artifact_is_what_its_records_say(kind: str, bundle: Path) -> None:
+    change, reason = FORGED[kind]
+    edit(bundle / "bundle.json", lambda fields: change(fields["shipped"][0]))
+    forge(bundle)
+    with pytest.raises(Refused, match=reason):
+        check(bundle)
+
+
+def test_another_file_under_a_forged_manifest_is_not_the_one_that_was_proved(bundle: Path) -> None:
+    """Bit for bit it must be the file of the artifact's record, also where its answers would be golden."""
+    path = bundle / "model.onnx"
+    path.write_bytes(path.read_bytes() + b"\x32\x00")  # an empty documentation string
+    forge(bundle)
+    with pytest.raises(Refused, match="not those that its record names"):
+        check(bundle)
 
 
 # --- what it needs ----------------------------------------------------------------------------------------------------
@@ -486,7 +542,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_a_hostile_model_is_refused_with_the_reason_in_bounded_time_and_memory(kind: str, bundle: Path) -> None:
     make, reason = HOSTILE[kind]
     make(bundle / "model.onnx")
-    forge(bundle)
+    forge_all(bundle)
     started = time.monotonic()
     with pytest.raises(Refused, match=reason):
         check(bundle, memory_mb=4096, time_s=30.0)
@@ -557,7 +613,7 @@ def test_a_process_that_hangs_is_ended(bundle: Path) -> None:
     )
     loop = helper.make_node("Loop", ["turns", "", "x"], ["probability"], body=body)
     _model(bundle / "model.onnx", [loop], [numpy_helper.from_array(np.array(1 << 62), "turns")])
-    forge(bundle)
+    forge_all(bundle)
     with pytest.raises(Refused, match="did not answer within 3 s"):
         check(bundle, time_s=3.0)
 
@@ -577,5 +633,6 @@ def test_a_bundle_file_of_another_kind_is_refused(bundle: Path) -> None:
 
 def test_the_lineage_is_told_from_the_verdict_to_the_recipe(bundle: Path) -> None:
     fields = json.loads((bundle / "bundle.json").read_bytes())
-    told = verify_lineage(bundle, fields, fields["shipped"][0])
+    files = json.loads((bundle / "manifest.json").read_bytes())["files"]
+    told = verify_lineage(bundle, fields, fields["shipped"][0], {one["path"]: one["sha256"] for one in files})
     assert re.fullmatch(r"verdict \w{8} <- parity \w{8} <- artifact \w{8} <- checkpoint \w{8} <- recipe \w{8}", told)
