@@ -92,7 +92,7 @@ def make(run: Path, folder: Path, key: str, choice: Choice, lowered: Lowered | N
         artifact, report, source = (one.artifact, one.report, one.folder) if one else _judged(run, row)
         reports[row.name] = report
         place = _copy_files(artifact, source, folder, at_root=row.name == onnx)
-        _copy_record(source / RECORD, folder / "records" / "artifacts" / f"{row.name}.json", artifact)
+        _write_bare(folder / "records" / "artifacts" / f"{row.name}.json", encode(artifact))
         shipped.append(
             _shipped(run, recipe, row, artifact, report, source, place, judged=row.artifact_sha256 if one else None)
         )
@@ -177,13 +177,13 @@ def _copy_files(artifact: Artifact, source: Path, folder: Path, *, at_root: bool
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / file.path, target)
     if not at_root:
-        _copy_record(source / RECORD, place / RECORD, artifact)
+        _write_bare(place / RECORD, encode(artifact))
     return (place / main).relative_to(folder).as_posix()
 
 
-def _copy_record(source: Path, target: Path, record: Any = None) -> None:
-    """A record without the name of the host that made it, which lies outside of its digest."""
-    fields = json.loads(source.read_bytes()) if record is None else json.loads(encode(record))
+def _write_bare(target: Path, data: bytes) -> None:
+    """A record's bytes without the name of the host that made it, which lies outside of its digest."""
+    fields = json.loads(data)
     if "observed" in fields:
         fields["observed"]["host"] = ""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -202,13 +202,13 @@ def _copy_records(run: Path, folder: Path, rows: Sequence[Row], reports: Mapping
         (run / "measurements" / f"{SESSION}.json", f"measurements/{SESSION}.json"),
     ):
         if source.exists():
-            _copy_record(source, records / name)
+            _write_bare(records / name, source.read_bytes())
     for name, report in reports.items():
-        _copy_record(run, records / "parity" / f"{name}.json", report)
+        _write_bare(records / "parity" / f"{name}.json", encode(report))
     for name in (BASELINE, *(row.name for row in rows)):
         measured = run / "measurements" / f"{name}.json"
         if measured.exists():
-            _copy_record(measured, records / "measurements" / f"{name}.json")
+            _write_bare(records / "measurements" / f"{name}.json", measured.read_bytes())
 
 
 def _shipped(

@@ -73,11 +73,14 @@ def throw_away(version: str) -> Iterator[Target]:
     wanted = [f"onnxruntime=={version}", "numpy<2" if numbers < _NUMPY_2 else "numpy"]
     with tempfile.TemporaryDirectory(prefix="torchstone-target-") as folder:
         python = Path(folder) / "bin" / "python"
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
-        done = subprocess.run(install, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(f"onnxruntime {version} cannot be installed here: {done.stderr.strip()[-300:]}")
+        for command in (
+            [sys.executable, "-m", "venv", folder],
+            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                why = (done.stderr or done.stdout).strip()[-300:]
+                raise UserError(f"onnxruntime {version} cannot be installed here: {why}")
         yield Target(python=python, version=version)
 
 

@@ -68,6 +68,15 @@ def test_a_verdict_that_is_not_good_does_not_ship(built: Path, tmp_path: Path) -
     assert "force" not in ship("--help").stdout
 
 
+def test_a_recipe_without_a_run_is_run_first(tmp_path: Path) -> None:
+    done = ship(ROOT / "tests" / "recipes" / "tiny.py", "--to", tmp_path / "serving", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert shelf.versions(tmp_path / "serving") == [1]
+    again = ship(ROOT / "tests" / "recipes" / "tiny.py", "--to", tmp_path / "serving", "--out", tmp_path / "out")
+    assert "capture" not in again.stdout
+    assert shelf.current(tmp_path / "serving") == 2
+
+
 def test_what_changed_since_it_was_judged_does_not_ship(built: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(built, tmp_path / "run"))
     model = run / "artifacts" / "onnx" / "model.onnx"
