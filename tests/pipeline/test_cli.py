@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,20 +87,6 @@ def test_a_recipe_that_contradicts_itself_is_refused_before_anything_is_made(
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("artifacts/bad/*/checkpoint"))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 kB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("this process may not mount a small file system")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(small_disk: Path) -> None:

@@ -172,6 +172,14 @@ def test_killed_at_each_step_the_old_version_serves_and_the_next_try_ships(built
     assert not list(serving.glob(".incoming*"))
 
 
+def test_a_full_disk_leaves_no_half_of_a_bundle(built: Path, small_disk: Path) -> None:
+    done = ship(built, "--to", small_disk)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "no space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in small_disk.iterdir()] == [".lock"]
+
+
 def test_two_at_once_do_not_meet(built: Path, tmp_path: Path) -> None:
     with shelf.opened(tmp_path / "serving"):
         done = ship(built, "--to", tmp_path / "serving")

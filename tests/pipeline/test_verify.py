@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.record import digest_files, write
 from pipeline import verify as command
 from pipeline.shipping.record import Manifest
-from pipeline.verifying import needs
+from pipeline.verifying import files, needs
 from pipeline.verifying.archives import scan_archive
 from pipeline.verifying.files import read_manifest, verify_files
 from pipeline.verifying.lineage import record_digest, verify_lineage
@@ -616,6 +616,21 @@ def test_a_process_that_hangs_is_ended(bundle: Path) -> None:
     forge_all(bundle)
     with pytest.raises(Refused, match="did not answer within 3 s"):
         check(bundle, time_s=3.0)
+
+
+def test_a_long_check_shows_how_far_it_is_and_a_short_one_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 0.5, 3.0, 6.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    bar = files.Bar(100, quiet=False)
+    bar.add(10)
+    assert capsys.readouterr().err == ""
+    bar.add(40)
+    assert "50%, 3 s left" in capsys.readouterr().err
+    bar.add(30)
+    assert "80%, 2 s left" in capsys.readouterr().err
 
 
 def test_a_bundle_file_of_another_kind_is_refused(bundle: Path) -> None:
