@@ -42,6 +42,7 @@ from pipeline.verifying.report import report
 from pipeline.verifying.running import ACCEPTED, CHILD, REFUSED, USAGE, Bounds, child, run_artifact
 from pipeline.verifying.signature import Trust, verify_signature
 
+_COLD_STARTS = 3
 BUNDLE, BUNDLE_SCHEMA = "bundle.json", "torchstone.bundle/1"
 
 
@@ -56,6 +57,7 @@ def verify(
         Unable: the check itself is not possible.
     """
     began = time.monotonic()
+    folder = folder.resolve()  # the link of a serving folder may point elsewhere a moment later
     data = read_plain(folder / MANIFEST, MANIFEST)
     own = hashlib.sha256(data).hexdigest()
     if digest is not None and own != digest:
@@ -101,10 +103,21 @@ def _verify_artifacts(
                 scan_archive(folder / path)
         nodes_count = scan_onnx(folder / one["file"], sizes, prefix) if one["runtime"] == "onnxruntime" else None
         run = run_artifact(folder, bundle, one, bounds)
+        run["cold_s"] = _best_cold_start(folder, bundle, one, bounds, run["cold_s"])
         found["artifacts"][name] = {**run, "lineage": lineage, "nodes_count": nodes_count}
         found["claims"][name] = one["claim"]
         if (broken := _beyond(bundle["limits"], run)) is not None:
             raise Refused(f"{name}: {broken}")
+
+
+def _best_cold_start(
+    folder: Path, bundle: Mapping[str, Any], one: Mapping[str, Any], bounds: Bounds, first_s: float
+) -> float:
+    """The first one; where it exceeds a stated limit, the best of three: one slow start proves nothing."""
+    most, taken = bundle["limits"]["max_cold_start_s"], [first_s]
+    while most is not None and min(taken) > most and len(taken) < _COLD_STARTS:
+        taken.append(run_artifact(folder, bundle, one, bounds._replace(speed=False))["cold_s"])
+    return min(taken)
 
 
 def read_bundle(folder: Path, files: Container[str]) -> dict[str, Any]:
@@ -138,6 +151,12 @@ def _beyond(limits: Mapping[str, Any], run: Mapping[str, Any]) -> str | None:
         )
     if run.get("p99") and run["p99"]["low_s"] * 1e3 > limits["max_p99_ms"]:
         return f"p99 is at least {run['p99']['low_s'] * 1e3:.3g} ms here, the recipe allows {limits['max_p99_ms']:g} ms"
+    most = limits["max_cold_start_s"]
+    if most is not None and run["cold_s"] > most:
+        return (
+            f"{run['cold_s']:.3g} s from nothing to the first answer, the best of {_COLD_STARTS}; "
+            f"the recipe allows {most:g} s"
+        )
     memory_mb = (run["peak_bytes"] or 0) / 2**20
     if limits["max_memory_mb"] is not None and memory_mb > limits["max_memory_mb"]:
         return f"it takes {memory_mb:.0f} MiB here, the recipe allows {limits['max_memory_mb']:g} MiB"
@@ -194,6 +213,8 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Check, print, and one line at the end."""
     asked = _arguments(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files can be any bytes
     trust = Trust(asked.key, tuple(asked.certificate), asked.identity, asked.issuer)
     bounds = Bounds(asked.time_limit_s, asked.memory_limit_mb, not asked.no_speed)
     found: dict[str, Any] = {}

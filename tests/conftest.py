@@ -24,9 +24,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="run the tests marked slow too")
 
 
+_LONGEST = ("test_all", "test_interrupted", "test_backend", "test_cli", "test_ship", "test_verify", "test_locate")
+"""Files that take minutes go first, so that no process of pytest-xdist is left with one of them at the end."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     import torch
 
+    items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
     slow = pytest.mark.skip(reason="slow: make test-slow runs it")
     gpu = pytest.mark.skip(reason="gpu: no usable CUDA device here")
     for item in items:

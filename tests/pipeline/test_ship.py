@@ -211,6 +211,9 @@ def test_a_signed_bundle_is_accepted_by_its_key_alone(built: Path, tmp_path: Pat
     good = run_check(bundle, "--key", public, "--no-speed")
     assert good.returncode == 0, good.stdout + good.stderr
     assert f"signature   holds, by {public}" in good.stdout
+    tool = Path(sys.executable).with_name("model_signing")  # the very tool of those who wrote the format
+    signature = ["--signature", str(bundle / "model.sig"), "--public_key", str(public)]
+    subprocess.run([tool, "verify", "key", str(bundle), *signature], check=True, capture_output=True)
     assert "signed, not checked" in run_check(bundle, "--no-speed").stdout
     wrong = run_check(bundle, "--key", stranger, "--no-speed")
     assert wrong.returncode == 1

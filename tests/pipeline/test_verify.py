@@ -216,6 +216,13 @@ def test_an_added_file_is_refused_by_name(place: str, bundle: Path) -> None:
         check(bundle)
 
 
+def test_a_name_that_is_no_text_is_refused_in_words(bundle: Path) -> None:
+    (bundle / os.fsdecode(b"\xff.bin")).write_bytes(b"x")
+    done = run_check(bundle)
+    assert (done.returncode, done.stdout.splitlines()) == (1, ["refused: \\udcff.bin is not in the manifest"])
+    assert run_check(bundle, "--json").returncode == 1
+
+
 def test_an_added_folder_is_refused(bundle: Path) -> None:
     (bundle / "empty").mkdir()
     with pytest.raises(Refused, match="empty"):
@@ -353,9 +360,14 @@ def test_without_what_is_allowed_another_model_is_accepted(bundle: Path) -> None
     """The twin: golden samples that allow everything."""
     alter_weight(bundle, 1.01)
     for path in bundle.glob("golden/*/allowed/*.npy"):
-        np.save(path, np.full_like(np.load(path), np.inf))
+        np.save(path, np.full_like(np.load(path), 1e30))
     forge(bundle)
     check(bundle)
+    for path in bundle.glob("golden/*/allowed/*.npy"):
+        np.save(path, np.full_like(np.load(path), np.inf))
+    forge(bundle)
+    with pytest.raises(Refused, match="nothing that could be compared"):
+        check(bundle)
 
 
 def limit(folder: Path, **limits: float | None) -> None:
@@ -374,7 +386,9 @@ def test_a_limit_that_this_machine_does_not_meet_is_refused_and_speed_without_on
     assert "p99 is at least" in run_check(bundle).stdout.splitlines()[-1]
     limit(bundle, max_p99_ms=1e6, max_memory_mb=1.0)
     assert "the recipe allows 1 MiB" in run_check(bundle).stdout.splitlines()[-1]
-    limit(bundle, max_memory_mb=None)
+    limit(bundle, max_memory_mb=None, max_cold_start_s=1e-6)
+    assert "from nothing to the first answer, the best of 3" in run_check(bundle).stdout.splitlines()[-1]
+    limit(bundle, max_cold_start_s=60.0)
     assert run_check(bundle).returncode == 0
 
 

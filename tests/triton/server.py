@@ -45,6 +45,8 @@ class Triton:
                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                 env=os.environ | {
                     "LD_LIBRARY_PATH": str(self.folder / "nvidia_pytriton.libs"),
+                    # By these two the embedded Python finds the packages of this one, in a virtual environment too.
+                    "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
                     "PYTHONPATH": os.pathsep.join(path for path in sys.path if path.endswith("site-packages")),
                 },
             )  # fmt: skip
