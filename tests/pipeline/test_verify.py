@@ -29,6 +29,7 @@ from pipeline.shipping.record import Manifest
 from pipeline.verifying import files, needs
 from pipeline.verifying.archives import scan_archive
 from pipeline.verifying.files import read_manifest, verify_files
+from pipeline.verifying.golden import check_golden
 from pipeline.verifying.lineage import record_digest, verify_lineage
 from pipeline.verifying.onnx_file import scan_onnx
 from pipeline.verifying.outcome import Refused
@@ -420,6 +421,42 @@ def test_another_file_under_a_forged_manifest_is_not_the_one_that_was_proved(bun
     forge(bundle)
     with pytest.raises(Refused, match="not those that its record names"):
         check(bundle)
+
+
+class Rounding:
+    """An artifact that answers what is golden, rounded to so many steps: what int8 does, by a known amount."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        answer = np.tanh(inputs["x"].astype("f8"))
+        return {"y": (np.round(answer * self._steps) / self._steps).astype("f4"), "class": np.zeros(256, "i8")}
+
+
+@pytest.mark.parametrize(("steps", "sqnr_db"), [(127, 49), (31, 36), (4, None)])
+def test_int8_is_judged_by_signal_over_noise_and_not_element_by_element(
+    steps: int, sqnr_db: int | None, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(0).standard_normal(256).astype("f4")
+    answers = {"y": np.tanh(x.astype("f8")), "class": np.ones(256, "i8")}
+    outputs = {}
+    np.save(tmp_path / "x.npy", x)
+    for name, expected in answers.items():
+        np.save(tmp_path / f"{name}.npy", expected)
+        np.save(tmp_path / f"{name}.allowed.npy", np.full(256, 1e-7 if name == "y" else 0.0, "f4"))
+        dtype = "float32" if name == "y" else "int64"
+        outputs[name] = {"expected": f"{name}.npy", "allowed": f"{name}.allowed.npy", "dtype": dtype}
+    calls = [{"name": "rows", "real": True, "inputs": {"x": "x.npy"}, "outputs": outputs}]
+    shipped = {"name": "onnx-int8", "least_sqnr_db": 20.0}
+    if sqnr_db is None:
+        with pytest.raises(Refused, match="dB of signal over quantisation noise here, at least 20 is demanded"):
+            check_golden(np, tmp_path, calls, Rounding(steps), shipped)
+    else:
+        found = check_golden(np, tmp_path, calls, Rounding(steps), shipped)
+        assert abs(found["sqnr_db"] - sqnr_db) < 2
+        with pytest.raises(Refused, match="may differ"):
+            check_golden(np, tmp_path, calls, Rounding(steps), shipped | {"least_sqnr_db": None})
 
 
 # --- what it needs ----------------------------------------------------------------------------------------------------
