@@ -19,7 +19,7 @@ def main() -> int:
     print(f"torchstone {VERSION}\n\nCommands (each has --help):")
     for name in COMMANDS:
         text = ast.get_docstring(ast.parse((Path(__file__).parent / f"{name}.py").read_text())) or ""
-        print(f"  python -m pipeline.{name:<8} {text.partition(chr(10))[0]}")
+        print(f"  python -m pipeline.{name:<9} {text.partition(chr(10))[0]}")
     return 0
 
 

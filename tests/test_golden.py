@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.shipping.record import Bundle, Manifest
 from tests.conftest import ROOT
-from tests.pipeline.test_verify import check, run_check
+from tests.pipeline.bundles import check, run_check
 
 GOLDEN = sorted((ROOT / "tests" / "golden").glob("bundle-*"))
 

@@ -81,6 +81,12 @@ def mine(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def bundle(built: Path, tmp_path: Path) -> Path:
+    """A copy of the shared run's bundle."""
+    return Path(shutil.copytree(built / "bundle", tmp_path / "bundle"))
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 kB."""
     folder = tmp_path / "small"

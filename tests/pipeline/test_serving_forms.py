@@ -150,7 +150,7 @@ def test_tritons_core_loads_the_repository_and_answers_within_what_is_allowed(
 def test_tritons_core_follows_the_shelf(triton: Triton, built: Path, tmp_path: Path) -> None:
     """Another version becomes current; told to load, the running server takes it."""
     tritonclient = pytest.importorskip("tritonclient.http", reason="extra: pip install tritonclient[all]")
-    from tests.pipeline.test_verify import alter_weight
+    from tests.pipeline.bundles import alter_weight
 
     with shelf.opened(tmp_path / "serving") as serving:
 

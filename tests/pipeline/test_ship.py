@@ -20,7 +20,7 @@ from bench.verdict import Verdict
 from export.record import read, write
 from pipeline.shipping import shelf
 from tests.conftest import ROOT, environ
-from tests.pipeline.test_verify import run_check
+from tests.pipeline.bundles import run_check
 
 
 def ship(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -218,7 +218,7 @@ def test_a_signed_bundle_is_accepted_by_its_key_alone(built: Path, tmp_path: Pat
     wrong = run_check(bundle, "--key", stranger, "--no-speed")
     assert wrong.returncode == 1
     assert "the signature does not hold" in wrong.stdout
-    from tests.pipeline.test_verify import forge
+    from tests.pipeline.bundles import forge
 
     (bundle / "README.md").write_text("forged")
     kept = (bundle / "model.sig").read_bytes()

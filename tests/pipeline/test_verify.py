@@ -7,94 +7,24 @@ import os
 import platform
 import re
 import shutil
-import struct
 import subprocess
 import sys
-import tarfile
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-import rfc8785
-from onnx import TensorProto, helper, numpy_helper
 
-from export.record import digest_files, write
 from pipeline import verify as command
-from pipeline.shipping.record import Manifest
 from pipeline.verifying import files, needs
-from pipeline.verifying.archives import scan_archive
 from pipeline.verifying.files import read_manifest, verify_files
 from pipeline.verifying.golden import check_golden
-from pipeline.verifying.lineage import record_digest, verify_lineage
-from pipeline.verifying.onnx_file import scan_onnx
+from pipeline.verifying.lineage import verify_lineage
 from pipeline.verifying.outcome import Refused
-from pipeline.verifying.running import Bounds
-from pipeline.verifying.signature import Trust
-from tests.conftest import ROOT, environ
-
-
-@pytest.fixture
-def bundle(built: Path, tmp_path: Path) -> Path:
-    """A copy of the shared run's bundle."""
-    return Path(shutil.copytree(built / "bundle", tmp_path / "bundle"))
-
-
-def check(folder: Path, **more: Any) -> dict[str, Any]:
-    """What the check finds, in this process."""
-    found: dict[str, Any] = {}
-    command.verify(folder, more.pop("wanted", ()), Trust(), Bounds(speed=False, **more), found)
-    return found
-
-
-def run_check(folder: Path, *flags: str | Path, alone: bool = False, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command as a person starts it; ``alone`` as the single file, without Torchstone."""
-    how = [str(folder / "verify.py")] if alone else ["-m", "pipeline.verify", str(folder)]
-    return subprocess.run(
-        [sys.executable, *how, *map(str, flags)], capture_output=True, text=True, check=False, cwd=ROOT.parent,
-        env={name: value for name, value in environ(**env).items() if not alone or name not in ("PYTHONPATH",)} | env,
-    )  # fmt: skip
-
-
-def forge(folder: Path) -> None:
-    """A manifest that fits what lies there now: what somebody can do who can write every file."""
-    fields = json.loads((folder / "manifest.json").read_bytes())
-    files = digest_files(folder, (p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"))
-    write(folder / "manifest.json", Manifest(key=fields["key"], files=files))
-
-
-def forge_all(folder: Path) -> None:
-    """Every digest of the chain too: what hashes alone cannot tell from the truth."""
-    records = folder / "records"
-    model = digest_files(folder, [folder / "model.onnx"])[0]
-
-    def artifact(fields: Any) -> None:
-        fields["files"][0].update(size_bytes=model.size_bytes, sha256=model.sha256)
-
-    def digest(name: str) -> str:
-        return record_digest((records / name).read_bytes())
-
-    edit(records / "artifacts" / "onnx.json", artifact)
-    edit(records / "parity" / "onnx.json", lambda fields: fields.update(artifact_sha256=digest("artifacts/onnx.json")))
-    named = {"artifact_sha256": digest("artifacts/onnx.json"), "parity_sha256": digest("parity/onnx.json")}
-    edit(
-        records / "verdict.json",
-        lambda fields: next(row for row in fields["rows"] if row["name"] == "onnx").update(named),
-    )
-    edit(folder / "bundle.json", lambda fields: fields["shipped"][0].update(named))
-    edit(folder / "bundle.json", lambda fields: fields.update(verdict_sha256=digest("verdict.json")))
-    forge(folder)
-
-
-def edit(path: Path, change: Callable[[Any], Any]) -> None:
-    """A record changed, in canonical form again."""
-    fields = json.loads(path.read_bytes())
-    path.write_bytes(rfc8785.dumps(change(fields) or fields))
-
+from tests.conftest import ROOT
+from tests.pipeline.bundles import alter_weight, check, edit, forge, forge_all, run_check
 
 # --- accepted ---------------------------------------------------------------------------------------------------------
 
@@ -337,17 +267,6 @@ def test_a_verdict_that_it_may_not_ship_is_refused(bundle: Path) -> None:
         check(bundle)
 
 
-def alter_weight(folder: Path, factor: float) -> None:
-    """Another model: one weight of the first layer, in the shipped file."""
-    model = onnx.load(str(folder / "model.onnx"))
-    tensor = max(model.graph.initializer, key=lambda one: np.prod(one.dims))
-    weights = numpy_helper.to_array(tensor).copy()
-    weights.flat[0] *= factor
-    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
-    onnx.save(model, str(folder / "model.onnx"))
-    forge_all(folder)
-
-
 def test_another_model_is_refused_by_its_golden_answers(bundle: Path) -> None:
     alter_weight(bundle, 1.01)
     done = run_check(bundle)
@@ -498,175 +417,6 @@ def test_an_unknown_artifact_is_a_usage_error(bundle: Path) -> None:
 
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
     assert run_check(tmp_path).stdout.splitlines()[-1].startswith("refused: manifest.json is missing")
-
-
-# --- hostile files ----------------------------------------------------------------------------------------------------
-
-
-def _model(path: Path, nodes: list[Any], initializers: list[Any] | None = None, opset: int = 13) -> None:
-    graph = helper.make_graph(
-        nodes,
-        "hostile",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
-        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["batch", 2])],
-        initializers or [],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    model.ir_version = 8
-    path.write_bytes(model.SerializeToString())
-
-
-def _external(path: Path, location: str, offset: int = 0, length: int = 16) -> None:
-    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2, 2], data_location=TensorProto.EXTERNAL)
-    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
-        tensor.external_data.add(key=key, value=value)
-    _model(path, [helper.make_node("MatMul", ["x", "w"], ["probability"])], [tensor])
-
-
-def _field(number: int, data: bytes) -> bytes:
-    """A length-delimited protobuf field."""
-    size, length = len(data), b""
-    while size >= 128:
-        length += bytes([size & 127 | 128])
-        size >>= 7
-    return bytes([number << 3 | 2]) + length + bytes([size]) + data
-
-
-def _million_nodes(path: Path) -> None:
-    node = helper.make_node("Relu", ["a"], ["b"]).SerializeToString()
-    path.write_bytes(b"\x08\x07" + _field(7, _field(1, node) * 1_000_000))
-
-
-def _nested(path: Path) -> None:
-    """Graphs in attributes of nodes of graphs, 2,000 deep: more than protobuf itself would make."""
-    graph = _field(1, helper.make_node("Relu", ["x"], ["y"]).SerializeToString())
-    for _ in range(2000):
-        graph = _field(1, _field(5, _field(6, graph)))
-    path.write_bytes(b"\x08\x07" + _field(7, graph))
-
-
-def _truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-7])
-
-
-HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "truncated": (_truncated, "truncated"),
-    "empty": (lambda path: path.write_bytes(b""), "empty"),
-    "no protobuf": (lambda path: path.write_bytes(b"\xff" * 100), "truncated or no ONNX"),
-    "a length beyond the file": (lambda path: path.write_bytes(b"\x3a\xff\xff\xff\xff\x7f"), "truncated"),
-    "a group": (lambda path: path.write_bytes(struct.pack("B", 7 << 3 | 3)), "no ONNX file"),
-    "weights in /etc": (lambda path: _external(path, "/etc/passwd"), "no file of the bundle"),
-    "weights above": (lambda path: _external(path, "../secret.bin"), "no file of the bundle"),
-    "weights in a record": (lambda path: _external(path, "records/../../x"), "no file of the bundle"),
-    "huge weights": (lambda path: _external(path, "calibration.onnx", length=1 << 50), "which has"),
-    "weights before the file": (lambda path: _external(path, "calibration.onnx", offset=-8), "which has"),
-    "a million nodes": (_million_nodes, "more than 250000 nodes"),
-    "deep nesting": (_nested, "nested more than 64 deep"),
-    "an opset of the future": (
-        lambda path: _model(path, [helper.make_node("Relu", ["x"], ["probability"])], opset=9999),
-        "9999",
-    ),
-    "an operator that nobody has": (
-        lambda path: _model(path, [helper.make_node("Nobody", ["x"], ["probability"])]),
-        "Nobody",
-    ),
-    "a constant of 4 TiB": (
-        lambda path: _model(
-            path,
-            [
-                helper.make_node("ConstantOfShape", ["n"], ["big"]),
-                helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0),
-                helper.make_node("Add", ["x", "sum"], ["probability"]),
-            ],
-            [numpy_helper.from_array(np.array([1 << 40]), "n")],
-        ),
-        "ConstantOfShape",
-    ),
-    "another output": (
-        lambda path: _model(path, [helper.make_node("Relu", ["x"], ["probability"])]),
-        "golden is",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_model_is_refused_with_the_reason_in_bounded_time_and_memory(kind: str, bundle: Path) -> None:
-    make, reason = HOSTILE[kind]
-    make(bundle / "model.onnx")
-    forge_all(bundle)
-    started = time.monotonic()
-    with pytest.raises(Refused, match=reason):
-        check(bundle, memory_mb=4096, time_s=30.0)
-    assert time.monotonic() - started < 30
-
-
-def _zip(path: Path, name: str, data: bytes = b"x") -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, data)
-
-
-def _tar(path: Path, member: tarfile.TarInfo) -> None:
-    with tarfile.open(path, "w") as archive:
-        archive.addfile(member)
-
-
-def _link(name: str, target: str) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = tarfile.SYMTYPE, target
-    return member
-
-
-ARCHIVES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
-    "zip-slip": ("model.pt2", lambda path: _zip(path, "../../evil.so"), "unpacked elsewhere"),
-    "an absolute member": ("model.ts", lambda path: _zip(path, "/etc/cron.d/evil"), "unpacked elsewhere"),
-    "a zip bomb": ("model.pt2", lambda path: _zip(path, "model/data", bytes(100 << 20)), "would unpack to"),
-    "no zip": ("model.pt2", lambda path: path.write_bytes(b"PK" + bytes(100)), "truncated or no archive"),
-    "tar-slip": ("cache.tar", lambda path: _tar(path, tarfile.TarInfo("../evil.py")), "unpacked elsewhere"),
-    "a link": ("cache.tar", lambda path: _tar(path, _link("a", "/etc")), "no plain file"),
-    "no tar": ("cache.tar", lambda path: path.write_bytes(b"x" * 2000), "truncated or no archive"),
-}
-
-
-@pytest.mark.parametrize("kind", ARCHIVES)
-def test_a_hostile_archive_is_refused_before_torch_unpacks_it(kind: str, tmp_path: Path) -> None:
-    name, make, reason = ARCHIVES[kind]
-    make(tmp_path / name)
-    with pytest.raises(Refused, match=reason):
-        scan_archive(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    "name", ["torchscript/model.ts", "exported/model.pt2", "aotinductor/model.pt2", "compile/cache.tar"]
-)
-def test_what_torch_itself_packs_is_not(name: str, built: Path) -> None:
-    scan_archive(built / "artifacts" / name)
-
-
-def test_the_file_that_ships_has_as_many_nodes_as_onnx_says(bundle: Path) -> None:
-    path = bundle / "model.onnx"
-    assert scan_onnx(path, {}, "") == len(onnx.load(str(path)).graph.node)
-
-
-def test_a_process_that_hangs_is_ended(bundle: Path) -> None:
-    """A loop of 2**62 turns in the file: the wall-clock limit ends it."""
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["was"], ["is"])],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("was", TensorProto.FLOAT, ["batch", 2]),
-        ],
-        [
-            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("is", TensorProto.FLOAT, ["batch", 2]),
-        ],
-    )
-    loop = helper.make_node("Loop", ["turns", "", "x"], ["probability"], body=body)
-    _model(bundle / "model.onnx", [loop], [numpy_helper.from_array(np.array(1 << 62), "turns")])
-    forge_all(bundle)
-    with pytest.raises(Refused, match="did not answer within 3 s"):
-        check(bundle, time_s=3.0)
 
 
 def test_a_long_check_shows_how_far_it_is_and_a_short_one_nothing(
