@@ -32,7 +32,7 @@ _TOOLS = {
     "train": ("pipeline/train.py", "pipeline/evaluate.py", "pipeline/resume.py"),
     "export": ("export/**/*.py",),
     "bench": ("bench/**/*.py",),
-    "ship": ("pipeline/shipping/*.py", "pipeline/verify.py"),
+    "ship": ("pipeline/shipping/*.py", "pipeline/verify.py", "pipeline/verifying/*.py"),
 }
 _SETTINGS = ("train", "backends", "required", "parity", "bench", "limits", "process", "licence")
 

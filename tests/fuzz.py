@@ -168,7 +168,7 @@ def fuzz(name: str, folder: Path, examples_count: int, start: int) -> int:
     @seed(start)
     @settings(
         max_examples=examples_count, deadline=None, database=None, suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate, Phase.shrink), report_multiple_bugs=False,
     )  # fmt: skip
     @given(examples)
     def one(data: bytes) -> None:
