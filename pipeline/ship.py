@@ -80,12 +80,11 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("say what to ship: python -m pipeline.ship RECIPE_OR_RUN --to DIR")
     if options.keep < 1:
         raise UserError(f"--keep must be >= 1, got {options.keep}")
-    run = _run(options.run, options)
-    return NOT_GOOD if run is None else _ship(run, options, console)
+    return _ship(_run(options.run, options), options, console)
 
 
-def _run(text: str, options: Options) -> Path | None:
-    """The run's folder; a recipe without one is run first. None if its verdict is not good."""
+def _run(text: str, options: Options) -> Path:
+    """The run's folder; a recipe without one is run first."""
     from pipeline.run import find_run
 
     try:

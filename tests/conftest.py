@@ -77,14 +77,16 @@ BUILT = ("seed", *SHORT, "--bench.cold-starts-count", "1")
 """The run that all tests share: the default recipe, its costly measurements short."""
 
 
+def shared(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """A folder for all processes of pytest-xdist, each of which has one of its own in one that they share."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one whole run of the default recipe, shared by all tests: copy before you change it.
-
-    Also between the processes of pytest-xdist, each of which has a folder of its own in one that they share.
-    """
-    base = tmp_path_factory.getbasetemp()
-    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "built"
+    """The folder of one whole run of the default recipe, shared by all tests: copy before you change it."""
+    out = shared(tmp_path_factory, "built")
     with FileLock(f"{out}.lock"):
         if not (out / "seed" / "latest").exists():
             done = pipeline(*BUILT, "--out", out)

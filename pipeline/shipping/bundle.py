@@ -34,8 +34,6 @@ from pipeline.shipping.kubernetes import write_deployment, write_kserve
 from pipeline.shipping.mlflow import write_mlmodel
 from pipeline.shipping.needs import ONNX_BACKENDS, main_file, needs, runtime
 from pipeline.shipping.record import (
-    BUNDLE,
-    MANIFEST,
     Bundle,
     Claim,
     ClaimedLatency,
@@ -47,6 +45,8 @@ from pipeline.shipping.single_file import single_file
 from pipeline.shipping.triton import write_aoti_repository, write_onnx_repository
 from pipeline.stages.measuring import SESSION
 from pipeline.train import RECORD as CHECKPOINT
+from pipeline.verify import BUNDLE
+from pipeline.verifying.files import MANIFEST
 from pipeline.verifying.outcome import Refused, Unable
 from pipeline.verifying.running import Bounds, run_artifact
 from pipeline.verifying.speed import first_rows
@@ -86,11 +86,11 @@ def make(run: Path, folder: Path, key: str, choice: Choice, lowered: Lowered | N
     recipe = read(RecipeRecord, run / "recipe.json")
     rows = chosen_rows(verdict, choice.also)
     onnx = next((row.name for row in rows if row.name in ONNX_BACKENDS), None)
-    shipped, reports = [], {}
+    shipped, artifacts, reports = [], {}, {}
     for row in rows:
         one = lowered if lowered is not None and row.name == onnx else None
         artifact, report, source = (one.artifact, one.report, one.folder) if one else _judged(run, row)
-        reports[row.name] = report
+        artifacts[row.name], reports[row.name] = artifact, report
         place = _copy_files(artifact, source, folder, at_root=row.name == onnx)
         _write_bare(folder / "records" / "artifacts" / f"{row.name}.json", encode(artifact))
         shipped.append(
@@ -98,7 +98,7 @@ def make(run: Path, folder: Path, key: str, choice: Choice, lowered: Lowered | N
         )
     default = next((one for one in shipped if one.name == onnx), shipped[0])
     _copy_records(run, folder, rows, reports)
-    signature = read(Artifact, folder / "records" / "artifacts" / f"{default.name}.json").signature
+    signature = artifacts[default.name].signature
     limits, bench = from_json(Limits, recipe.settings["limits"]), from_json(BenchSpec, recipe.settings["bench"])
     calls = tuple(write_golden(run, folder, signature, reports[default.name].thresholds))
     write_kernel(folder / KERNEL)

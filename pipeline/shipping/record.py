@@ -12,8 +12,6 @@ from export.environment import Environment
 from export.record import FileDigest, Record
 from export.signature import Signature
 
-MANIFEST, BUNDLE, SIGNATURE = "manifest.json", "bundle.json", "model.sig"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Record):

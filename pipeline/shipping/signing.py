@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.errors import UserError
-from pipeline.shipping.record import SIGNATURE
+from pipeline.verifying.files import SIGNATURE
+from pipeline.verifying.signature import all_but
 
 PASSWORD = "TORCHSTONE_KEY_PASSWORD"  # noqa: S105 - the name of a variable
 
@@ -38,13 +39,11 @@ def sign(bundle: Path, signer: Signer) -> None:
         UserError: model-signing is missing, or the key cannot be used.
     """
     try:
-        from model_signing import hashing, signing
+        from model_signing import signing
     except ImportError as error:
         raise UserError(f"signing needs model-signing ({error}): pip install 'torchstone[signing]'") from error
     signature = bundle / SIGNATURE
-    config = signing.Config().set_hashing_config(
-        hashing.Config().use_file_serialization().set_ignored_paths(paths=[signature], ignore_git_paths=False)
-    )
+    config = signing.Config().set_hashing_config(all_but(signature))
     for given in (signer.key, signer.certificate, *signer.chain):
         if given is not None and not given.is_file():
             raise UserError(f"{given} is not there: give the file of the key or certificate")

@@ -10,7 +10,8 @@ from export.environment import machine
 from export.record import digest
 from pipeline.run import Run
 from pipeline.shipping.bundle import Choice, make
-from pipeline.shipping.record import MANIFEST, Manifest
+from pipeline.shipping.record import Manifest
+from pipeline.verifying.files import MANIFEST
 
 BUNDLE_FOLDER = "bundle"
 

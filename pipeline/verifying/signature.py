@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.verifying.files import SIGNATURE
 from pipeline.verifying.outcome import Refused, Unable
@@ -36,15 +36,13 @@ def verify_signature(folder: Path, trust: Trust) -> str:
     if not path.exists():
         raise Refused("a signature is asked for, and the bundle has none")
     try:
-        from model_signing import hashing, verifying
+        from model_signing import verifying
     except ImportError:
         raise Unable("to check signatures: pip install 'torchstone[signing]' (model-signing and pyopenssl)") from None
     for given in (trust.key, *trust.certificates):
         if given is not None and not given.is_file():
             raise Unable(f"{given} is not there: give the file of the public key or certificate")
-    config = verifying.Config().set_hashing_config(
-        hashing.Config().use_file_serialization().set_ignored_paths(paths=[path], ignore_git_paths=False)
-    )
+    config = verifying.Config().set_hashing_config(all_but(path))
     if trust.key:
         config.use_elliptic_key_verifier(public_key=trust.key)
     elif trust.certificates:
@@ -56,3 +54,10 @@ def verify_signature(folder: Path, trust: Trust) -> str:
     except Exception as error:  # noqa: BLE001 - the library raises many kinds; whatever it is, nothing was proved
         raise Refused(f"the signature does not hold: {type(error).__name__}: {str(error)[:300]}") from None
     return f"holds, by {trust.key or trust.identity or trust.certificates[0]}"
+
+
+def all_but(signature: Path) -> Any:
+    """What is signed, as model-signing's settings: every file of the folder but the signature itself."""
+    from model_signing import hashing
+
+    return hashing.Config().use_file_serialization().set_ignored_paths(paths=[signature], ignore_git_paths=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.conftest import pipeline
+from tests.conftest import pipeline, shared
 
 RECIPE = """
 import time
@@ -61,8 +60,7 @@ class Net(nn.Module):
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the recipe and one finished run of it: copy before you change it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cheap"
+    folder = shared(tmp_path_factory, "cheap")
     with FileLock(f"{folder}.lock"):
         if not (folder / "artifacts" / "cheap" / "latest" / "bundle").exists():
             folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The whole story: what a run leaves, what a rerun repeats, and that no kill loses anything."""
+"""The whole story: what a run leaves, what a rerun repeats, and what a broken part costs."""
 
 from __future__ import annotations
 
