@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,19 @@ def pipeline(*arguments: str | Path, cwd: Path = ROOT, **environment: str) -> su
         cwd=cwd,
         env=environ(**environment),
     )
+
+
+@contextmanager
+def within_cpu_s(limit_s: float) -> Iterator[None]:
+    """What is done inside, in this process and in children that end inside, must not cost more processor time.
+
+    Not the time that passes: other work on the machine lengthens that. tests/speed.py holds the limits on that.
+    """
+    before = os.times()
+    yield
+    after = os.times()
+    taken_s = sum(after[:4]) - sum(before[:4])
+    assert taken_s < limit_s, f"{taken_s:.2f} s of processor time, {limit_s} are allowed"
 
 
 def environ(**more: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from export.record import verify_files
 from pipeline.recipe import Data, Recipe, Split
 from pipeline.recipes import seed as seed_recipe
 from pipeline.train import Checkpoint, Progress, TrainSpec, train
-from tests.conftest import environ
+from tests.conftest import environ, within_cpu_s
 from tests.models import SIGNATURES, ConvNorm
 
 
@@ -89,11 +89,12 @@ def test_the_seed_recipe_is_the_documents_loop_bit_for_bit_and_word_for_word(tor
 
 
 def test_digits_reach_their_accuracy_in_time(tmp_path: Path) -> None:
+    """On one thread: two that share a core with other tests wait for each other most of the time."""
     from pipeline.recipes import digits
 
-    started = time.monotonic()
-    checkpoint = run(digits.recipe(), tmp_path)
-    assert time.monotonic() - started < 60
+    torch.set_num_threads(1)
+    with within_cpu_s(60):
+        checkpoint = run(digits.recipe(), tmp_path)
     assert checkpoint.metrics["test_accuracy"] >= 0.985
     verify_files(tmp_path, checkpoint.files)
 
