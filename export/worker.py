@@ -8,6 +8,7 @@ payload and leaves a result file. The parent watches the wall clock and the resi
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib
 import importlib.abc
 import json
@@ -27,13 +28,15 @@ from typing import Any, ClassVar, Literal
 
 import psutil
 
-from export.errors import TorchstoneError
+from export.errors import NO_SPACE, TorchstoneError
 from export.record import Record, from_json, read, to_json, write, write_atomically
 
 Status = Literal["done", "failed", "crashed", "timeout", "out-of-memory"]
 _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_EXIT_NO_SPACE = 74
+"""A child's exit code where the disk is full: it may have no room for an answer. sysexits.h calls it EX_IOERR."""
 _ROOT = str(Path(__file__).resolve().parents[1])
 
 
@@ -107,6 +110,9 @@ def run_child(
     """Run ``function(payload)`` in a fresh Python and wait for it.
 
     ``source_free`` hides the packages of ``desk.hidden`` from the child.
+
+    Raises:
+        OSError: the disk is full, which no other child would survive either.
     """
     desk.folder.mkdir(parents=True, exist_ok=True)
     job_file, result_file, log = (desk.folder / f"{name}{suffix}" for suffix in (".job.json", ".result.json", ".log"))
@@ -173,6 +179,8 @@ def _collect(returncode: int, result_file: Path, log: Path) -> tuple[Status, str
     if result_file.exists():
         answer = from_json(Answer, json.loads(result_file.read_bytes()), str(result_file))
         return ("failed", answer.cause, None) if answer.cause else ("done", None, answer.value)
+    if returncode == _EXIT_NO_SPACE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log.parent))
     if returncode < 0:
         return "crashed", f"killed by {signal.Signals(-returncode).name}", None
     lines = log.read_text(errors="replace").strip().splitlines()
@@ -236,27 +244,45 @@ def _die_with_parent() -> None:
 
 
 def main(job_file: Path) -> int:
-    """The child: do the job, leave an answer; 0 when done, 1 when it failed."""
+    """The child: do the job, leave an answer; 0 when done, 1 when it failed, 74 when the disk is full."""
     _die_with_parent()
     job = read(Job, job_file)
     sys.path[:0] = job.import_path
     sys.meta_path.insert(0, _Hide(job.hidden))
     try:
-        answer, code = Answer(value=to_json(resolve(job.function)(job.payload))), 0
+        return _answer(job)
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # noqa: BLE001 - the boundary of the process: the traceback goes to the log, the cause to the parent
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            return _EXIT_NO_SPACE
+        raise
+
+
+def _answer(job: Job) -> int:
+    try:
+        answer, code = Answer(value=to_json(resolve(job.function)(job.payload))), 0
+    except Exception as error:
         traceback.print_exc()
+        for one in _chain(error):
+            if isinstance(one, OSError) and one.errno in NO_SPACE:
+                raise one from error
         answer, code = Answer(cause=_one_line(error)), 1
     write_atomically(Path(job.result), json.dumps(to_json(answer)).encode())
     return code
 
 
-def _one_line(error: BaseException) -> str:
-    """The types of an error and of what caused it, and the first cause's words; our own errors speak for themselves."""
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error, and what caused it, in turn."""
     chain = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
+    return chain
+
+
+def _one_line(error: BaseException) -> str:
+    """The types of an error and of what caused it, and the first cause's words; our own errors speak for themselves."""
+    chain = _chain(error)
     words = " ".join(_ANSI.sub("", str(chain[-1])).split())[:500]
     if isinstance(error, TorchstoneError):
         return " ".join(str(error).split())[:500]

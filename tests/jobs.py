@@ -24,6 +24,13 @@ def fail_because(payload: Any) -> None:
         raise RuntimeError("\x1b[96mconversion failed\x1b[0m") from error
 
 
+def fill_the_disk(payload: Any) -> None:
+    try:
+        Path("/dev/full").write_text("no room")
+    except OSError as error:
+        raise RuntimeError("the file was not written") from error
+
+
 def segfault(payload: Any) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 

@@ -43,6 +43,12 @@ def test_a_crash_is_an_outcome(job: str, cause: str, tmp_path: Path) -> None:
     assert (outcome.status, outcome.cause) == ("crashed", cause)
 
 
+def test_a_full_disk_is_no_failure_of_the_job(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        run_child("one", "tests.jobs:fill_the_disk", None, Desk(folder=tmp_path))
+    assert raised.value.filename == str(tmp_path)
+
+
 def test_a_hang_is_stopped_with_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     desk = Desk(folder=tmp_path / "desk", limits=ProcessLimits(wall_s=3))
