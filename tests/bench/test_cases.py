@@ -1,0 +1,56 @@
+"""The inputs of parity: which sizes and values are tried, and where they come from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.parity.cases import Pool, plan
+from export.signature import Signature, SizeRange, TensorSpec
+from tests.bench.conftest import SPEC
+from tests.models import SIGNATURES, rows
+
+
+def test_real_rows_come_first_then_perturbed_ones() -> None:
+    signature = Signature(inputs=(rows("x", 2),), ranges={"batch": SizeRange()})
+    real = {"x": np.arange(10, dtype=np.float32).reshape(5, 2)}
+    pool = Pool(signature=signature, samples=real, seed=0)
+    drawn = pool.call(12)["x"]
+    assert pool.real_rows_count == 5
+    assert np.array_equal(drawn[:5], real["x"])
+    assert not np.array_equal(drawn[5:10], real["x"])
+    assert np.abs(drawn[5:10] - real["x"]).max() < 5 * 0.1 * real["x"].std()
+
+
+def test_a_smaller_batch_is_the_beginning_of_a_larger_one() -> None:
+    pool = Pool(signature=SIGNATURES["Mlp"], samples={}, seed=0)
+    assert np.array_equal(pool.call(7)["x"], pool.call(257)["x"][:7])
+    assert np.array_equal(pool.call(100, start=50)["x"], pool.call(150)["x"][50:])
+
+
+def test_the_plan_covers_calls_rows_ends_odd_sizes_values_and_extremes() -> None:
+    cases = plan(Pool(signature=SIGNATURES["Nested"], samples={}, seed=0), SPEC)
+    assert [case.group for case in cases[:3]] == ["calls"] * 3
+    assert sum(case.sizes["batch"] for case in cases if case.group == "rows" and case.name.startswith("rows")) == 2048
+    assert {case.sizes["batch"] for case in cases} >= {1, 2, 7, 32, 257, 3, 13, 31, 33, 300}
+    assert {case.sizes["length"] for case in cases} >= {2, 3, 13, 31, 33, 40}
+    assert {case.group for case in cases} == {"calls", "rows", "sizes", "values", "extremes", "non-finite"}
+
+
+def test_batch_zero_is_tried_where_it_is_declared() -> None:
+    signature = Signature(inputs=(rows("x", 2),), ranges={"batch": SizeRange(min=0, max=9)})
+    pool = Pool(signature=signature, samples={}, seed=0)
+    (empty,) = [case for case in plan(pool, SPEC) if case.sizes["batch"] == 0 and case.group == "sizes"]
+    assert pool.inputs(empty)["x"].shape == (0, 2)
+
+
+def test_a_model_without_a_batch_is_called_often_instead() -> None:
+    pool = Pool(signature=Signature(inputs=(TensorSpec("x", "float32", (6,)),)), samples={}, seed=0)
+    calls = [pool.inputs(case)["x"] for case in plan(pool, SPEC) if case.group == "rows"]
+    assert len({call.tobytes() for call in calls}) == len(calls) == 32
+
+
+def test_real_rows_set_the_other_dimensions() -> None:
+    pool = Pool(signature=SIGNATURES["Nested"], samples={"tokens": np.ones((9, 12), np.int64)}, seed=0)
+    assert pool.sizes["length"] == 12
+    assert pool.real_rows_count == 0  # the other input has no real rows
+    assert pool.call(4)["tokens"].tolist() == [[1] * 12] * 4
