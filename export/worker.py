@@ -253,8 +253,8 @@ def main(job_file: Path) -> int:
         return _answer(job)
     except KeyboardInterrupt:
         return 130
-    except OSError as error:
-        if error.errno in NO_SPACE:
+    except OSError as error:  # of writing the traceback, or the answer
+        if _no_space(error):
             return _EXIT_NO_SPACE
         raise
 
@@ -262,14 +262,17 @@ def main(job_file: Path) -> int:
 def _answer(job: Job) -> int:
     try:
         answer, code = Answer(value=to_json(resolve(job.function)(job.payload))), 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: the traceback goes to the log, the cause to the parent
         traceback.print_exc()
-        for one in _chain(error):
-            if isinstance(one, OSError) and one.errno in NO_SPACE:
-                raise one from error
+        if _no_space(error):
+            return _EXIT_NO_SPACE
         answer, code = Answer(cause=_one_line(error)), 1
     write_atomically(Path(job.result), json.dumps(to_json(answer)).encode())
     return code
+
+
+def _no_space(error: BaseException) -> bool:
+    return any(isinstance(one, OSError) and one.errno in NO_SPACE for one in _chain(error))
 
 
 def _chain(error: BaseException) -> list[BaseException]:

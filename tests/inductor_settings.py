@@ -90,10 +90,10 @@ def latencies_us(packages: dict[str, Path]) -> dict[str, float]:
     """Median microseconds per call at one row, over interleaved blocks of 500 calls."""
     import torch
 
-    from export.backends.aotinductor import _open
+    from export.backends.aotinductor import open_package
 
     torch.set_num_threads(1)
-    calls = {name: _open(path, "cpu") for name, path in packages.items()}
+    calls = {name: open_package(path, "cpu") for name, path in packages.items()}
     blocks: dict[str, list[float]] = {name: [] for name in calls}
     row = torch.zeros(1, 2)
     with torch.inference_mode():

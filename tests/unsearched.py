@@ -27,6 +27,7 @@ from bench.stats import mean_ratio, paired_logs
 from export import backend as backends
 from export.arrays import to_torch
 from export.artifact import PROGRAM_FILE, read_artifact
+from export.backends import aotinductor
 from export.environment import cores_count
 from export.inductor import prepare
 from export.program import load_exported, quiet
@@ -38,9 +39,7 @@ _BATCHES = {"sentence": (1, 32)}
 _CHUNKED = {"sentence": (256, 32)}
 """Rows, and rows of a chunk."""
 _ROUNDS = 12
-_DYNAMIC = "every size"
 _FEW_WEIGHTS = 8
-_WHOLE = "whole"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,6 @@ class TimingJob:
     rows: int
     packages: dict[str, str]
     chunk_rows: int = 0
-    seed: int = 0
 
 
 def main(options: Options) -> int:
@@ -84,9 +82,8 @@ def _packages(run: Path, rows: int, folder: Path) -> dict[str, str]:
     """The run's own package, and others of the same program: the first is for every size."""
     folder.mkdir(parents=True)
     torch.set_num_threads(cores_count())
-    artifact = read_artifact(run / "artifacts" / "aotinductor")
     tensors = tuple(to_torch(one) for one in _inputs(run, rows).values())
-    packages = {_DYNAMIC: str(run / "artifacts" / artifact.name / "model.pt2")}
+    packages = {"every size": str(run / "artifacts" / "aotinductor" / aotinductor.FILE)}
     source = run / "program" / PROGRAM_FILE
     with quiet(), torch.no_grad():
         static = torch.export.export(load_exported(source).module(), tensors)
@@ -132,8 +129,7 @@ def time_them(payload: Any) -> dict[str, list[float]]:
     """Seconds per call in rounds of random order."""
     job = from_json(TimingJob, payload)
     torch.set_num_threads(cores_count())
-    with torch.inference_mode(False):
-        calls = _package_calls(job) if job.packages else _chunk_calls(job)
+    calls = _package_calls(job) if job.packages else _chunk_calls(job)
     with torch.inference_mode():
         blocks = {name: Block([call], lambda: None) for name, call in calls.items()}
         for block in blocks.values():
@@ -149,8 +145,7 @@ def _package_calls(job: TimingJob) -> dict[str, Callable[[], Any]]:
     tensors = [to_torch(one) for one in _inputs(Path(job.run), job.rows).values()]
     calls: dict[str, Callable[[], Any]] = {}
     for name, package in job.packages.items():
-        run = torch._C._aoti.AOTIModelPackageLoader(package, "model", False, 1, -1).boxed_run
-        calls[name] = partial(_flat, run, tensors)
+        calls[name] = partial(_flat, aotinductor.open_package(Path(package), "cpu"), tensors)
     expected, *others = (call()[0] for call in calls.values())
     for other in others:
         torch.testing.assert_close(other, expected, rtol=1e-4, atol=1e-5)
@@ -158,6 +153,7 @@ def _package_calls(job: TimingJob) -> dict[str, Callable[[], Any]]:
 
 
 def _flat(run: Callable[[list[Any]], Any], tensors: list[Any]) -> Any:
+    """A list for each call: the loader empties it."""
     return run(list(tensors))
 
 
@@ -176,7 +172,7 @@ def _chunk_calls(job: TimingJob) -> dict[str, Callable[[], Any]]:
         for part in parts:
             part()
 
-    return {_WHOLE: whole, f"in chunks of {job.chunk_rows}": chunks}
+    return {"whole": whole, f"in chunks of {job.chunk_rows}": chunks}
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def contents(artifact: Artifact, folder: Path) -> Contents | None:
 
 def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
     """Open the package with flat tensors in and out."""
-    run = _open(folder / FILE, options.device)
+    run = open_package(folder / FILE, options.device)
 
     def call(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
         return run(list(tensors))
@@ -90,7 +90,7 @@ def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callabl
     return TorchLoaded(call, options)
 
 
-def _open(path: Path, device: str) -> Callable[[list[Any]], Sequence[Any]]:
+def open_package(path: Path, device: str) -> Callable[[list[Any]], Sequence[Any]]:
     """The package's flat call: PyTorch's C++ loader where it has the shape known here, else its public Python one."""
     import torch
 

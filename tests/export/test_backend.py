@@ -139,7 +139,7 @@ def test_compiled_code_misreads_what_the_driver_refuses(build_model: Builder) ->
     from export.backends import aotinductor
 
     folder, _ = build_model("Pointwise", "aotinductor")
-    bare = aotinductor._open(folder / aotinductor.FILE, "cpu")
+    bare = aotinductor.open_package(folder / aotinductor.FILE, "cpu")
     driver = backends.load(folder, OPTIONS)
     good = torch.randn(6, 4)
     strided = good.T.contiguous().T

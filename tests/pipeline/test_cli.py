@@ -88,8 +88,11 @@ def test_a_recipe_that_contradicts_itself_is_refused_before_anything_is_made(
     assert not list(tmp_path.glob("artifacts/bad/*/checkpoint"))
 
 
-def test_a_full_disk_is_named_and_leaves_nothing_half_written(small_disk: Path) -> None:
-    done = pipeline("seed", "--out", small_disk, "--backends", "eager", "torchscript", "onnx")
+@pytest.mark.parametrize(
+    "backends", [(), ("--backends", "eager", "torchscript", "onnx")], ids=["in a build", "in a child's answer"]
+)
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(backends: tuple[str, ...], small_disk: Path) -> None:
+    done = pipeline("seed", "--out", small_disk, *backends)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "no space left" in done.stderr
     assert "Traceback" not in done.stderr

@@ -73,7 +73,7 @@ def test_ctrl_c_ends_soon_keeps_what_is_done_and_leaves_no_child(whole_group: bo
     )  # fmt: skip
     _wait_for(partial(_any, lambda run: (run / "log" / "build-onnx.job.json").exists(), base), group, "build")
     (os.killpg if whole_group else os.kill)(group.pid, signal.SIGINT)
-    _, errors = group.communicate(timeout=30)
+    _, errors = group.communicate(timeout=10)
     assert group.returncode == 130
     assert "interrupted: what was done is kept" in errors
     assert "Traceback" not in errors
