@@ -18,7 +18,7 @@ import pytest
 from bench.parity.cases import Pool, Tensors
 from bench.parity.jobs import SAMPLES
 from bench.parity.report import ParityReport
-from bench.verdict import Row, Verdict
+from bench.verdict.judge import Row, Verdict
 from export import backend as backends
 from export.artifact import RECORD, Artifact, open_artifact
 from export.backend import BACKENDS, LoadOptions, Runner

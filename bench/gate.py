@@ -27,7 +27,7 @@ from typing import ClassVar
 import tyro
 
 from bench.ratios import Ratios
-from bench.stats import FAMILY_ERROR, noise_floor, t_quantile
+from bench.stats.effects import FAMILY_ERROR, noise_floor, t_quantile
 from export.environment import environment
 from export.errors import UserError
 from export.record import Observed, Record, from_json, observed, read, write
@@ -60,7 +60,7 @@ class Baseline(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lost:
+class Regression:
     """One artifact at one batch size against the baseline."""
 
     what: str
@@ -82,7 +82,7 @@ class Lost:
         return not self.regressed and self.high / self.ratio > 1 + LARGEST_DETECTABLE
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """For a person."""
         return (
             f"{self.what}: {self.ratio:.2f} [{self.low:.2f}, {self.high:.2f}] of the baseline's time relative to eager "
@@ -90,7 +90,7 @@ class Lost:
         )
 
 
-def ratio_to(now: Logs, then: Logs, again: Logs) -> list[Lost]:
+def ratio_to(now: Logs, then: Logs, again: Logs) -> list[Regression]:
     """What is in both, compared; ``again`` are eager's ratios to itself, by batch size.
 
     The intervals are Welch's with the smaller sample's degrees of freedom, widened for the number of comparisons.
@@ -105,7 +105,7 @@ def ratio_to(now: Logs, then: Logs, again: Logs) -> list[Lost]:
         half = t_quantile(1 - error / 2, min(len(ours), len(theirs)) - 1) * spread
         floor = noise_floor(again[what.rpartition(" ")[2]])
         lost.append(
-            Lost(
+            Regression(
                 what=what,
                 ratio=math.exp(centre),
                 low=math.exp(centre - half),
@@ -165,13 +165,13 @@ def gathered(sampled: Sequence[Ratios]) -> tuple[dict[str, list[float]], dict[st
     return logs, again
 
 
-def against_committed(run: Path, baseline: Baseline) -> list[Lost]:
+def against_committed(run: Path, baseline: Baseline) -> list[Regression]:
     """This run now, against what was committed."""
     now, again = gathered([sample_ratios(run, seed) for seed in range(PROCESSES)])
     return ratio_to(now, baseline.logs, again)
 
 
-def against_commit(run: Path, revision: str) -> list[Lost]:
+def against_commit(run: Path, revision: str) -> list[Regression]:
     """This run against a run of ``revision``'s own tree, processes in turns.
 
     Raises:

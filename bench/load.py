@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from bench.inputs import BUFFERS_COUNT, buffers
+from bench.timing.inputs import BUFFERS_COUNT, buffers
 from export import backend as backends
 from export.arrays import to_torch
 from export.backend import LoadOptions
@@ -242,12 +242,12 @@ def read_summary(scenario: Scenario, target_per_s: float | None, text: str) -> T
     rate = re.search(rates[scenario], text)
     found = re.findall(r"^([\d.]+) percentile latency \(ns\)\s*: (\d+)$", text, re.MULTILINE)
     valid = result.group(1) == "VALID"
-    told = re.findall(r"^ +(\w[\w ]+ satisfied ?: NO)$", text, re.MULTILINE | re.IGNORECASE)
+    unmet = re.findall(r"^ +(\w[\w ]+ satisfied ?: NO)$", text, re.MULTILINE | re.IGNORECASE)
     return Tested(
         scenario=scenario,
         valid=valid,
         target_per_s=target_per_s,
         achieved_per_s=float(rate.group(1)) if rate else None,
         percentiles_ms={} if scenario == "Offline" else {name: int(value) / _MS for name, value in found},
-        judgement="" if valid else "; ".join(told) or "not valid",
+        judgement="" if valid else "; ".join(unmet) or "not valid",
     )

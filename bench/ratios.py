@@ -16,12 +16,12 @@ from pathlib import Path
 
 import tyro
 
-from bench.measurement import TWIN
 from bench.parity.jobs import SAMPLES
 from bench.parity.report import ParityReport
-from bench.sample import Candidate, SampleJob, sample
-from bench.spec import BenchSpec
-from bench.stats import paired_logs
+from bench.stats.effects import paired_logs
+from bench.timing.measurement import CONTROL
+from bench.timing.sample import Candidate, SampleJob, sample
+from bench.timing.spec import BenchSpec
 from export.artifact import open_artifact
 from export.build import Source
 from export.record import digest, read, to_json
@@ -70,7 +70,7 @@ def ratios(options: Options) -> Ratios:
     with tempfile.TemporaryDirectory() as scratch:
         job = SampleJob(
             candidates=tuple(candidates),
-            source=Source(function="pipeline.source:run_module", argument=str(run)),
+            source=Source(function="pipeline.training.source:run_module", argument=str(run)),
             spec=BenchSpec(batch_rows=options.batch_rows, rounds_count=options.rounds, callers_s=1e-3, callers=()),
             samples=str(samples) if samples.exists() else None,
             seed=options.seed,
@@ -86,7 +86,7 @@ def ratios(options: Options) -> Ratios:
         }
         for label, mine in series.items()
     }
-    return Ratios(again=found.pop(TWIN), logs=found)
+    return Ratios(again=found.pop(CONTROL), logs=found)
 
 
 def _candidates(run: Path) -> list[Candidate]:
@@ -99,7 +99,7 @@ def _candidates(run: Path) -> list[Candidate]:
         report, artifact = read(ParityReport, report_file), open_artifact(folder)
         if report.status == "pass" and report.artifact_sha256 == digest(artifact):
             found.append(Candidate(label=folder.name, folder=str(folder), options=report.options, whole=False))
-    twins = [replace(one, label=TWIN) for one in found if one.label == EAGER]
+    twins = [replace(one, label=CONTROL) for one in found if one.label == EAGER]
     return found + twins
 
 

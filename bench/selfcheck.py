@@ -24,14 +24,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bench.block import Block
-from bench.clock import now_s
-from bench.conditions import Watch, warnings
-from bench.simulated import FAMILIES, ROUNDS, TRIALS, coverage, differs, false_wins
-from bench.stats import Effect, effects, noise_floor, paired_logs
+from bench.stats.effects import Effect, effects, noise_floor, paired_logs
+from bench.stats.simulated import FAMILIES, ROUNDS, TRIALS, coverage, differs, false_wins
+from bench.timing.block import Block
+from bench.timing.clock import now_s
+from bench.timing.conditions import Watch, warnings
 from export.environment import cores_count
 from export.record import from_json
-from export.worker import Desk, run_child
+from export.worker import Workspace, run_child
 
 _SPINS_S = (20e-6, 200e-6, 2e-3)
 _KNOWN_TOLERANCE = 0.01
@@ -82,7 +82,7 @@ def main(settings: Settings) -> int:
         good = good and finding.good
     console.print(table)
     for doubt in warnings(watch.stop()):
-        console.print(f"doubtful: {doubt}", soft_wrap=True)
+        console.print(f"warning: {doubt}", soft_wrap=True)
     return 0 if good else 1
 
 
@@ -178,8 +178,8 @@ def _pyperf() -> Finding:
         command = [sys.executable, "-m", "pyperf", "timeit", "-q", "-p", "3", "-n", "3", "-w", "1", "-s", setup]
         subprocess.run([*command, "-o", str(stored), "_spin(s)"], check=True, capture_output=True)
         show = [sys.executable, "-m", "pyperf", "stats", "-q", str(stored)]
-        told = subprocess.run(show, check=True, capture_output=True, text=True).stdout
-    theirs_s = _microseconds(next(line for line in told.splitlines() if line.startswith("Minimum:")))
+        printed = subprocess.run(show, check=True, capture_output=True, text=True).stdout
+    theirs_s = _microseconds(next(line for line in printed.splitlines() if line.startswith("Minimum:")))
     block = _warm(lambda: _spin(spin_s))
     return _agreement("pyperf", min(block.sample_s() for _ in range(30)) / theirs_s - 1)
 
@@ -226,11 +226,11 @@ def _races(settings: Settings) -> Iterator[Finding]:
     """Real fresh processes: a thing against itself, and against one 5 % slower."""
     false_wins = found = 0
     with tempfile.TemporaryDirectory(prefix="torchstone-selfcheck-") as folder:
-        desk = Desk(folder=Path(folder))
+        workspace = Workspace(folder=Path(folder))
         for seed in range(settings.seeds_count):
-            verdicts = _race(desk, seed, settings.processes_count)
+            verdicts = _race(workspace, seed, settings.processes_count)
             false_wins += differs(verdicts["same"])
-            found += verdicts["slower"].word == "slower"
+            found += verdicts["slower"].comparison == "slower"
     count = settings.seeds_count
     yield Finding(
         what="races of a thing against itself that were won",
@@ -246,14 +246,14 @@ def _races(settings: Settings) -> Iterator[Finding]:
     )
 
 
-def _race(desk: Desk, seed: int, processes_count: int) -> Mapping[str, Effect]:
+def _race(workspace: Workspace, seed: int, processes_count: int) -> Mapping[str, Effect]:
     """Four runners: the first, its twin for the noise floor, one as fast, one 5 % slower."""
     spin_s = 100e-6
     spins_s = (spin_s, spin_s, spin_s, spin_s * _SLOW_DOWN)
     sampled: list[list[list[float]]] = []
     for process in range(processes_count):
         job = RaceJob(spins_s=spins_s, seed=seed * processes_count + process)
-        outcome = run_child("race", "bench.selfcheck:race", job, desk)
+        outcome = run_child("race", "bench.selfcheck:race", job, workspace)
         if outcome.status != "done":
             raise RuntimeError(f"a race {outcome.status}: {outcome.cause}")
         sampled.append(outcome.value)

@@ -13,7 +13,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import BATCH_ROWS, Bench
-from bench.inputs import crossed
+from bench.timing.inputs import mismatched_output
 from export.arrays import to_torch
 from export.record import digest
 
@@ -33,6 +33,6 @@ def test_latency(bench: Bench, batch_rows: int, benchmark: BenchmarkFixture) -> 
         checked = runner(inputs)
         bound = runner.bind({name: to_torch(array, device) for name, array in inputs.items()})
         outputs = benchmark(bound.run)
-    assert crossed(checked, outputs) is None, "the timed call answers otherwise than the checked one"
+    assert mismatched_output(checked, outputs) is None, "the timed call answers otherwise than the checked one"
     witness = runner.witness()
     assert witness.fallback is None, witness.fallback

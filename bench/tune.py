@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from bench.measure import Session, sample_processes
-from bench.measurement import TWIN
-from bench.sample import Candidate, Sampled
-from bench.stats import Effect, effects, noise_floor, paired_logs
+from bench.stats.effects import Effect, effects, noise_floor, paired_logs
+from bench.timing.measure import Session, sample_processes
+from bench.timing.measurement import CONTROL
+from bench.timing.sample import Candidate, Sampled
 from export import backend as backends
 from export.artifact import Artifact
 from export.backend import LoadOptions
 from export.environment import Machine
 from export.record import Observed, Record
-from export.worker import Desk
+from export.worker import Workspace
 
 _LEFT = 2
 _FIRST_ROUNDS = 5
@@ -78,7 +78,7 @@ def spelled(options: LoadOptions) -> str:
 
 
 def search(
-    session: Session, choices: Mapping[str, Sequence[LoadOptions]], desk: Desk, say: Callable[[str], None]
+    session: Session, choices: Mapping[str, Sequence[LoadOptions]], workspace: Workspace, say: Callable[[str], None]
 ) -> dict[str, dict[LoadOptions, Effect]]:
     """By artifact and setting: its time over that of the artifact's present settings.
 
@@ -89,10 +89,10 @@ def search(
     rounds_count = _FIRST_ROUNDS
     while any(len(options) > _LEFT for options in left.values()):
         quick = replace(session.spec, processes_count=2, rounds_count=rounds_count, min_rounds_count=2)
-        found = _race(replace(session, spec=quick), left, desk, say)
+        found = _race(replace(session, spec=quick), left, workspace, say)
         left = {name: _faster_half(found[name]) for name in left}
         rounds_count *= 2
-    return _race(session, left, desk, say) if left else {}
+    return _race(session, left, workspace, say) if left else {}
 
 
 def _faster_half(found: Mapping[LoadOptions, Effect]) -> list[LoadOptions]:
@@ -101,7 +101,7 @@ def _faster_half(found: Mapping[LoadOptions, Effect]) -> list[LoadOptions]:
 
 
 def _race(
-    session: Session, left: Mapping[str, Sequence[LoadOptions]], desk: Desk, say: Callable[[str], None]
+    session: Session, left: Mapping[str, Sequence[LoadOptions]], workspace: Workspace, say: Callable[[str], None]
 ) -> dict[str, dict[LoadOptions, Effect]]:
     """One comparison of what is left with the present settings, in fresh processes."""
     count = sum(map(len, left.values()))
@@ -117,14 +117,14 @@ def _race(
     ]
     twin = next(iter(left))
     candidates.append(
-        Candidate(label=TWIN, folder=str(session.folders[twin]), options=session.options[twin], whole=False)
+        Candidate(label=CONTROL, folder=str(session.folders[twin]), options=session.options[twin], whole=False)
     )
-    sampled, failed = sample_processes(session, tuple(candidates), desk, lambda _: None)
+    sampled, failed = sample_processes(session, tuple(candidates), workspace, lambda _: None)
     if failed is not None:
         label, outcome = failed
         raise RuntimeError(f"{label} {outcome.status}: {outcome.cause}\nThe whole story: {outcome.log}")
     logs = {key: _logs(sampled, label, key[0]) for key, label in labels.items()}
-    floor = noise_floor(_logs(sampled, TWIN, twin))
+    floor = noise_floor(_logs(sampled, CONTROL, twin))
     compared = effects(logs, lambda _: floor, session.spec.tie_ratio)
     return {name: {options: compared[name, options] for options in left[name]} for name in left}
 
@@ -142,8 +142,8 @@ def _logs(sampled: Sequence[Sampled], label: str, other: str) -> list[float]:
 
 def gain(effect: Effect) -> str:
     """``1.31x faster [1.28, 1.34]``, or that it makes no difference."""
-    if effect.word != "faster":
-        return f"{effect.word}: {effect.ratio.value:.2f} [{effect.ratio.low:.2f}, {effect.ratio.high:.2f}] of the time"
+    if effect.comparison != "faster":
+        return f"{effect.comparison}: {effect.ratio.value:.2f} [{effect.ratio.low:.2f}, {effect.ratio.high:.2f}] of the time"
     low, high = 1 / effect.ratio.high, 1 / effect.ratio.low
     return f"{1 / effect.ratio.value:.2f}x faster [{low:.2f}, {high:.2f}]"
 

@@ -196,7 +196,7 @@ def verify_files(root: Path, files: Iterable[FileDigest]) -> None:
     for file in files:
         path = root / file.path
         if path.is_symlink() or not path.is_file():
-            wrong.append(f"{path} is missing or not a plain file")
+            wrong.append(f"{path} is missing or not a regular file")
         elif path.stat().st_size != file.size_bytes or digest_file(path) != file.sha256:
             wrong.append(f"{path} is not the file that was recorded (SHA-256 {file.sha256[:12]}...)")
     if wrong:

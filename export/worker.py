@@ -95,7 +95,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Desk:
+class Workspace:
     """Where the papers of children lie: logs, jobs and reproduce scripts, one each per child, by name."""
 
     folder: Path
@@ -105,7 +105,13 @@ class Desk:
 
 
 def run_child(
-    name: str, function: str, payload: object, desk: Desk, *, source_free: bool = False, poll_s: float = _POLL_S
+    name: str,
+    function: str,
+    payload: object,
+    workspace: Workspace,
+    *,
+    source_free: bool = False,
+    poll_s: float = _POLL_S,
 ) -> Outcome:
     """Run ``function(payload)`` in a fresh Python and wait for it.
 
@@ -114,8 +120,10 @@ def run_child(
     Raises:
         OSError: the disk is full, which no other child would survive either.
     """
-    desk.folder.mkdir(parents=True, exist_ok=True)
-    job_file, result_file, log = (desk.folder / f"{name}{suffix}" for suffix in (".job.json", ".result.json", ".log"))
+    workspace.folder.mkdir(parents=True, exist_ok=True)
+    job_file, result_file, log = (
+        workspace.folder / f"{name}{suffix}" for suffix in (".job.json", ".result.json", ".log")
+    )
     result_file.unlink(missing_ok=True)
     write(
         job_file,
@@ -123,21 +131,21 @@ def run_child(
             function=function,
             payload=to_json(payload),
             result=str(result_file),
-            hidden=desk.hidden if source_free else (),
-            import_path=() if source_free else desk.import_path,
+            hidden=workspace.hidden if source_free else (),
+            import_path=() if source_free else workspace.import_path,
         ),
     )
     command = [sys.executable, "-P", "-m", "export.worker", str(job_file)]
-    reproduce = desk.folder / f"{name}.sh"
+    reproduce = workspace.folder / f"{name}.sh"
     environment = _child_environment()
     write_atomically(reproduce, _script(command, environment).encode())
     reproduce.chmod(0o755)
     started = time.monotonic()
     with log.open("wb") as output:
         child = psutil.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=desk.folder
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=workspace.folder
         )
-        ended = _watch(child, desk.limits, poll_s)
+        ended = _watch(child, workspace.limits, poll_s)
     duration_s = time.monotonic() - started
     status, cause, value = ended if ended else _collect(child.returncode, result_file, log)
     if status == "done":
@@ -286,10 +294,10 @@ def _chain(error: BaseException) -> list[BaseException]:
 def _one_line(error: BaseException) -> str:
     """The types of an error and of what caused it, and the first cause's words; our own errors speak for themselves."""
     chain = _chain(error)
-    words = " ".join(_ANSI.sub("", str(chain[-1])).split())[:500]
+    message = " ".join(_ANSI.sub("", str(chain[-1])).split())[:500]
     if isinstance(error, TorchstoneError):
         return " ".join(str(error).split())[:500]
-    return ": ".join([*(type(one).__name__ for one in chain), words])
+    return ": ".join([*(type(one).__name__ for one in chain), message])
 
 
 if __name__ == "__main__":

@@ -18,9 +18,14 @@ def main() -> int:
         return 0
     print(f"torchstone {VERSION}\n\nCommands (each has --help):")
     for name in COMMANDS:
-        text = ast.get_docstring(ast.parse((Path(__file__).parent / f"{name}.py").read_text())) or ""
+        text = ast.get_docstring(ast.parse(_file(name).read_text())) or ""
         print(f"  python -m pipeline.{name:<9} {text.partition(chr(10))[0]}")
     return 0
+
+
+def _file(command: str) -> Path:
+    here = Path(__file__).parent
+    return next(path for path in (here / "commands" / f"{command}.py", here / f"{command}.py") if path.exists())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pipeline.cli import GOOD, NOT_GOOD, choose_device, end, parse
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.verdict import Verdict
+    from bench.verdict.judge import Verdict
     from pipeline.cli import Options
     from pipeline.run import Run
 
@@ -36,12 +36,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def story(run: Run, options: Options) -> int:
     """Every stage from the records before it; ``--only`` stops after one."""
-    from pipeline.stages.bundling import bundle
-    from pipeline.stages.exporting import build, capture
-    from pipeline.stages.judging import judge
-    from pipeline.stages.measuring import measure
-    from pipeline.stages.proving import parity
-    from pipeline.stages.training import check, train
+    from pipeline.stages.build import build, capture
+    from pipeline.stages.bundle import bundle
+    from pipeline.stages.judge import judge
+    from pipeline.stages.measure import measure
+    from pipeline.stages.parity import parity
+    from pipeline.stages.train import check, train
 
     failures = check(run)
     trained = train(run)
@@ -73,12 +73,12 @@ def required_good(run: Run, good: Mapping[str, object]) -> int:
 def show(run: Run, verdict: Verdict, bundled: Path | None, options: Options) -> None:
     """The final table, or the verdict as JSON."""
     from export.record import encode
-    from pipeline.table import verdict_table
+    from pipeline.report.table import verdict_table
 
     run.console.show(verdict_table(verdict))
     wrong = [row.name for row in verdict.rows if row.parity == "fail"]
     hints = [f"where: python -m pipeline.locate {run.folder} {name}" for name in wrong]
-    doubts = [f"doubtful: {warning}" for warning in verdict.warnings]
+    doubts = [f"warning: {warning}" for warning in verdict.warnings]
     places = [f"report: {run.folder / 'report.html'}", *([f"bundle: {bundled}"] if bundled else [])]
     run.console.say("\n".join([*verdict.reasons, *doubts, *hints, *places]))
     if options.json:

@@ -16,14 +16,14 @@ import torch
 import tyro
 from torch import nn
 
-from bench.limits import Limits
 from bench.parity.spec import ParitySpec
-from bench.spec import BenchSpec
+from bench.timing.spec import BenchSpec
+from bench.verdict.limits import Limits
 from export.backend import BACKENDS, STANDARD
 from export.errors import UserError
 from export.signature import Signature
 from export.worker import ProcessLimits
-from pipeline.train import TrainSpec
+from pipeline.training.loop import TrainSpec
 
 REQUIRED = ("torchscript", "compile", "aotinductor", "onnx")
 

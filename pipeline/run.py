@@ -22,17 +22,17 @@ import filelock
 from export.environment import environment, versions
 from export.errors import RecordError, UserError
 from export.record import FileDigest, Record, digest_file, key_of, publish, read, sha256, to_json, verify_files, write
-from export.worker import Desk
+from export.worker import Workspace
 from pipeline.console import Console
 from pipeline.find import Found, built_in
 
 KEY_DIGITS = 12
 _ROOT = Path(__file__).resolve().parents[1]
 _TOOLS = {
-    "train": ("pipeline/train.py", "pipeline/evaluate.py", "pipeline/resume.py"),
+    "train": ("pipeline/training/*.py", "pipeline/data.py"),
     "export": ("export/**/*.py",),
     "bench": ("bench/**/*.py",),
-    "ship": ("pipeline/shipping/*.py", "pipeline/verify.py", "pipeline/verifying/*.py"),
+    "ship": ("pipeline/bundle/**/*.py", "pipeline/verifier/*.py"),
 }
 _SETTINGS = ("train", "backends", "required", "parity", "bench", "limits", "process", "licence")
 
@@ -80,11 +80,11 @@ class Run:
     console: Console
 
     @cached_property
-    def desk(self) -> Desk:
+    def workspace(self) -> Workspace:
         """Where workers of this run leave their papers."""
         reference = self.found.reference
         users = {name.partition(".")[0] for name in self.found.source_sha256}
-        return Desk(
+        return Workspace(
             folder=self.folder / "log",
             limits=self.found.recipe.process,
             hidden=tuple(sorted({"pipeline", *users})),
@@ -149,7 +149,7 @@ class Run:
                 return None
             verify_files(folder, stage.files)
         except RecordError as error:
-            self.console.say(f"made again: {error}")
+            self.console.say(f"rebuilt: {error}")
             return None
         return record
 

@@ -68,7 +68,7 @@ def pipeline(*arguments: str | Path, cwd: Path = ROOT, **environment: str) -> su
 def within_cpu_s(limit_s: float) -> Iterator[None]:
     """What is done inside, in this process and in children that end inside, must not cost more processor time.
 
-    Not the time that passes: other work on the machine lengthens that. tests/speed.py holds the limits on that.
+    Not the time that passes: other work on the machine lengthens that. tests/measure/speed.py holds the limits on that.
     """
     before = os.times()
     yield

@@ -103,7 +103,7 @@ class Prover:
     def compare(self, artifact: Artifact, answered: Outputs, answers: Path, options: LoadOptions) -> ParityReport:
         return compare(
             artifact, self.reference, self.reference_folder, answered, answers, self.spec, options, "k", 0.0,
-            self.reference.nulls, operators=self.traced.operators,
+            self.reference.variants, operators=self.traced.operators,
         )  # fmt: skip
 
 

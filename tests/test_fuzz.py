@@ -1,4 +1,4 @@
-"""A short run of the fuzzer; ``python -m tests.fuzz 10`` is the long one."""
+"""A short run of the fuzzer; ``python -m tests.measure.fuzz 10`` is the long one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.verifying import files
-from tests.fuzz import fuzz
+from pipeline.verifier import files
+from tests.measure.fuzz import fuzz
 
 
 @pytest.mark.parametrize("name", ["manifest", "record", "bundle", "ONNX file"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shipping.record import Bundle, Manifest
+from pipeline.bundle.record import Bundle, Manifest
 from tests.conftest import ROOT
 from tests.pipeline.bundles import check, run_check
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from bench.roofline import RooflineJob, roofline
-from bench.sample import Candidate, SampleJob, sample
-from bench.spec import BenchSpec
+from bench.timing.roofline import RooflineJob, roofline
+from bench.timing.sample import Candidate, SampleJob, sample
+from bench.timing.spec import BenchSpec
 from export import backend as backends
 from export.artifact import PROGRAM_FILE
 from export.backend import STANDARD, LoadOptions
 from export.record import to_json
-from pipeline.train import Progress, train
+from pipeline.training.loop import Progress, train
 from tests.conftest import Builder
 from tests.models import SIGNATURES, make, source
 from tests.prover import Prover

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from bench.locate.compared import LIMIT, local_ratio
-from bench.locate.trace import Trace
 from export.arrays import to_numpy, to_torch
+from export.taps.trace import Trace
 
 Compile = Callable[[torch.fx.GraphModule], Callable[..., Any]]
 

@@ -22,21 +22,21 @@ import numpy as np
 from bench.locate.compared import LIMIT, local_ratio
 from bench.locate.inductor import compiled_fault
 from bench.locate.passes import guilty_passes
-from bench.locate.trace import Trace
 from bench.parity.cases import Values
 from bench.parity.check import Check
 from bench.parity.jobs import FLOAT64, INPUTS, Reference
+from bench.parity.levels.weights import compare_contents
 from bench.parity.report import ParityReport
 from bench.parity.store import load_case
-from bench.parity.weights import compare_contents
 from export import backend as backends
 from export.arrays import to_numpy, to_torch
 from export.artifact import Artifact, open_artifact, verified_program
 from export.backend import LoadOptions
-from export.onnx_export import lowered
+from export.exporters.onnx import lowered
 from export.program import load_exported
 from export.record import from_json
 from export.signature import Signature
+from export.taps.trace import Trace
 
 _ROWS = 16
 _MOST_CASES = 4
@@ -87,14 +87,14 @@ class Location:
     """Values of the program."""
     matched_count: int
     """Those that the artifact has too."""
-    words: str
+    message: str
     """How it was found, or why not."""
 
 
 def likeliest_cases(report: ParityReport, reference: Reference) -> tuple[int, ...]:
     """Cases in which to look for a fault: those that the report names for failing, then the first rows."""
-    words = " ".join(check.words for check in report.checks if check.status == "fail")
-    named = [index for index, case in enumerate(reference.cases) if f"({case.name})" in words]
+    message = " ".join(check.message for check in report.checks if check.status == "fail")
+    named = [index for index, case in enumerate(reference.cases) if f"({case.name})" in message]
     rows = [index for index in named if reference.cases[index].group == "rows"]
     return tuple(dict.fromkeys([*rows, *reference.indices("rows")[:1], *named]))[:_MOST_CASES]
 
@@ -154,15 +154,15 @@ def _by_compilation(job: LocateJob, artifact: Artifact, exported: Any, trace: Tr
     inputs = _inputs(job, job.cases[0], artifact.signature)
     trace.run([to_torch(array) for array in inputs.values()])
     if artifact.backend == "onnx":
-        words = guilty_passes(Path(job.artifact), artifact.signature, trace, inputs, job.options)
-        return _location(trace, taps, None, words)
+        message = guilty_passes(Path(job.artifact), artifact.signature, trace, inputs, job.options)
+        return _location(trace, taps, None, message)
     if artifact.backend not in ("compile", "aotinductor"):
-        words = f"{artifact.backend} keeps no names of inner values, and no weight or setting in its files differs"
-        return _location(trace, taps, None, words)
+        message = f"{artifact.backend} keeps no names of inner values, and no weight or setting in its files differs"
+        return _location(trace, taps, None, message)
     name = compiled_fault(exported, trace, list(inputs.values()))
     if name is None:
-        words = "compiling the traced program here gives no fault: the artifact was made of another program"
-        return _location(trace, taps, None, words)
+        message = "compiling the traced program here gives no fault: the artifact was made of another program"
+        return _location(trace, taps, None, message)
     suspect = _suspect(trace, name, "Inductor", np.inf, None, "Inductor's code for the program up to here is wrong")
     return _location(trace, taps, suspect, "compiling ever longer beginnings of the program")
 
@@ -240,32 +240,32 @@ def _from_files(trace: Trace, checks: Sequence[Check]) -> Suspect | None:
     for check in checks:
         if check.status != "fail":
             continue
-        named = [users[weight] for weight in users if f"{weight} " in f"{check.words} "]
+        named = [users[weight] for weight in users if f"{weight} " in f"{check.message} "]
         named += [
-            name for name in trace.nodes if check.subject == name or f" in {trace.scope(name)} must" in check.words
+            name for name in trace.nodes if check.subject == name or f" in {trace.scope(name)} must" in check.message
         ]
         if named:
-            return _suspect(trace, min(named, key=lambda name: order[name]), "unknown", np.inf, None, check.words)
+            return _suspect(trace, min(named, key=lambda name: order[name]), "unknown", np.inf, None, check.message)
     return None
 
 
-def _location(trace: Trace, taps: Taps | None, suspect: Suspect | None, words: str) -> Location:
+def _location(trace: Trace, taps: Taps | None, suspect: Suspect | None, message: str) -> Location:
     return Location(
         suspect=suspect,
         nodes_count=len(trace.nodes),
         matched_count=len(taps.names) if taps else 0,
-        words=words,
+        message=message,
     )
 
 
 def _taps(backend: str, folder: Path, trace: Trace, options: LoadOptions) -> Taps | None:
     """The artifact's inside, where it has one that can be looked into."""
     if backend == "onnx":
-        from bench.locate.onnx_taps import OnnxTaps
+        from export.taps.onnx import OnnxTaps
 
         return OnnxTaps(folder / "model.onnx", trace, options)
     if backend in ("exported", "compile"):
-        from bench.locate.graph_taps import GraphTaps
+        from export.taps.graph import GraphTaps
 
         return GraphTaps(load_exported(folder / "model.pt2"), trace)
     return None

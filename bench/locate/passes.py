@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from bench.locate.compared import LIMIT, local_ratio
-from bench.locate.trace import Trace
 from bench.parity.cases import Values
 from export.arrays import to_numpy
 from export.backend import LoadOptions
 from export.backends.onnx import FILE
-from export.onnx_session import open_session
+from export.runtimes.onnxruntime import open_session
 from export.signature import Signature
+from export.taps.trace import Trace
 
 Level = Literal["off", "basic", "extended", "all"]
 LEVELS: tuple[Level, ...] = ("off", "basic", "extended", "all")
@@ -52,8 +52,8 @@ def guilty_passes(
     if level == "off":
         return "no value is at fault by itself, but the whole is, without any optimisation"
     passes = narrowed(lambda disabled: wrong(level, disabled), PASSES)
-    told = f"it goes without {', '.join(passes)}" if passes else "no known pass alone makes it"
-    return f"ONNX Runtime's optimisation makes the fault, from level {level} on: {told}"
+    summary = f"it goes without {', '.join(passes)}" if passes else "no known pass alone makes it"
+    return f"ONNX Runtime's optimisation makes the fault, from level {level} on: {summary}"
 
 
 def narrowed(wrong: Callable[[Sequence[str]], bool], passes: Sequence[str]) -> tuple[str, ...]:

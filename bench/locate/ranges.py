@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from bench.locate.trace import Trace
 from bench.parity.jobs import INPUTS
 from bench.parity.store import load_case
 from export.arrays import to_torch
@@ -18,6 +17,7 @@ from export.artifact import verified_program
 from export.program import load_exported
 from export.record import from_json
 from export.signature import Signature
+from export.taps.trace import Trace
 
 _LARGEST, _SMALLEST_NORMAL = 65504.0, 2.0**-14
 _MOST_VANISHING = 0.01
@@ -40,7 +40,7 @@ class OutOfRange:
     module: str
     node: str
     line: str
-    words: str
+    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +71,11 @@ def audit(payload: object) -> Ranges:
     outside = []
     for name, peak in largest.items():
         vanishing = small[name] / max(total[name], 1)
-        words = None
+        message = None
         if peak > _LARGEST:
-            words = f"reaches {peak:.3g}, float16 ends at {_LARGEST:g}: it overflows"
+            message = f"reaches {peak:.3g}, float16 ends at {_LARGEST:g}: it overflows"
         elif vanishing > _MOST_VANISHING:
-            words = f"{vanishing:.1%} of its values lie below {_SMALLEST_NORMAL:.2g}: they lose precision"
-        if words is not None:
-            outside.append(OutOfRange(module=trace.scope(name), node=name, line=trace.line(name), words=words))
+            message = f"{vanishing:.1%} of its values lie below {_SMALLEST_NORMAL:.2g}: they lose precision"
+        if message is not None:
+            outside.append(OutOfRange(module=trace.scope(name), node=name, line=trace.line(name), message=message))
     return Ranges(outside=tuple(outside), nodes_count=len(largest))

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.parity.answers import Answers
 from bench.parity.cases import Case
-from bench.parity.error import ErrorTally
+from bench.parity.equivalent import EquivalentVariant, equivalent_variants, thresholds
+from bench.parity.faults import FAULTS, Fault
 from bench.parity.jobs import EAGER, FLOAT64, INPUTS
-from bench.parity.mutate import MUTATIONS, Mutation
-from bench.parity.nulls import NullVariant, null_variants, thresholds
+from bench.parity.levels.error import ErrorTally
+from bench.parity.levels.structure import StructureTally
+from bench.parity.levels.systematic import SlopeTally
 from bench.parity.oracle import Oracle
-from bench.parity.slope import SlopeTally
 from bench.parity.spec import ParitySpec, Thresholds
 from bench.parity.store import load_case
-from bench.parity.structure import StructureTally
 from export.artifact import verified_program
 from export.build import Source
 from export.errors import UserError
@@ -54,7 +54,7 @@ class Calibration(Record):
 
     key: str
     reference_sha256: str
-    variants: tuple[NullVariant, ...]
+    variants: tuple[EquivalentVariant, ...]
     would_fail_count: int
     """Honest variants beyond the recipe's own thresholds."""
     thresholds: Thresholds
@@ -95,14 +95,14 @@ def calibrate(payload: object) -> Calibration:
     oracle.eager(load_case(folder / INPUTS, 0, [spec.name for spec in job.signature.inputs]))
     if oracle.has_moved:
         raise UserError("there is nothing to calibrate by: the model keeps state between calls")
-    variants = null_variants(oracle, folder, job.cases, replace(job.spec, depth="full"), job.seed)
+    variants = equivalent_variants(oracle, folder, job.cases, replace(job.spec, depth="full"), job.seed)
     limits = thresholds(job.spec, variants)
     would_fail = [
         variant
         for variant in variants
         if variant.rms_ratio > job.spec.max_rms_ratio or variant.peak_ratio > job.spec.max_peak_ratio
     ]
-    found = (_sensitivity(mutation, oracle, folder, job.cases, limits) for mutation in MUTATIONS)
+    found = (_sensitivity(fault, oracle, folder, job.cases, limits) for fault in FAULTS)
     return Calibration(
         key=job.key,
         reference_sha256=job.reference_sha256,
@@ -115,22 +115,22 @@ def calibrate(payload: object) -> Calibration:
 
 
 def _sensitivity(
-    mutation: Mutation, oracle: Oracle, folder: Path, cases: Sequence[Case], limits: Thresholds
+    fault: Fault, oracle: Oracle, folder: Path, cases: Sequence[Case], limits: Thresholds
 ) -> Sensitivity | None:
     """Weaken the fault until it passes; None if the model has no part for it."""
     seen = missed = None
     ratio = 0.0
-    for strength in mutation.strengths:
+    for strength in fault.strengths:
         module = copy.deepcopy(oracle.module)
-        if not mutation.plant(module, strength):
+        if not fault.plant(module, strength):
             return None
         fails, reached = _fails(oracle, module, folder, cases, limits)
-        words = mutation.unit.format(strength) or "as it is"
+        message = fault.unit.format(strength) or "as it is"
         if not fails:
-            missed, ratio = words, (ratio if seen else reached)
+            missed, ratio = message, (ratio if seen else reached)
             break
-        seen, ratio = words, reached
-    return Sensitivity(name=mutation.name, seen=seen, missed=missed, ratio=ratio)
+        seen, ratio = message, reached
+    return Sensitivity(name=fault.name, seen=seen, missed=missed, ratio=ratio)
 
 
 def _fails(

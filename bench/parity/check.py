@@ -40,5 +40,5 @@ class Check:
     subject: str
     """An output's name, or what was tried."""
     status: CheckStatus
-    words: str
+    message: str
     """What was found, with the figures."""

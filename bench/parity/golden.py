@@ -19,9 +19,9 @@ import numpy as np
 
 from bench.parity.answers import Answers
 from bench.parity.cases import Case, Tensors, Values
-from bench.parity.error import ErrorTally
 from bench.parity.jobs import EAGER, FLOAT64, INPUTS, Reference
-from bench.parity.lossy import REAL_ROWS
+from bench.parity.levels.error import ErrorTally
+from bench.parity.levels.fidelity import REAL_ROWS
 from bench.parity.spec import Thresholds
 from bench.parity.store import case_file, load_case
 from export.signature import Signature

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from bench.parity.behaviour import behaviours
 from bench.parity.cases import Case, Pool, Tensors, plan
 from bench.parity.check import Check
-from bench.parity.nulls import NullVariant, null_variants
+from bench.parity.equivalent import EquivalentVariant, equivalent_variants
+from bench.parity.levels.behaviour import behaviours
+from bench.parity.levels.weights import Call, compare_contents
 from bench.parity.oracle import Oracle
 from bench.parity.spec import ParitySpec
 from bench.parity.store import load_case, save_case
-from bench.parity.weights import Call, compare_contents
 from export import backend as backends
 from export.artifact import open_artifact, verified_program
 from export.backend import LoadOptions, Witness
@@ -57,7 +57,7 @@ class Reference(Record):
     """Who answered in float64: the ``module`` itself, or its traced ``program`` with casts widened."""
     failure: str | None
     """Why the model has no float64 answer; None if it has."""
-    nulls: tuple[NullVariant, ...]
+    variants: tuple[EquivalentVariant, ...]
     """How far honest variants of the model are from float64."""
     files: tuple[FileDigest, ...]
     observed: Observed
@@ -128,7 +128,9 @@ def reference(payload: object) -> None:
     for name in (INPUTS, FLOAT64, EAGER):
         (folder / name).mkdir()
     kept, left_out = _answer_all(oracle, pool, plan(pool, job.spec), job.spec, folder)
-    nulls = () if oracle.failure or oracle.has_moved else null_variants(oracle, folder, kept, job.spec, job.seed)
+    variants = (
+        () if oracle.failure or oracle.has_moved else equivalent_variants(oracle, folder, kept, job.spec, job.seed)
+    )
     write(
         folder / REFERENCE_RECORD,
         Reference(
@@ -139,7 +141,7 @@ def reference(payload: object) -> None:
             left_out=left_out,
             float64_by=oracle.float64_by,
             failure=oracle.failure,
-            nulls=nulls,
+            variants=variants,
             files=digest_files(folder, (path for path in folder.rglob("*") if path.is_file())),
             observed=observed(time.monotonic() - started),
         ),

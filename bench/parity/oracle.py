@@ -12,9 +12,9 @@ import torch
 
 from bench.parity.cases import Tensors
 from export.arrays import Array, to_numpy, to_torch
+from export.float64 import Float64Program, to_float64
 from export.program import FlatModule, load_exported
 from export.signature import Signature
-from export.widen import Widened, widen
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +49,7 @@ class Oracle:
         eager = self._named(self._eager, [to_torch(array, self.device) for array in self._ordered(inputs)])
         if self._wide is None:
             return eager, eager
-        return eager, self._named(self._wide, [widen(to_torch(array)) for array in self._ordered(inputs)])
+        return eager, self._named(self._wide, [to_float64(to_torch(array)) for array in self._ordered(inputs)])
 
     def eager(self, inputs: Tensors, module: nn.Module | None = None) -> Tensors:
         """Eager float32 outputs of the module, or of another one in its place."""
@@ -60,7 +60,7 @@ class Oracle:
     def wide(self, inputs: Tensors) -> Tensors:
         """Float64 outputs; only where there is a float64 answer."""
         assert self._wide is not None
-        named = self._named(self._wide, [widen(to_torch(array)) for array in self._ordered(inputs)])
+        named = self._named(self._wide, [to_float64(to_torch(array)) for array in self._ordered(inputs)])
         return {name: to_numpy(array) for name, array in named.items()}
 
     @property
@@ -80,12 +80,12 @@ class Oracle:
     def _choose(self, module: nn.Module) -> None:
         """Try who can answer the example in float64, from beginning to end."""
         example = self._ordered(self.signature.example(self.signature.example_sizes(), seed=0))
-        tensors = [widen(to_torch(array)) for array in example]
+        tensors = [to_float64(to_torch(array)) for array in example]
         answers: dict[str, Sequence[torch.Tensor]] = {}
         reasons = []
         makers: dict[str, Callable[[], Flat]] = {
             "module": lambda: FlatModule(copy.deepcopy(module).double(), self.signature),
-            "program": self._widened,
+            "program": self._float64_program,
         }
         for who, make in makers.items():
             try:
@@ -106,10 +106,10 @@ class Oracle:
             return
         self._wide = makers[self.float64_by]()  # a fresh one: the example may have moved its state
 
-    def _widened(self) -> Flat:
+    def _float64_program(self) -> Flat:
         if self.program_file is None:
             raise FileNotFoundError("the model could not be traced")
-        return Widened(load_exported(self.program_file))
+        return Float64Program(load_exported(self.program_file))
 
     def _narrow(self, outputs: Sequence[torch.Tensor]) -> str | None:
         """The first floating output that is not in float64."""

@@ -18,16 +18,16 @@ import numpy as np
 from bench.parity.answers import Answers
 from bench.parity.cases import Values
 from bench.parity.check import Check
-from bench.parity.decisions import DecisionTally, Flips, explained_choices
-from bench.parity.error import ErrorTally, Ulps
-from bench.parity.invariance import InvarianceTally
+from bench.parity.equivalent import EquivalentVariant, ill_conditioned, thresholds
 from bench.parity.jobs import EAGER, FLOAT64, Outputs, Reference
-from bench.parity.lossy import FidelityTally, is_lossy, judged_as_lossy
-from bench.parity.nulls import NullVariant, beyond, thresholds
-from bench.parity.slope import SlopeTally
+from bench.parity.levels.decisions import DecisionTally, Flips, explained_choices
+from bench.parity.levels.error import ErrorTally, Ulps
+from bench.parity.levels.fidelity import FidelityTally, is_quantized, judged_by_fidelity
+from bench.parity.levels.invariance import InvarianceTally
+from bench.parity.levels.structure import StructureTally, shape_fault
+from bench.parity.levels.systematic import SlopeTally
 from bench.parity.spec import ParitySpec, Thresholds
 from bench.parity.store import load_case
-from bench.parity.structure import StructureTally, shape_fault
 from export.artifact import Artifact
 from export.backend import LoadOptions, Witness
 from export.record import Observed, Record, digest, observed
@@ -65,7 +65,7 @@ class OutputParity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizesProved:
+class TestedSizes:
     """The sizes of one dynamic dimension between which the artifact was right, both ends tried."""
 
     min: int
@@ -91,7 +91,7 @@ class ParityReport(Record):
     """How the artifact was loaded; it is measured and served in no other way."""
     checks: tuple[Check, ...]
     outputs: tuple[OutputParity, ...]
-    proved: dict[str, SizesProved]
+    tested_sizes: dict[str, TestedSizes]
     """By symbol."""
     witness: Witness
     observed: Observed
@@ -117,7 +117,7 @@ def compare(
     options: LoadOptions,
     key: str,
     duration_s: float,
-    nulls: Sequence[NullVariant],
+    variants: Sequence[EquivalentVariant],
     more: Sequence[Check] = (),
     operators: Sequence[str] = (),
 ) -> ParityReport:
@@ -125,10 +125,12 @@ def compare(
 
     ``folder`` is the reference's, ``nulls`` are honest variants of the model, ``operators`` those of its program.
     """
-    limits = thresholds(spec, nulls)
-    known = next((words for part, words in _KNOWN.get(artifact.backend, ()) if any(part in o for o in operators)), None)
+    limits = thresholds(spec, variants)
+    known = next(
+        (message for part, message in _KNOWN.get(artifact.backend, ()) if any(part in o for o in operators)), None
+    )
     floats = [spec.name for spec in artifact.signature.outputs if spec.dtype.startswith("float")]
-    lossy = is_lossy(artifact.precision)
+    quantized = is_quantized(artifact.precision)
     tallies = [_Tallies(name, known, floats) for name in artifact.signature.output_names]
     for index in range(len(reference.cases)):
         if str(index) not in answered.refusals:
@@ -141,9 +143,9 @@ def compare(
         *answered.checks,
         *more,
     ]
-    if lossy:
-        checks = judged_as_lossy([*checks, *(check for tally in tallies for check in tally.fidelity.checks())])
-    status, reasons = _status(checks, reference, tallies, nulls)
+    if quantized:
+        checks = judged_by_fidelity([*checks, *(check for tally in tallies for check in tally.fidelity.checks())])
+    status, reasons = _status(checks, reference, tallies, variants)
     return ParityReport(
         key=key,
         artifact=artifact.name,
@@ -156,7 +158,7 @@ def compare(
         options=options,
         checks=tuple(checks),
         outputs=() if reference.failure else tuple(tally.result() for tally in tallies if tally.compared_count),
-        proved=_proved(reference) if status == "pass" else {},
+        tested_sizes=_proved(reference) if status == "pass" else {},
         witness=answered.witness,
         observed=observed(duration_s),
     )
@@ -214,8 +216,10 @@ class _Tallies:
             checks += self._slope.checks(limits)
             checks += self._decisions.checks(self._error.allowed_peak * limits.max_peak_ratio)
         elif (flips := self._decisions.result(math.inf)) is not None:
-            words = f"{flips.flips_count} of {flips.decisions_count} flipped against eager ({flips.rule}): no reference"
-            checks.append(Check(level="decisions", subject=self.name, status="reported", words=words))
+            message = (
+                f"{flips.flips_count} of {flips.decisions_count} flipped against eager ({flips.rule}): no reference"
+            )
+            checks.append(Check(level="decisions", subject=self.name, status="reported", message=message))
         return checks + self._invariance.checks()
 
     def result(self) -> OutputParity:
@@ -234,15 +238,15 @@ class _Tallies:
 
 
 def _status(
-    checks: Sequence[Check], reference: Reference, tallies: Sequence[_Tallies], nulls: Sequence[NullVariant]
+    checks: Sequence[Check], reference: Reference, tallies: Sequence[_Tallies], variants: Sequence[EquivalentVariant]
 ) -> tuple[ParityStatus, tuple[str, ...]]:
-    failing = tuple(check.words for check in checks if check.status == "fail")
+    failing = tuple(check.message for check in checks if check.status == "fail")
     if failing:
         return "fail", failing
     if reference.failure:
         return "no-reference", (reference.failure,)
-    unclear = tuple(check.words for check in checks if check.status == "inconclusive")
-    if (why := beyond(nulls)) is not None:
+    unclear = tuple(check.message for check in checks if check.status == "inconclusive")
+    if (why := ill_conditioned(variants)) is not None:
         unclear += (why,)
     unclear += tuple(
         f"{tally.name}: no element is finite in float64 and float32, nothing could be compared"
@@ -253,13 +257,13 @@ def _status(
 
 
 def _execution(witness: Witness) -> list[Check]:
-    told = ", ".join(f"{name} {value}" for name, value in witness.evidence.items()) or f"on {witness.device}"
+    summary = ", ".join(f"{name} {value}" for name, value in witness.evidence.items()) or f"on {witness.device}"
     return [
         Check(
             level="execution",
             subject=witness.device,
             status="fail" if witness.fallback else "pass",
-            words=witness.fallback or told,
+            message=witness.fallback or summary,
         )
     ]
 
@@ -271,16 +275,16 @@ def _refused(reference: Reference, answered: Outputs) -> list[Check]:
     for index, reason in refused[:_REFUSALS_SHOWN]:
         case = reference.cases[index]
         level = "structure" if case.group == "rows" else case.group
-        checks.append(Check(level=level, subject=case.name, status="fail", words=f"refused {case.name}: {reason}"))
+        checks.append(Check(level=level, subject=case.name, status="fail", message=f"refused {case.name}: {reason}"))
     if len(refused) > _REFUSALS_SHOWN:
-        words = f"{len(refused)} of {len(reference.cases)} cases were refused"
-        checks.append(Check(level="structure", subject="cases", status="fail", words=words))
+        message = f"{len(refused)} of {len(reference.cases)} cases were refused"
+        checks.append(Check(level="structure", subject="cases", status="fail", message=message))
     return checks
 
 
-def _proved(reference: Reference) -> dict[str, SizesProved]:
+def _proved(reference: Reference) -> dict[str, TestedSizes]:
     sizes: dict[str, list[int]] = {}
     for case in reference.cases:
         for name, size in case.sizes.items():
             sizes.setdefault(name, []).append(size)
-    return {name: SizesProved(min=min(tried), max=max(tried)) for name, tried in sizes.items()}
+    return {name: TestedSizes(min=min(tried), max=max(tried)) for name, tried in sizes.items()}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.backend import TorchLoaded
 from export.environment import missing_compiler
-from export.inductor import prepare
+from export.exporters.inductor import prepare
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from export.arrays import to_torch
 from export.backend import TorchLoaded, Witness
 from export.environment import missing_compiler
-from export.inductor import prepare
+from export.exporters.inductor import prepare
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.onnx_export import export_program
-from export.onnx_session import OnnxSession, quantize_file, runtime_missing
-from export.quantize import PRECISION, calibration_calls, refuse_unquantized
+from export.exporters.onnx import export_program
+from export.exporters.quantize import PRECISION, calibration_calls, refuse_unquantized
+from export.runtimes.onnxruntime import OnnxSession, quantize_file, runtime_missing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,7 +55,7 @@ def build(source: BuildInput, folder: Path) -> dict[str, str]:
 
 def contents(artifact: Artifact, folder: Path) -> Contents | None:
     """Initializers and constants by name, and the watched settings of nodes whose module the exporter recorded."""
-    from export.onnx_file import read_contents
+    from export.exporters.onnx_file import read_contents
 
     return read_contents(folder / FILE)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.onnx_export import export_program
-from export.openvino_session import OpenVinoRequest, convert, runtime_missing, save, stored
+from export.exporters.onnx import export_program
+from export.runtimes.openvino import OpenVinoRequest, convert, runtime_missing, save, stored
 
 if TYPE_CHECKING:
     from torch import nn

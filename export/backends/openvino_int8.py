@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.onnx_export import export_program
-from export.openvino_session import OpenVinoRequest, convert, quantize_model, runtime_missing, save, stored
-from export.quantize import PRECISION, calibration_calls, refuse_unquantized
+from export.exporters.onnx import export_program
+from export.exporters.quantize import PRECISION, calibration_calls, refuse_unquantized
+from export.runtimes.openvino import OpenVinoRequest, convert, quantize_model, runtime_missing, save, stored
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bench.limits import Limits
+from bench.verdict.limits import Limits
 from export.errors import UserError
 from export.signature import Signature, SizeRange, TensorSpec
 from pipeline.recipe import Data, Recipe, Split
-from pipeline.train import TrainSpec
+from pipeline.training.loop import TrainSpec
 
 _TRAIN_ROWS, _VALIDATION_ROWS = 1257, 270
 

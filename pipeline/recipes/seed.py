@@ -12,7 +12,7 @@ from torch import nn
 
 from export.signature import Signature, SizeRange, TensorSpec
 from pipeline.recipe import Data, Recipe, Split
-from pipeline.train import TrainSpec
+from pipeline.training.loop import TrainSpec
 
 
 class SimpleNN(nn.Module):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from bench.parity.spec import ParitySpec
-from bench.spec import BenchSpec
+from bench.timing.spec import BenchSpec
 from export.errors import UserError
 from export.signature import Signature, SizeRange, TensorSpec
 from pipeline.recipe import Data, Recipe, Split

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.verdict import Row, Verdict
+from bench.verdict.judge import Row, Verdict
 from export.record import digest, write_atomically
-from pipeline import text
+from pipeline.report import text
 
 if TYPE_CHECKING:
     from bench.parity.report import ParityReport
@@ -62,7 +62,7 @@ def _page(run: Run, verdict: Verdict, reports: Mapping[str, ParityReport]) -> st
         device=_safe(run.device),
         run=_safe(run.folder.name),
         good=" good" if verdict.good else "",
-        reasons="<br>".join(map(_safe, [*verdict.reasons, *(f"Doubtful: {told}." for told in verdict.warnings)])),
+        reasons="<br>".join(map(_safe, [*verdict.reasons, *(f"Warning: {warning}." for warning in verdict.warnings)])),
         table=_table(verdict),
         body="\n".join([*body, *_failures(verdict.rows)]),
         facts=_facts(run, verdict),
@@ -108,11 +108,13 @@ def _hover(row: Row, batch_rows: int) -> str:
     speed = text.speed_at(row, batch_rows)
     if speed is None:
         return ""
-    words = f"{speed.rows_per_s:,.0f} rows/s"
+    message = f"{speed.rows_per_s:,.0f} rows/s"
     if speed.to_eager:
         ratio = speed.to_eager.ratio
-        words += f"; {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] times eager's time: {speed.to_eager.word}"
-    return words
+        message += (
+            f"; {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] times eager's time: {speed.to_eager.comparison}"
+        )
+    return message
 
 
 def _failures(rows: Iterable[Row]) -> list[str]:

@@ -36,20 +36,20 @@ def _cell(checks: Sequence[Check]) -> str:
     if not checks:
         return "<td></td>"
     worst = min((check.status for check in checks), key=list(_MARKS).index)
-    words = "\n".join(f"{check.subject}: {check.words}" for check in checks)
-    return f'<td class="{worst}" title="{_safe(words)}">{_MARKS[worst]}</td>'
+    message = "\n".join(f"{check.subject}: {check.message}" for check in checks)
+    return f'<td class="{worst}" title="{_safe(message)}">{_MARKS[worst]}</td>'
 
 
 def _thresholds(reports: Mapping[str, ParityReport]) -> str:
     limits = next(iter(reports.values())).thresholds
-    told = f"Thresholds: RMS {limits.max_rms_ratio:.3g}, largest {limits.max_peak_ratio:.3g} times eager's."
-    return _safe(f"{told} Raised: {limits.raised}." if limits.raised else told)
+    summary = f"Thresholds: RMS {limits.max_rms_ratio:.3g}, largest {limits.max_peak_ratio:.3g} times eager's."
+    return _safe(f"{summary} Raised: {limits.raised}." if limits.raised else summary)
 
 
 def _details(reports: Mapping[str, ParityReport]) -> str:
     """Everything that is not simply right, in words: a page that is printed has no hovering."""
     items = "".join(
-        f"<li><strong>{_safe(name)}</strong>, {_safe(check.level)} of {_safe(check.subject)}: {_safe(check.words)}</li>"
+        f"<li><strong>{_safe(name)}</strong>, {_safe(check.level)} of {_safe(check.subject)}: {_safe(check.message)}</li>"
         for name, report in reports.items()
         for check in report.checks
         if check.status != "pass"

@@ -8,9 +8,9 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from bench.speeds import Speed
-from bench.verdict import Row, Verdict
-from pipeline import text
+from bench.verdict.figures import Speed
+from bench.verdict.judge import Row, Verdict
+from pipeline.report import text
 
 _WIDTH = 620
 _FONT = "system-ui, sans-serif"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from bench.speeds import Speed
-from bench.stats import Effect
-from bench.verdict import Row, Verdict
-from pipeline import text
+from bench.stats.effects import Effect
+from bench.verdict.figures import Speed
+from bench.verdict.judge import Row, Verdict
+from pipeline.report import text
 
 _SPEED_NOTE = """<p class="dim">Bound: one call whose inputs and outputs stay where the model runs. Checked: names,
 dtypes and shapes checked, NumPy in and out, fresh outputs. Percentiles are of single calls, their 95 % intervals on
@@ -40,13 +40,13 @@ def _overhead(verdict: Verdict) -> str:
     if verdict.empty_block_s is None or verdict.empty_call_s is None:
         return ""
     in_block, alone = verdict.empty_block_s * 1e9, verdict.empty_call_s * 1e9
-    told = f"The harness adds {in_block:.0f} ns to a call timed in a block, {alone:.0f} ns to one alone."
-    return f'<p class="dim">{told}</p>'
+    summary = f"The harness adds {in_block:.0f} ns to a call timed in a block, {alone:.0f} ns to one alone."
+    return f'<p class="dim">{summary}</p>'
 
 
 def _why_not(verdict: Verdict) -> str:
     items = [
-        f"<li><strong>{_safe(row.name)}</strong>{' (on the front)' if row.on_front else ''}: {_safe(row.why_not)}</li>"
+        f"<li><strong>{_safe(row.name)}</strong>{' (on the Pareto front)' if row.on_pareto_front else ''}: {_safe(row.why_not)}</li>"
         for row in verdict.rows
         if row.why_not
     ]
@@ -89,8 +89,8 @@ def _ratio(effect: Effect | None) -> str:
         return "-"
     ratio = effect.ratio
     seen = f"so many processes show a difference of {effect.detectable_ratio:.1%} four times out of five"
-    told = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] &plusmn;{effect.noise_ratio:.1%}"
-    return f'<span title="{_safe(seen)}">{told}</span>'
+    summary = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] &plusmn;{effect.noise_ratio:.1%}"
+    return f'<span title="{_safe(seen)}">{summary}</span>'
 
 
 def _said(one: Speed) -> str:
@@ -99,26 +99,26 @@ def _said(one: Speed) -> str:
     if one.to_eager is None:
         return ""
     effect = one.to_eager
-    if effect.word != "inconclusive":
-        return effect.word
+    if effect.comparison != "inconclusive":
+        return effect.comparison
     needs = f"about {effect.needs_processes_count} processes" if effect.needs_processes_count else "less noise"
     return f"inconclusive: needs {needs}"
 
 
 def _costs(rows: Iterable[Row]) -> str:
     rows = list(rows)
-    crowds = sorted({(one.batch_rows, one.callers_count) for row in rows for one in row.crowds})
+    concurrency = sorted({(one.batch_rows, one.callers_count) for row in rows for one in row.concurrency})
     head = ["backend", "runs as", "start", "import", "load", "first call", "in all", "first answer", "peak"]
-    head += [f"{callers} callers, batch {batch}" for batch, callers in crowds]
+    head += [f"{callers} callers, batch {batch}" for batch, callers in concurrency]
     lines = []
     for row in rows:
         cold = row.cold
         times = (cold.start_s, cold.import_s, cold.load_s, cold.first_call_s, cold.total_s) if cold else (None,) * 5
         sizes = (cold.first_bytes, cold.peak_bytes) if cold else (None, None)
-        found = {(one.batch_rows, one.callers_count): one for one in row.crowds}
+        found = {(one.batch_rows, one.callers_count): one for one in row.concurrency}
         rates = [
             f"{found[key].rows_per_s:,.0f} rows/s, p50 {text.seconds(found[key].p50_s)}" if key in found else "-"
-            for key in crowds
+            for key in concurrency
         ]
         ran = ", ".join(f"{name} {value}" for name, value in row.effective.items() if name in _EFFECTIVE)
         threads = f"{row.options.threads_count} threads" if row.options else ""

@@ -15,7 +15,7 @@ from typing import TypeVar
 import psutil
 
 from bench.tune import Tuning
-from bench.verdict import Failure
+from bench.verdict.judge import Failure
 from export.artifact import Artifact
 from export.backend import LoadOptions
 from export.environment import cores_count, machine
@@ -75,7 +75,7 @@ def users_code(run: Run, what: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise
-        log = run.desk.folder / "recipe.log"
+        log = run.workspace.folder / "recipe.log"
         write_atomically(log, traceback.format_exc().encode())
         raise UserError(f"{what} failed: {type(error).__name__}: {error}\nThe whole story: {log}") from error
 
@@ -119,7 +119,7 @@ def reused(run: Run, kind: type[R], path: Path, key: str) -> R | None:
         try:
             record = read(kind, candidate)
         except RecordError as error:
-            run.console.say(f"made again: {error}")
+            run.console.say(f"rebuilt: {error}")
             continue
         if record.key == key:  # type: ignore[attr-defined]  # every record of a stage has one
             if candidate != path:

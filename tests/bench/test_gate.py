@@ -14,7 +14,7 @@ import pytest
 from onnx import helper
 
 from bench import gate
-from bench.gate import Baseline, Lost, committed, gathered, ratio_to, sample_ratios
+from bench.gate import Baseline, Regression, committed, gathered, ratio_to, sample_ratios
 from bench.parity.report import ParityReport
 from export.artifact import RECORD, Artifact
 from export.environment import environment
@@ -29,7 +29,7 @@ def logs(ratio: float, sigma: float = 0.01, seed: int = 0, count: int = 5) -> li
     return [math.log(ratio) + generator.gauss(0, sigma) for _ in range(count)]
 
 
-def lost(now: Sequence[float], then: Sequence[float]) -> Lost:
+def lost(now: Sequence[float], then: Sequence[float]) -> Regression:
     (one,) = ratio_to({WHAT: now, "new at batch 1": now}, {WHAT: then}, AGAIN)
     return one
 
@@ -39,7 +39,7 @@ def test_a_fifth_slower_is_a_regression_and_a_twentieth_is_not() -> None:
     assert lost(logs(0.24), then).regressed
     assert not lost(logs(0.21), then).regressed
     assert not lost(logs(0.16), then).regressed
-    assert "onnx at batch 1: 1.19 [1.18, 1.21] of the baseline" in lost(logs(0.24), then).words
+    assert "onnx at batch 1: 1.19 [1.18, 1.21] of the baseline" in lost(logs(0.24), then).message
 
 
 def test_noise_that_could_hide_a_loss_is_not_judged() -> None:

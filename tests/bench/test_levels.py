@@ -10,12 +10,12 @@ import pytest
 
 from bench.parity.answers import Answers
 from bench.parity.cases import Case, Values
-from bench.parity.decisions import DecisionTally, clopper_pearson, explained_choices
-from bench.parity.error import ErrorTally
-from bench.parity.nulls import MOST, NullVariant, beyond, thresholds
-from bench.parity.slope import SlopeTally
+from bench.parity.equivalent import MOST, EquivalentVariant, ill_conditioned, thresholds
+from bench.parity.levels.decisions import DecisionTally, clopper_pearson, explained_choices
+from bench.parity.levels.error import ErrorTally
+from bench.parity.levels.structure import StructureTally
+from bench.parity.levels.systematic import SlopeTally
 from bench.parity.spec import Thresholds
-from bench.parity.structure import StructureTally
 from tests.bench.conftest import SPEC
 
 LIMITS = Thresholds(max_rms_ratio=2.0, max_peak_ratio=4.0, max_slope_ulps=4.0)
@@ -56,7 +56,7 @@ def test_a_small_relative_error_of_one_channel_shows_in_the_slope_alone() -> Non
         tally.add(answers(got, wide, eager))
     (found,) = slope.checks(LIMITS)
     assert found.status == "fail"
-    assert "channel 1" in found.words
+    assert "channel 1" in found.message
     (ratio,) = error.checks(replace(LIMITS, max_rms_ratio=6.0, max_peak_ratio=6.0))
     assert ratio.status == "pass"
 
@@ -117,7 +117,7 @@ def test_non_finite_inputs_fail_only_where_they_are_declared(declared: bool, sta
     tally.add(answers(np.zeros((1, 1), np.float32), nan, nan.astype(np.float32), case))
     structure, special = tally.checks(nonfinite_inputs=declared, known="a runtime drops NaN")
     assert (structure.status, special.status) == ("pass", status)
-    assert "a runtime drops NaN" in special.words
+    assert "a runtime drops NaN" in special.message
 
 
 def test_integers_must_be_equal_where_eager_agrees_with_float64() -> None:
@@ -182,12 +182,12 @@ def test_the_exact_interval_is_the_textbooks() -> None:
 
 
 def test_thresholds_rise_with_an_honest_variant_and_not_beyond_what_a_fault_would_reach() -> None:
-    usual = NullVariant(name="rounding 0", output="y", rms_ratio=1.2, peak_ratio=3.0, slope_ulps=0.5)
+    usual = EquivalentVariant(name="rounding 0", output="y", rms_ratio=1.2, peak_ratio=3.0, slope_ulps=0.5)
     assert thresholds(SPEC, [usual]).raised is None
     risen = thresholds(SPEC, [usual, replace(usual, name="one thread", rms_ratio=3.0)])
     assert (risen.max_rms_ratio, risen.max_peak_ratio) == (3.75, 4.0)
     assert "one thread reaches 3" in str(risen.raised)
-    assert beyond([usual]) is None
+    assert ill_conditioned([usual]) is None
     wild = replace(usual, rms_ratio=40.0)
     assert thresholds(SPEC, [wild]).max_rms_ratio == 1.25 * MOST
-    assert "float32 does not determine this model" in str(beyond([wild]))
+    assert "float32 does not determine this model" in str(ill_conditioned([wild]))

@@ -18,15 +18,15 @@ from bench.locate.inductor import compiled_fault
 from bench.locate.job import LocateJob, likeliest_cases, locate
 from bench.locate.passes import guilty_passes, narrowed
 from bench.locate.ranges import RangeJob, audit
-from bench.locate.trace import Trace
 from bench.parity.spec import ParitySpec
 from export.arrays import to_torch
 from export.artifact import verified_program
 from export.backend import LoadOptions
 from export.build import Source
-from export.onnx_session import open_session
 from export.program import load_exported
 from export.record import to_json
+from export.runtimes.onnxruntime import open_session
+from export.taps.trace import Trace
 from tests.faults import models
 from tests.faults.planted import Provers
 from tests.models import SIGNATURES
@@ -79,9 +79,9 @@ def test_a_fault_made_by_graph_optimisation_is_found_by_level_and_pass(
 
     assert "nor the whole" in guilty_passes(folder, prover.signature, trace, inputs, LoadOptions())
     monkeypatch.setattr(passes, "open_session", told_to_approximate)
-    words = guilty_passes(folder, prover.signature, trace, inputs, LoadOptions())
-    assert "from level extended on" in words
-    assert "it goes without GeluApproximation" in words
+    message = guilty_passes(folder, prover.signature, trace, inputs, LoadOptions())
+    assert "from level extended on" in message
+    assert "it goes without GeluApproximation" in message
 
 
 def test_a_fault_made_by_compilation_is_found_by_compiling_beginnings(provers: Provers) -> None:
@@ -149,7 +149,7 @@ def test_the_range_audit_names_the_module_that_overflows(tmp_path: Path) -> None
     )
     first = audit(to_json(job)).outside[0]
     assert first.module == "blow_up"
-    assert "it overflows" in first.words
+    assert "it overflows" in first.message
 
 
 def test_a_masks_huge_values_do_not_hide_an_error_among_ordinary_ones() -> None:

@@ -8,7 +8,7 @@ import pytest
 from bench.parity.answers import Answers
 from bench.parity.cases import Case
 from bench.parity.check import Check, CheckStatus
-from bench.parity.lossy import FidelityTally, is_lossy, judged_as_lossy
+from bench.parity.levels.fidelity import FidelityTally, is_quantized, judged_by_fidelity
 
 CASE = Case(group="rows", name="rows 0 to 255", sizes={"batch": 256})
 
@@ -34,23 +34,23 @@ def test_made_up_extremes_are_not_held_against_it() -> None:
 
 
 def finding(level: str, status: CheckStatus) -> Check:
-    return Check(level=level, subject="y", status=status, words="w")
+    return Check(level=level, subject="y", status=status, message="w")
 
 
 def test_what_only_an_exact_artifact_meets_is_reported_and_the_rest_still_fails() -> None:
     exact = [finding(level, "fail") for level in ("error", "weights", "decisions", "systematic", "values")]
     hard = [finding(level, "fail") for level in ("structure", "refusals", "layouts", "determinism", "execution")]
     metric = finding("metric", "pass")
-    judged = judged_as_lossy([*exact, *hard, metric])
+    judged = judged_by_fidelity([*exact, *hard, metric])
     assert [check.status for check in judged] == ["reported"] * 5 + ["fail"] * 5 + ["pass"]
 
 
 def test_without_a_metric_nothing_is_proved() -> None:
-    (check,) = judged_as_lossy([])
+    (check,) = judged_by_fidelity([])
     assert (check.level, check.status) == ("metric", "inconclusive")
-    assert judged_as_lossy([finding("metric", "fail")])[-1].status == "fail"
+    assert judged_by_fidelity([finding("metric", "fail")])[-1].status == "fail"
 
 
 def test_only_int8_is_lossy() -> None:
-    assert is_lossy("int8")
-    assert not is_lossy("float32")
+    assert is_quantized("int8")
+    assert not is_quantized("float32")

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from bench.parity.behaviour import determinism, layouts, refusals
 from bench.parity.cases import Values
 from bench.parity.check import LEVELS
 from bench.parity.jobs import EAGER, FLOAT64, Outputs
+from bench.parity.levels.behaviour import determinism, layouts, refusals
 from bench.parity.spec import ParitySpec
 from export import backend as backends
 from export.artifact import RECORD, Artifact, open_artifact
@@ -44,19 +44,19 @@ def test_a_right_artifact_passes_every_level(model: str, backend: str, provers: 
         check.level for check in report.checks
     }
     for name, bounds in prover.signature.ranges.items():
-        assert (report.proved[name].min, report.proved[name].max) == (bounds.min, bounds.max)
+        assert (report.tested_sizes[name].min, report.tested_sizes[name].max) == (bounds.min, bounds.max)
 
 
 @pytest.mark.parametrize(
     ("backend", "told"),
     [("compile", "8 as they are; read from"), ("aotinductor", "2 as they are; 6 compiled into code, probed")],
 )
-def test_compiled_artifacts_show_their_weights(backend: str, told: str, provers: Provers) -> None:
+def test_compiled_artifacts_show_their_weights(backend: str, expected: str, provers: Provers) -> None:
     prover = provers("ConvNorm")
     report = prover.judge(right(prover, backend))
     assert report.status == "pass"
     (weights,) = [check for check in report.checks if check.level == "weights"]
-    assert (weights.status, weights.words[: len(told)]) == ("pass", told)
+    assert (weights.status, weights.message[: len(expected)]) == ("pass", expected)
 
 
 def test_a_weight_compiled_into_code_is_probed(provers: Provers, tmp_path: Path) -> None:
@@ -76,11 +76,11 @@ def bias_slightly_off(argument: str) -> nn.Module:
 
 
 @pytest.mark.parametrize(("backend", "told"), [("onnx", "folded, recomputed"), ("torchscript", "folded, recomputed")])
-def test_a_folded_batch_norm_is_recomputed(backend: str, told: str, provers: Provers) -> None:
+def test_a_folded_batch_norm_is_recomputed(backend: str, expected: str, provers: Provers) -> None:
     prover = provers("ConvNorm")
     (weights,) = [check for check in prover.judge(right(prover, backend)).checks if check.level == "weights"]
     assert weights.status == "pass"
-    assert told in weights.words
+    assert expected in weights.message
 
 
 def test_without_the_check_a_wrong_artifact_would_pass(provers: Provers, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_of_what_was_folded_together_the_one_that_differs_is_named(
     folder = prover.build("onnx", tmp_path / "onnx", _source("scaled", change))
     (weights,) = [check for check in prover.judge(folder).checks if check.level == "weights"]
     assert (weights.status, weights.subject) == ("fail", subject)
-    assert "after folding" in weights.words
+    assert "after folding" in weights.message
 
 
 def scaled(argument: str) -> nn.Module:
@@ -156,7 +156,7 @@ def test_a_frozen_batch_fails_and_the_dimension_is_named(provers: Provers, tmp_p
     assert report.status == "fail"
     assert any(reason.startswith("refused rows 0 to 255: ") for reason in report.reasons)
     assert any("cases were refused" in reason for reason in report.reasons)
-    assert report.proved == {}
+    assert report.tested_sizes == {}
 
 
 def test_a_witness_of_a_fallback_fails(provers: Provers) -> None:
@@ -200,7 +200,7 @@ def test_layouts_and_wrong_inputs_are_caught_where_nothing_guards_them(provers: 
     assert refusals(runner, inputs).status == "pass"
     accepted = refusals(careless, inputs)
     assert accepted.status == "fail"
-    assert "x as float64" in accepted.words
+    assert "x as float64" in accepted.message
 
 
 class Drifting(Careless):

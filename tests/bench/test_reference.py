@@ -111,7 +111,7 @@ def test_a_model_with_state_has_no_null_variants_and_cannot_be_calibrated(tmp_pa
     prover = Prover(
         counting.source("Counting"), counting.SIGNATURES["Counting"], tmp_path / "c", ParitySpec(rows_count=64)
     )
-    assert prover.reference.nulls == ()
+    assert prover.reference.variants == ()
     job = CalibrationJob(
         source=prover.source,
         signature=prover.signature,

@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.block import Block
-from bench.conditions import Watch, warnings
-from bench.inputs import crossed
-from bench.measure import Session, measure_together
-from bench.measurement import TWIN
-from bench.roofline import Ceilings, RooflineJob, Work, floor, roofline
-from bench.sample import Candidate, Sampled, SampleJob, load_all, sample
-from bench.spec import BenchSpec
+from bench.timing.block import Block
+from bench.timing.conditions import Watch, warnings
+from bench.timing.inputs import mismatched_output
+from bench.timing.measure import Session, measure_together
+from bench.timing.measurement import CONTROL
+from bench.timing.roofline import Ceilings, RooflineJob, Work, floor, roofline
+from bench.timing.sample import Candidate, Sampled, SampleJob, load_all, sample
+from bench.timing.spec import BenchSpec
 from export import backend as backends
 from export.artifact import PROGRAM_FILE
 from export.backend import LoadOptions
 from export.program import load_exported
 from export.record import from_json, to_json
-from export.worker import Desk
+from export.worker import Workspace
 from tests.conftest import Builder
 from tests.models import source
 
@@ -91,11 +91,11 @@ def test_every_candidate_has_one_sample_in_every_round(build_model: Builder, tmp
         (folder.name, rows) for folder in folders for rows in (1, 32)
     }
     assert {len(one.samples_s) for one in series} == {len(one.checked_s) for one in series} == {6}
-    assert {label: [one.callers_count for one in crowds] for label, crowds in sampled.crowds.items()} == {
-        folder.name: [1, 4] for folder in folders
-    }
-    crowds = [one for of_label in sampled.crowds.values() for one in of_label]
-    assert all(one.calls_count >= one.callers_count and one.duration_s >= 0.02 for one in crowds)
+    assert {
+        label: [one.callers_count for one in concurrency] for label, concurrency in sampled.concurrency.items()
+    } == {folder.name: [1, 4] for folder in folders}
+    concurrency = [one for of_label in sampled.concurrency.values() for one in of_label]
+    assert all(one.calls_count >= one.callers_count and one.duration_s >= 0.02 for one in concurrency)
     assert 0 < sampled.empty_block_s < sampled.empty_call_s < 1e-4
     assert all(one.warmup_calls_count >= 5 and one.warmup_s >= 0.01 for one in series)
     assert sampled.left_out == {}
@@ -114,7 +114,7 @@ def test_the_twin_is_loaded_for_itself_and_other_thread_counts_share(
         return real(path, *rest)
 
     monkeypatch.setattr(backends, "load", counted)
-    labels = ("torchscript", TWIN, "torchscript@1")
+    labels = ("torchscript", CONTROL, "torchscript@1")
     candidates = tuple(
         Candidate(label=label, folder=folder, options=LoadOptions(threads_count=1 if "@" in label else 2), whole=False)
         for label in labels
@@ -124,7 +124,7 @@ def test_the_twin_is_loaded_for_itself_and_other_thread_counts_share(
         one: Any = from_json(SampleJob, job([Path(folder)], QUICK, tmp_path))
         runners = load_all(replace(one, candidates=candidates, seed=seed), random.Random(seed))
         assert len(loads) == 2
-        assert runners[TWIN] is not runners["torchscript"] is runners["torchscript@1"]
+        assert runners[CONTROL] is not runners["torchscript"] is runners["torchscript@1"]
 
 
 def test_a_batch_that_takes_too_long_is_left_out_with_the_reason_but_not_the_smallest(
@@ -140,9 +140,9 @@ def test_a_batch_that_takes_too_long_is_left_out_with_the_reason_but_not_the_sma
 
 def test_crossed_buffers_are_found() -> None:
     one, other = np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32)
-    assert crossed({"a": one, "b": other}, [one, other]) is None
-    assert crossed({"a": one, "b": other}, [one, one]) == "b"
-    assert crossed({"a": one * np.nan}, [one]) == "a"
+    assert mismatched_output({"a": one, "b": other}, [one, other]) is None
+    assert mismatched_output({"a": one, "b": other}, [one, one]) == "b"
+    assert mismatched_output({"a": one * np.nan}, [one]) == "a"
 
 
 def test_a_candidate_that_brings_the_process_down_is_named_and_left_out(build_model: Builder, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_candidate_that_brings_the_process_down_is_named_and_left_out(build_mo
         key="k",
     )
     done: list[int] = []
-    measured = measure_together(session, Desk(folder=tmp_path / "desk"), done.append)
+    measured = measure_together(session, Workspace(folder=tmp_path / "desk"), done.append)
     assert list(measured.measurements) == ["onnx"]
     assert measured.session is not None
     assert measured.session.artifacts == ("onnx",)
@@ -193,11 +193,11 @@ def test_the_machine_is_watched_and_what_is_bad_is_said_with_its_number() -> Non
     quiet = replace(seen, steal_share=0.0, foreign_share=0.0, capacity_cores=2.0, throttled_count=0, swapped_bytes=0)
     assert warnings(quiet) == []
     bad = replace(quiet, steal_share=0.05, foreign_share=0.5, capacity_cores=1.0, throttled_count=3, swapped_bytes=4096)
-    told = warnings(bad)
-    assert len(told) == 5
-    for number, words in zip(("5.0%", "50%", "1.0", "3 times", "4 KiB"), told, strict=True):
-        assert number in words
-        assert "more than" in words or "less than" in words
+    found = warnings(bad)
+    assert len(found) == 5
+    for number, message in zip(("5.0%", "50%", "1.0", "3 times", "4 KiB"), found, strict=True):
+        assert number in message
+        assert "more than" in message or "less than" in message
 
 
 def test_another_processs_work_is_seen_as_foreign() -> None:
@@ -211,7 +211,7 @@ def test_another_processs_work_is_seen_as_foreign() -> None:
         other.kill()
         other.wait()
     assert seen.foreign_share > 0.3
-    assert any("other processes used" in words for words in warnings(seen))
+    assert any("other processes used" in message for message in warnings(seen))
 
 
 def test_work_is_counted_and_a_floor_names_the_term_that_binds() -> None:

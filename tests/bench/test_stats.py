@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.quantiles import least_calls, percentile
-from bench.stats import Effect, effects, mean_ratio, median_s, noise_floor, paired_logs, t_cdf, t_quantile
-from bench.steady import levels, settled_at
+from bench.stats.effects import Effect, effects, mean_ratio, median_s, noise_floor, paired_logs, t_cdf, t_quantile
+from bench.stats.quantiles import least_calls, percentile
+from bench.stats.steady import levels, settled_at
 
 NO_FLOOR: Callable[[object], float] = lambda _: 0.0  # noqa: E731
 
@@ -58,33 +58,33 @@ def test_samples_that_do_not_pair_are_refused() -> None:
     ],
 )
 def test_an_effect_says_no_more_than_it_shows(logs: list[float], floor: float, expected: str) -> None:
-    assert one(logs, floor).word == expected
+    assert one(logs, floor).comparison == expected
 
 
 def test_several_comparisons_widen_the_intervals_and_one_that_fails_ends_them() -> None:
     """Holm: the surest is held to a fifth of the error, and where one does not stand, no less sure one does."""
     logs = {name: [-0.3 - 0.004 * k, -0.3, -0.3 + 0.004 * k] for k, name in enumerate("abcde", 1)}
     together = effects(logs, NO_FLOOR, 0.02)
-    assert {effect.word for effect in together.values()} == {"faster"}
+    assert {effect.comparison for effect in together.values()} == {"faster"}
     alone = one(logs["a"])
     assert together["a"].ratio.high - together["a"].ratio.low > 2 * (alone.ratio.high - alone.ratio.low)
     noisy = effects({**logs, "z": [-0.3, 0.3, -0.1]}, NO_FLOOR, 0.02)
-    assert noisy["z"].word == "inconclusive"
-    assert one([-0.1, -0.09, -0.12]).word == "faster"
-    crowd = effects({str(k): [-0.1, -0.09, -0.12] for k in range(20)}, NO_FLOOR, 0.02)
-    assert {effect.word for effect in crowd.values()} == {"inconclusive"}
+    assert noisy["z"].comparison == "inconclusive"
+    assert one([-0.1, -0.09, -0.12]).comparison == "faster"
+    concurrent = effects({str(k): [-0.1, -0.09, -0.12] for k in range(20)}, NO_FLOOR, 0.02)
+    assert {effect.comparison for effect in concurrent.values()} == {"inconclusive"}
 
 
 def test_so_many_processes_as_are_said_to_be_needed_settle_it() -> None:
     generator = random.Random(3)
     logs = [generator.gauss(0.05, 0.03) for _ in range(3)]
     unclear = one(logs)
-    assert unclear.word == "inconclusive"
+    assert unclear.comparison == "inconclusive"
     assert unclear.needs_processes_count is not None
     settled = 0
     for _ in range(200):
         more = [generator.gauss(0.05, 0.03) for _ in range(2 * unclear.needs_processes_count)]
-        settled += one(more).word == "slower"
+        settled += one(more).comparison == "slower"
     assert settled > 150
     assert one([0.03, 0.031, 0.029], floor=0.05).needs_processes_count is None
 
@@ -94,7 +94,8 @@ def test_the_detectable_effect_is_detected_four_times_out_of_five() -> None:
     sigma, count = 0.013, 10
     size = (t_quantile(0.975, count - 1) + t_quantile(0.8, count - 1)) * sigma / math.sqrt(count)
     seen = sum(
-        one([generator.gauss(size, sigma) for _ in range(count)], tie_ratio=0.0).word == "slower" for _ in range(2000)
+        one([generator.gauss(size, sigma) for _ in range(count)], tie_ratio=0.0).comparison == "slower"
+        for _ in range(2000)
     )
     assert seen / 2000 == pytest.approx(0.8, abs=0.05)
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.callers import CrowdSample
-from bench.cold import ColdStart
-from bench.limits import Limits
-from bench.measurement import Measurement, Samples, SessionRecord, check_comparable
 from bench.parity.report import OutputParity, ParityReport, ParityStatus
 from bench.parity.spec import ParitySpec, Thresholds
-from bench.roofline import Ceilings, Roofline, Work
-from bench.spec import BenchSpec
-from bench.verdict import Evidence, Failure, Verdict, weigh
+from bench.timing.cold import ColdStart
+from bench.timing.concurrency import ConcurrencySample
+from bench.timing.measurement import Measurement, Samples, SessionRecord, check_comparable
+from bench.timing.roofline import Ceilings, Roofline, Work
+from bench.timing.spec import BenchSpec
+from bench.verdict.judge import Evidence, Failure, Verdict, judge_evidence
+from bench.verdict.limits import Limits
 from export.artifact import Artifact
 from export.backend import LoadOptions, Witness
 from export.environment import environment
@@ -66,7 +66,7 @@ def parity(name: str, status: ParityStatus = "pass", ratio: float = 1.0) -> Pari
         thresholds=Thresholds(max_rms_ratio=2, max_peak_ratio=4, max_slope_ulps=4),
         options=LoadOptions(),
         checks=(),
-        proved={},
+        tested_sizes={},
         outputs=(output,),
         witness=Witness(device="cpu"),
         observed=OBSERVED,
@@ -114,8 +114,8 @@ def measurement(
         precision="float32",
         options=LoadOptions(),
         samples=samples(times_us),
-        crowds=tuple(
-            CrowdSample(
+        concurrency=tuple(
+            ConcurrencySample(
                 process=process,
                 callers_count=4,
                 batch_rows=1,
@@ -137,7 +137,7 @@ def session(twin_us: tuple[float, float, float] = (20.0, 20.0, 20.0), left_out: 
         artifacts=("all",),
         spec=SPEC,
         twin="eager",
-        twin_samples=samples(twin_us),
+        control_samples=samples(twin_us),
         empty_block_s=(2e-8,) * 3,
         empty_call_s=(9e-8,) * 3,
         conditions=(),
@@ -176,7 +176,7 @@ def verdict(
 ) -> Verdict:
     metrics = {"accuracy": 0.9}
     shared = shared or session()
-    return weigh("k", "r", [EAGER, *rows], shared, limits or Limits(), metrics, allow_no_reference=allow)
+    return judge_evidence("k", "r", [EAGER, *rows], shared, limits or Limits(), metrics, allow_no_reference=allow)
 
 
 def test_the_fastest_shippable_one_wins_with_its_reason() -> None:
@@ -191,7 +191,7 @@ def test_ratios_to_eager_are_paired_with_their_interval() -> None:
     result = verdict(evidence("onnx", (2.0, 2.02, 1.98)))
     speed = result.rows[1].speeds[0]
     assert speed.to_eager is not None
-    assert speed.to_eager.word == "faster"
+    assert speed.to_eager.comparison == "faster"
     assert speed.to_eager.ratio.value == pytest.approx(0.1, rel=1e-3)
     assert speed.rows_per_s == pytest.approx(1 / 2e-6)
     assert speed.checked_s == pytest.approx(4e-6)
@@ -222,7 +222,7 @@ def test_losers_are_told_why_and_the_front_has_those_that_are_best_at_something(
     )
     assert result.winner == "aotinductor"
     rows = {row.name: row for row in result.rows}
-    assert [row.name for row in result.rows if row.on_front] == ["aotinductor", "onnx"]
+    assert [row.name for row in result.rows if row.on_pareto_front] == ["aotinductor", "onnx"]
     assert rows["onnx"].why_not is not None
     assert rows["onnx"].why_not.startswith(
         "takes 2.00 [2.00, 2.00] times aotinductor's time; less peak memory and cold"
@@ -281,7 +281,7 @@ def test_eager_never_wins_however_fast() -> None:
     result = verdict(slow)
     assert result.winner == "onnx"
     assert result.rows[1].speeds[0].to_eager is not None
-    assert result.rows[1].speeds[0].to_eager.word == "slower"
+    assert result.rows[1].speeds[0].to_eager.comparison == "slower"
     assert not result.rows[0].shippable
 
 
@@ -337,7 +337,7 @@ def test_a_failed_step_is_the_rows_reason() -> None:
 def test_the_built_runs_chain_of_digests_holds(built: Path) -> None:
     from bench.parity.jobs import Reference
     from export.artifact import ProgramRecord, open_artifact
-    from pipeline.train import Checkpoint
+    from pipeline.training.loop import Checkpoint
 
     checkpoint = read(Checkpoint, built / "checkpoint" / "checkpoint.json")
     program = read(ProgramRecord, built / "program" / "program.json")
@@ -360,7 +360,7 @@ def test_the_built_runs_chain_of_digests_holds(built: Path) -> None:
 def test_raw_samples_are_kept_for_every_process_and_batch(built: Path) -> None:
     shared = read(SessionRecord, built / "measurements" / "session.json")
     assert shared.twin == "onnx"
-    assert {(one.process, one.batch_rows) for one in shared.twin_samples} == {
+    assert {(one.process, one.batch_rows) for one in shared.control_samples} == {
         (p, b) for p in range(2) for b in (1, 32, 1024)
     }
     for name in shared.artifacts:
@@ -369,12 +369,12 @@ def test_raw_samples_are_kept_for_every_process_and_batch(built: Path) -> None:
         assert {(one.process, one.batch_rows) for one in mine} == {(p, b) for p in range(2) for b in (1, 32, 1024)}
         assert all(len(one.samples_s) == len(one.checked_s) >= 5 and min(one.samples_s) > 0 for one in mine)
         assert all(one.warmup_calls_count >= 5 and one.warmup_s >= 0.02 for one in mine)
-        assert {one.callers_count for one in timed.crowds} == {1, 4}
+        assert {one.callers_count for one in timed.concurrency} == {1, 4}
         assert len(timed.cold_starts) == 1
 
 
 def test_a_batch_that_was_left_out_is_said() -> None:
     result = verdict(evidence("onnx", (2.0, 2.0, 2.0)))
     assert not [reason for reason in result.reasons if "left out" in reason]
-    told = verdict(evidence("onnx", (2.0, 2.0, 2.0)), shared=session(left_out="a call of eager takes 9.0 s"))
-    assert "batch 1024 was left out: a call of eager takes 9.0 s" in told.reasons
+    judged = verdict(evidence("onnx", (2.0, 2.0, 2.0)), shared=session(left_out="a call of eager takes 9.0 s"))
+    assert "batch 1024 was left out: a call of eager takes 9.0 s" in judged.reasons

@@ -22,7 +22,7 @@ from export.errors import ContractError, RecordError, UserError
 from export.record import read, to_json
 from export.signature import SizeRange
 from pipeline.find import find
-from pipeline.source import TrainedModule
+from pipeline.training.source import TrainedModule
 from tests.conftest import ROOT, Builder, environ
 from tests.models import make
 

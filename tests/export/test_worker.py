@@ -11,18 +11,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from export.worker import Desk, ProcessLimits, run_child
+from export.worker import ProcessLimits, Workspace, run_child
 from tests.conftest import environ
 
 
 def test_a_value_comes_back_and_only_the_log_stays(tmp_path: Path) -> None:
-    outcome = run_child("one", "tests.jobs:double", 21, Desk(folder=tmp_path))
+    outcome = run_child("one", "tests.jobs:double", 21, Workspace(folder=tmp_path))
     assert (outcome.status, outcome.value, outcome.cause) == ("done", 42, None)
     assert [path.name for path in tmp_path.iterdir()] == ["one.log"]
 
 
 def test_an_exception_is_one_line_with_the_traceback_in_the_log_and_a_script_that_repeats_it(tmp_path: Path) -> None:
-    outcome = run_child("one", "tests.jobs:fail", "this", Desk(folder=tmp_path))
+    outcome = run_child("one", "tests.jobs:fail", "this", Workspace(folder=tmp_path))
     assert (outcome.status, outcome.cause) == ("failed", "ValueError: cannot do this")
     assert "Traceback" in outcome.log.read_text()
     again = subprocess.run(["sh", outcome.reproduce], capture_output=True, text=True, check=False)
@@ -31,7 +31,7 @@ def test_an_exception_is_one_line_with_the_traceback_in_the_log_and_a_script_tha
 
 
 def test_the_cause_behind_an_exception_is_told(tmp_path: Path) -> None:
-    outcome = run_child("one", "tests.jobs:fail_because", None, Desk(folder=tmp_path))
+    outcome = run_child("one", "tests.jobs:fail_because", None, Workspace(folder=tmp_path))
     assert outcome.cause == "RuntimeError: KeyError: 'the operator'"
 
 
@@ -39,28 +39,28 @@ def test_the_cause_behind_an_exception_is_told(tmp_path: Path) -> None:
     ("job", "cause"), [("segfault", "killed by SIGSEGV"), ("leave", "exit code 7: about to leave")]
 )
 def test_a_crash_is_an_outcome(job: str, cause: str, tmp_path: Path) -> None:
-    outcome = run_child("one", f"tests.jobs:{job}", None, Desk(folder=tmp_path))
+    outcome = run_child("one", f"tests.jobs:{job}", None, Workspace(folder=tmp_path))
     assert (outcome.status, outcome.cause) == ("crashed", cause)
 
 
 def test_a_full_disk_is_no_failure_of_the_job(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left on device") as raised:
-        run_child("one", "tests.jobs:fill_the_disk", None, Desk(folder=tmp_path))
+        run_child("one", "tests.jobs:fill_the_disk", None, Workspace(folder=tmp_path))
     assert raised.value.filename == str(tmp_path)
 
 
 def test_a_hang_is_stopped_with_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    desk = Desk(folder=tmp_path / "desk", limits=ProcessLimits(wall_s=3))
-    outcome = run_child("one", "tests.jobs:hang", str(pids), desk)
+    workspace = Workspace(folder=tmp_path / "desk", limits=ProcessLimits(wall_s=3))
+    outcome = run_child("one", "tests.jobs:hang", str(pids), workspace)
     assert (outcome.status, outcome.cause) == ("timeout", "stopped after its limit of 3 s")
     assert outcome.duration_s < 10
     assert not any(_alive(int(pid)) for pid in pids.read_text().split())
 
 
 def test_too_much_memory_is_stopped(tmp_path: Path) -> None:
-    desk = Desk(folder=tmp_path, limits=ProcessLimits(wall_s=60, memory_bytes=300 << 20))
-    outcome = run_child("one", "tests.jobs:eat", None, desk)
+    workspace = Workspace(folder=tmp_path, limits=ProcessLimits(wall_s=60, memory_bytes=300 << 20))
+    outcome = run_child("one", "tests.jobs:eat", None, workspace)
     assert outcome.status == "out-of-memory"
     assert outcome.cause is not None
     assert "over its limit of 300 MiB" in outcome.cause
@@ -83,12 +83,12 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
 
 
 def test_hidden_packages_cannot_be_imported_and_only_where_asked(tmp_path: Path) -> None:
-    desk = Desk(folder=tmp_path, hidden=("pipeline",))
-    hidden = run_child("one", "tests.jobs:import_source", "pipeline.recipes.seed", desk, source_free=True)
+    workspace = Workspace(folder=tmp_path, hidden=("pipeline",))
+    hidden = run_child("one", "tests.jobs:import_source", "pipeline.recipes.seed", workspace, source_free=True)
     assert hidden.status == "failed"
     assert hidden.cause is not None
     assert "is hidden" in hidden.cause
-    shown = run_child("two", "tests.jobs:import_source", "pipeline.recipes.seed", desk)
+    shown = run_child("two", "tests.jobs:import_source", "pipeline.recipes.seed", workspace)
     assert shown.value == "pipeline.recipes.seed"
 
 

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from bench.parity.spec import ParitySpec
 from export.arrays import to_torch
 from export.artifact import RECORD, open_artifact
-from export.onnx_file import module_of
+from export.exporters.onnx_file import module_of
 from export.program import FlatModule, quiet
 from export.record import write
 from tests.faults.kinds import Kind

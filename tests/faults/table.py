@@ -99,8 +99,8 @@ def _faults(provers: Provers) -> bool:
         f"{named_exactly} as the first suspect, in the others among the modules between two values that both have.\n"
     )
     if taken_out:
-        told = ", ".join(taken_out)
-        print(f"Not counted, since the exporter took the fault out again, to the bit: {told}.\n")
+        names = ", ".join(taken_out)
+        print(f"Not counted, since the exporter took the fault out again, to the bit: {names}.\n")
     print("\n".join(wrong))
     return caught_count == cases and named_right >= _LEAST_LOCATED * placed
 

@@ -15,11 +15,11 @@ import rfc8785
 from onnx import numpy_helper
 
 from export.record import digest_files, write
-from pipeline import verify as command
-from pipeline.shipping.record import Manifest
-from pipeline.verifying.lineage import record_digest
-from pipeline.verifying.running import Bounds
-from pipeline.verifying.signature import Trust
+from pipeline.bundle.record import Manifest
+from pipeline.verifier import verify as command
+from pipeline.verifier.lineage import record_digest
+from pipeline.verifier.running import Bounds
+from pipeline.verifier.signature import Trust
 from tests.conftest import ROOT, environ
 
 

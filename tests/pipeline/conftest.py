@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from export.signature import Signature, SizeRange, TensorSpec
 from bench.parity.spec import ParitySpec
-from bench.spec import BenchSpec
+from bench.timing.spec import BenchSpec
 from pipeline.recipe import Data, Recipe, Split
-from pipeline.train import TrainSpec
+from pipeline.training.loop import TrainSpec
 from net import Net
 
 def data():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.verdict import Verdict
+from bench.verdict.judge import Verdict
 from export.record import read
 from pipeline.run import find_run
 from tests.conftest import BUILT, environ, pipeline, within_cpu_s
@@ -126,7 +126,7 @@ def test_the_parity_child_cannot_import_the_recipe(finished: Path) -> None:
 
     found = find(str(finished / "cheap.py"))
     with open_run(found, "cpu", finished / "elsewhere", Console(quiet=True)) as run:
-        assert run.desk.hidden == ("cheap", "net", "pipeline")
+        assert run.workspace.hidden == ("cheap", "net", "pipeline")
 
 
 def test_a_failed_row_leaves_its_reason_its_log_and_a_script_that_repeats_it(mine: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.verdict import Verdict
+from bench.verdict.judge import Verdict
 from export.record import read
 from tests.conftest import pipeline
 

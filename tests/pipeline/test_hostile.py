@@ -14,9 +14,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.verifying.archives import scan_archive
-from pipeline.verifying.onnx_file import scan_onnx
-from pipeline.verifying.outcome import Refused
+from pipeline.verifier.archives import scan_archive
+from pipeline.verifier.onnx_file import scan_onnx
+from pipeline.verifier.outcome import Refused
 from tests.conftest import within_cpu_s
 from tests.pipeline.bundles import check, forge_all
 
@@ -138,7 +138,7 @@ ARCHIVES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a zip bomb": ("model.pt2", lambda path: _zip(path, "model/data", bytes(100 << 20)), "would unpack to"),
     "no zip": ("model.pt2", lambda path: path.write_bytes(b"PK" + bytes(100)), "truncated or no archive"),
     "tar-slip": ("cache.tar", lambda path: _tar(path, tarfile.TarInfo("../evil.py")), "unpacked elsewhere"),
-    "a link": ("cache.tar", lambda path: _tar(path, _link("a", "/etc")), "no plain file"),
+    "a link": ("cache.tar", lambda path: _tar(path, _link("a", "/etc")), "not a regular file"),
     "no tar": ("cache.tar", lambda path: path.write_bytes(b"x" * 2000), "truncated or no archive"),
 }
 

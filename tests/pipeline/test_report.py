@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from bench.verdict import Verdict
+from bench.verdict.judge import Verdict
 from export.record import read
 
 

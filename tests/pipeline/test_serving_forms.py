@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from export.signature import Signature, SizeRange, TensorSpec
-from pipeline.shipping import shelf
-from pipeline.shipping.record import Shipped
-from pipeline.shipping.triton import write_onnx_repository
+from pipeline.bundle import releases
+from pipeline.bundle.forms.triton import write_onnx_repository
+from pipeline.bundle.record import Shipped
 from tests.conftest import ROOT
 from tests.triton.server import Server, Triton, unpack
 
@@ -86,20 +86,26 @@ def test_every_configuration_is_one_to_tritons_own_parser(built: Path) -> None:
     ids=str,
 )
 def test_the_largest_batch_is_the_one_proved_and_none_where_rows_do_not_stay_apart(
-    shape: Any, output: Any, proved: dict[str, tuple[int, int]], most: int, dims: list[int], built: Path, tmp_path: Path
+    shape: Any,
+    output: Any,
+    tested_sizes: dict[str, tuple[int, int]],
+    most: int,
+    dims: list[int],
+    built: Path,
+    tmp_path: Path,
 ) -> None:
-    from bench.parity.report import SizesProved
+    from bench.parity.report import TestedSizes
     from export.record import from_json
 
     fields = json.loads((built / "bundle" / "bundle.json").read_bytes())["shipped"][0]
-    sizes = {name: {"min": low, "max": high} for name, (low, high) in proved.items()}
+    sizes = {name: {"min": low, "max": high} for name, (low, high) in tested_sizes.items()}
     shipped = from_json(Shipped, fields | {"proved": sizes})
-    assert all(isinstance(one, SizesProved) for one in shipped.proved.values())
+    assert all(isinstance(one, TestedSizes) for one in shipped.tested_sizes.values())
     signature = Signature(
         inputs=(TensorSpec("x", "int64", shape),),
         output_names=("y",),
         outputs=(TensorSpec("y", "float32", output),),
-        ranges={name: SizeRange(max=999) for name in proved},
+        ranges={name: SizeRange(max=999) for name in tested_sizes},
     )
     row = {"x": np.zeros([1 if isinstance(dim, str) else dim for dim in shape], np.int64)}
     write_onnx_repository(tmp_path, "m", built / "bundle" / "model.onnx", signature, shipped, row)
@@ -152,19 +158,19 @@ def test_tritons_core_follows_the_shelf(triton: Triton, built: Path, tmp_path: P
     tritonclient = pytest.importorskip("tritonclient.http", reason="extra: pip install tritonclient[all]")
     from tests.pipeline.bundles import alter_weight
 
-    with shelf.opened(tmp_path / "serving") as serving:
+    with releases.opened(tmp_path / "serving") as serving:
 
         def fill(folder: Path) -> None:
             shutil.copytree(built / "bundle", folder, dirs_exist_ok=True)
 
-        shelf.put(serving, fill, 5)
+        releases.put(serving, fill, 5)
         inputs = {"x": np.random.default_rng(0).standard_normal((64, 2)).astype(np.float32)}
         with triton.serving(
             serving / "current" / "serving" / "triton", "--model-control-mode=explicit", "--load-model=seed"
         ) as server:
             assert server.process.poll() is None, server.log.read_text()[-3000:]
             (before, _) = _ask(server, inputs)
-            shelf.put(serving, fill, 5)
+            releases.put(serving, fill, 5)
             alter_weight(serving / "2", 3.0)
             shutil.copy(
                 serving / "2" / "model.onnx", serving / "2" / "serving" / "triton" / "seed" / "1" / "model.onnx"

@@ -16,9 +16,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from bench.verdict import Verdict
+from bench.verdict.judge import Verdict
 from export.record import read, write
-from pipeline.shipping import shelf
+from pipeline.bundle import releases
 from tests.conftest import ROOT, environ
 from tests.pipeline.bundles import run_check
 
@@ -44,16 +44,16 @@ def test_a_run_ships_as_the_next_version_and_goes_back(built: Path, tmp_path: Pa
         done = ship(built, "--to", serving, "--keep", "2")
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.splitlines()[-1].split()[-2:] == ["version", str(version)]
-    assert shelf.versions(serving) == [2, 3]
+    assert releases.versions(serving) == [2, 3]
     assert run_check(serving / "current", "--no-speed").returncode == 0
     assert ship("--to", serving, "--rollback").returncode == 0
-    assert shelf.current(serving) == 2
+    assert releases.current(serving) == 2
     nothing = ship("--to", serving, "--rollback")
     assert (nothing.returncode, "no version before 2" in nothing.stderr) == (2, True)
     assert ship("--to", serving, "--rollback", "--version", "3").returncode == 0
     (serving / "2" / "model.onnx").write_bytes(b"broken")
     refused = ship("--to", serving, "--rollback")
-    assert (refused.returncode, shelf.current(serving)) == (1, 3)
+    assert (refused.returncode, releases.current(serving)) == (1, 3)
     assert "version 2 is not whole, the current one stays: model.onnx has 6 bytes" in refused.stdout
 
 
@@ -71,10 +71,10 @@ def test_a_verdict_that_is_not_good_does_not_ship(built: Path, tmp_path: Path) -
 def test_a_recipe_without_a_run_is_run_first(tmp_path: Path) -> None:
     done = ship(ROOT / "tests" / "recipes" / "tiny.py", "--to", tmp_path / "serving", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert shelf.versions(tmp_path / "serving") == [1]
+    assert releases.versions(tmp_path / "serving") == [1]
     again = ship(ROOT / "tests" / "recipes" / "tiny.py", "--to", tmp_path / "serving", "--out", tmp_path / "out")
     assert "capture" not in again.stdout
-    assert shelf.current(tmp_path / "serving") == 2
+    assert releases.current(tmp_path / "serving") == 2
 
 
 def test_what_changed_since_it_was_judged_does_not_ship(built: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_what_changed_since_it_was_judged_does_not_ship(built: Path, tmp_path: P
     done = ship(run, "--to", tmp_path / "serving")
     assert done.returncode == 2
     assert "is not the file that was recorded" in done.stderr
-    assert shelf.versions(tmp_path / "serving") == []
+    assert releases.versions(tmp_path / "serving") == []
 
 
 def test_an_artifact_that_may_not_ship_is_named(built: Path, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ for name in ("rename", "replace", "symlink", "mkdir", "fsync"):
     setattr(os, name, paused(getattr(os, name)))
 sys.argv[1:] = sys.argv[3:]
 from pipeline.cli import end
-from pipeline.ship import main
+from pipeline.commands.ship import main
 raise SystemExit(end(main))
 """
 
@@ -166,9 +166,9 @@ def test_killed_at_each_step_the_old_version_serves_and_the_next_try_ships(built
         child.wait()
         assert run_check(serving / "current", "--no-speed").returncode == 0
         assert answers(serving) == before
-    versions = shelf.versions(serving)
+    versions = releases.versions(serving)
     assert ship(built, "--to", serving, "--quiet").returncode == 0
-    assert shelf.current(serving) == versions[-1] + 1
+    assert releases.current(serving) == versions[-1] + 1
     assert not list(serving.glob(".incoming*"))
 
 
@@ -181,7 +181,7 @@ def test_a_full_disk_leaves_no_half_of_a_bundle(built: Path, small_disk: Path) -
 
 
 def test_two_at_once_do_not_meet(built: Path, tmp_path: Path) -> None:
-    with shelf.opened(tmp_path / "serving"):
+    with releases.opened(tmp_path / "serving"):
         done = ship(built, "--to", tmp_path / "serving")
     assert (done.returncode, "another process ships into" in done.stderr) == (2, True)
 
@@ -266,7 +266,7 @@ def test_without_the_extra_signing_names_it(built: Path, tmp_path: Path) -> None
         capture_output=True, text=True, check=False, cwd=tmp_path, env=environ(PYTHONPATH=f"{tmp_path}:{ROOT}"),
     )  # fmt: skip
     assert (done.returncode, "pip install 'torchstone[signing]'" in done.stderr) == (2, True)
-    assert shelf.versions(tmp_path / "serving") == []
+    assert releases.versions(tmp_path / "serving") == []
 
 
 # --- lowered ----------------------------------------------------------------------------------------------------------

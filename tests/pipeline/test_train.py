@@ -19,7 +19,7 @@ from export.errors import UserError
 from export.record import verify_files
 from pipeline.recipe import Data, Recipe, Split
 from pipeline.recipes import seed as seed_recipe
-from pipeline.train import Checkpoint, Progress, TrainSpec, train
+from pipeline.training.loop import Checkpoint, Progress, TrainSpec, train
 from tests.conftest import environ, within_cpu_s
 from tests.models import SIGNATURES, ConvNorm
 

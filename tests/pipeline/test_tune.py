@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.stats import Effect, Ratio
+from bench.stats.effects import Effect, Ratio
 from bench.tune import Tuning, gain, settings, spelled, tuning_file
 from export.artifact import open_artifact
 from export.backend import LoadOptions
@@ -51,7 +51,7 @@ def test_the_command_says_what_each_setting_gained_and_writes_it_down(built: Pat
     assert (tuning.artifact_sha256, tuning.machine) == (digest(artifact), machine())
     assert set(tuning.gains) <= {spelled(one) for one in settings(artifact, tuning.before, cores_count())}
     assert len(tuning.gains) >= 1
-    assert tuning.options == tuning.before or tuning.gains[spelled(tuning.options)].word == "faster"
+    assert tuning.options == tuning.before or tuning.gains[spelled(tuning.options)].comparison == "faster"
     tuning_file(built, "onnx").unlink()
 
 
@@ -89,6 +89,6 @@ def test_the_pipeline_uses_what_was_tuned_on_this_machine_alone(built: Path, tmp
 
 def test_a_gain_is_told_as_a_person_reads_it() -> None:
     ratio = Ratio(value=0.5, low=0.4, high=0.8)
-    faster = Effect(ratio=ratio, word="faster", noise_ratio=0.0, detectable_ratio=0.0, needs_processes_count=None)
+    faster = Effect(ratio=ratio, comparison="faster", noise_ratio=0.0, detectable_ratio=0.0, needs_processes_count=None)
     assert gain(faster) == "2.00x faster [1.25, 2.50]"
-    assert gain(replace(faster, word="same")) == "same: 0.50 [0.40, 0.80] of the time"
+    assert gain(replace(faster, comparison="same")) == "same: 0.50 [0.40, 0.80] of the time"

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import verify as command
-from pipeline.verifying import files, needs
-from pipeline.verifying.files import read_manifest, verify_files
-from pipeline.verifying.golden import check_golden
-from pipeline.verifying.lineage import verify_lineage
-from pipeline.verifying.outcome import Refused
+from pipeline.verifier import files, needs
+from pipeline.verifier import verify as command
+from pipeline.verifier.files import read_manifest, verify_files
+from pipeline.verifier.golden import check_golden
+from pipeline.verifier.lineage import verify_lineage
+from pipeline.verifier.outcome import Refused
 from tests.conftest import ROOT
 from tests.pipeline.bundles import alter_weight, check, edit, forge, forge_all, run_check
 
@@ -34,8 +34,18 @@ def test_a_bundle_is_accepted_by_a_fresh_process_in_seconds(bundle: Path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1] == "accepted"
-    words = [line.split(maxsplit=1)[0] for line in lines]
-    assert words == ["hashes", "bundle", "signature", "runs", "lineage", "parity", "cold", *["latency"] * 3, "accepted"]
+    message = [line.split(maxsplit=1)[0] for line in lines]
+    assert message == [
+        "hashes",
+        "bundle",
+        "signature",
+        "runs",
+        "lineage",
+        "parity",
+        "cold",
+        *["latency"] * 3,
+        "accepted",
+    ]
     assert re.search(r"batch 1: [\d.]+ us \([\d.]+ us where it was shipped; [\d.]+ times that in units", done.stdout)
 
 
@@ -47,10 +57,10 @@ def test_the_single_file_needs_numpy_and_onnxruntime_alone(bundle: Path, tmp_pat
     elsewhere = Path(shutil.copytree(bundle, tmp_path / "elsewhere"))
     done = run_check(elsewhere, "--json", alone=True, PYTHONPATH=str(forbidden))
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout)
-    assert told["outcome"] == "accepted"
-    assert told["artifacts"]["onnx"]["golden"]["calls_count"] >= 8
-    assert 0 < told["artifacts"]["onnx"]["golden"]["worst_share"] < 1
+    found = json.loads(done.stdout)
+    assert found["outcome"] == "accepted"
+    assert found["artifacts"]["onnx"]["golden"]["calls_count"] >= 8
+    assert 0 < found["artifacts"]["onnx"]["golden"]["worst_share"] < 1
 
 
 def test_a_files_name_in_the_bundle_shadows_no_module(bundle: Path, tmp_path: Path) -> None:
@@ -406,8 +416,8 @@ def test_what_cannot_run_here_is_refused_before_it_is_loaded(
 def test_instructions_that_the_processor_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(needs, "_cpu_flags", lambda: {"avx2", "fma"})
     assert needs.cannot_run({"cpu_isa": "AVX2"}) is None
-    told = needs.cannot_run({"cpu_isa": "AVX512 AVX512_VNNI"})
-    assert told == "it contains AVX512 instructions, which this processor does not have"
+    found = needs.cannot_run({"cpu_isa": "AVX512 AVX512_VNNI"})
+    assert found == "it contains AVX512 instructions, which this processor does not have"
 
 
 def test_an_unknown_artifact_is_a_usage_error(bundle: Path) -> None:
@@ -450,5 +460,5 @@ def test_a_bundle_file_of_another_kind_is_refused(bundle: Path) -> None:
 def test_the_lineage_is_told_from_the_verdict_to_the_recipe(bundle: Path) -> None:
     fields = json.loads((bundle / "bundle.json").read_bytes())
     files = json.loads((bundle / "manifest.json").read_bytes())["files"]
-    told = verify_lineage(bundle, fields, fields["shipped"][0], {one["path"]: one["sha256"] for one in files})
-    assert re.fullmatch(r"verdict \w{8} <- parity \w{8} <- artifact \w{8} <- checkpoint \w{8} <- recipe \w{8}", told)
+    found = verify_lineage(bundle, fields, fields["shipped"][0], {one["path"]: one["sha256"] for one in files})
+    assert re.fullmatch(r"verdict \w{8} <- parity \w{8} <- artifact \w{8} <- checkpoint \w{8} <- recipe \w{8}", found)

@@ -8,7 +8,7 @@ from torch import nn
 from export.signature import Signature, SizeRange, TensorSpec
 from pipeline.recipe import Data, Recipe
 from pipeline.recipes import digits
-from pipeline.train import TrainSpec
+from pipeline.training.loop import TrainSpec
 
 
 class SmallCnn(nn.Module):

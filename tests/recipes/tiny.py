@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bench.parity.spec import ParitySpec
-from bench.spec import BenchSpec
+from bench.timing.spec import BenchSpec
 from export.signature import Signature, SizeRange, TensorSpec
 from pipeline.recipe import Recipe
 

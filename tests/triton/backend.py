@@ -31,18 +31,18 @@ class TritonPythonModel:
         self.session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         batched = config.get("max_batch_size", 0) > 0
         for kind, tensors in (("input", self.session.get_inputs()), ("output", self.session.get_outputs())):
-            told = {one["name"]: one for one in config[kind]}
+            declared = {one["name"]: one for one in config[kind]}
             found = {one.name: one for one in tensors}
-            if told.keys() != found.keys():
+            if declared.keys() != found.keys():
                 raise pb_utils.TritonModelException(
-                    f"{kind}s are {sorted(found)}, the configuration says {sorted(told)}"
+                    f"{kind}s are {sorted(found)}, the configuration says {sorted(declared)}"
                 )
             for name, tensor in found.items():
                 dims = [dim if isinstance(dim, int) else -1 for dim in tensor.shape]
-                wanted = [-1] * batched + [int(dim) for dim in told[name]["dims"]]
-                if told[name]["data_type"] != _TYPES[tensor.type] or wanted != dims:
+                wanted = [-1] * batched + [int(dim) for dim in declared[name]["dims"]]
+                if declared[name]["data_type"] != _TYPES[tensor.type] or wanted != dims:
                     raise pb_utils.TritonModelException(
-                        f"{name} is {tensor.type} {dims}, the configuration says {told[name]['data_type']} {wanted}"
+                        f"{name} is {tensor.type} {dims}, the configuration says {declared[name]['data_type']} {wanted}"
                     )
         self.inputs = [one.name for one in self.session.get_inputs()]
         self.outputs = [one.name for one in self.session.get_outputs()]

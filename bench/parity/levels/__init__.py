@@ -1,0 +1,1 @@
+"""The levels of the parity check, one file each."""

@@ -1,0 +1,152 @@
+"""Decisions: whether an artifact picks the class, or the side of the threshold, that float64 picks.
+
+A flip is explained if the float64 margin between the two choices is no larger than honest errors can bridge: twice the
+largest error that passes. An unexplained flip fails: values alone would not have moved the decision. The rate comes
+with its exact (Clopper-Pearson) interval; no flip in n rows means fewer than 3 in n, at 95 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.parity.answers import Answers
+from bench.parity.cases import Values
+from bench.parity.check import Check, CheckStatus
+
+_CHOICE_ERRORS = 8.0
+"""Two values, each off by at most four times eager's largest error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flips:
+    """Decisions of one output over all rows."""
+
+    rule: str
+    """``argmax``, ``> 0.5`` or ``> 0``."""
+    decisions_count: int
+    flips_count: int
+    unexplained_count: int
+    rate_low: float
+    rate_high: float
+    """The exact 95 % interval of the rate."""
+
+
+class DecisionTally:
+    """Decisions of one output, gathered case by case: the largest of its classes, else a side of a threshold.
+
+    Classes are dimension 1 of an image, else the last. A single value is on one side of 0.5 if all that float64
+    answers lies in [0, 1], else of 0.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._probability = True
+        self._counts: dict[str, int] = {}
+        self._flipped_margins: dict[str, list[float]] = {}
+
+    def add(self, answers: Answers) -> None:
+        """Add one case of rows; only decisions among numbers that are finite in all three answers count."""
+        if answers.case.group != "rows" or not answers.floating or answers.wide.ndim == 0:
+            return
+        axis = 1 if answers.wide.ndim >= 4 else answers.wide.ndim - 1
+        if answers.wide.ndim >= 2 and answers.wide.shape[axis] >= 2:
+            valid, wide, got = (np.moveaxis(a, axis, -1) for a in (answers.comparable, answers.wide, answers.got))
+            rows = valid.all(-1)
+            wide, chosen, other = wide[rows], wide[rows].argmax(-1)[..., None], got[rows].argmax(-1)[..., None]
+            gap = np.take_along_axis(wide, chosen, -1) - np.take_along_axis(wide, other, -1)
+            self._count("argmax", chosen != other, gap)
+            return
+        wide, got = answers.wide[answers.comparable], answers.got[answers.comparable]
+        self._probability &= bool(((wide >= 0) & (wide <= 1)).all())
+        for rule, threshold in (("> 0.5", 0.5), ("> 0", 0.0)):
+            self._count(rule, (wide > threshold) != (got > threshold), np.abs(wide - threshold))
+
+    def _count(self, rule: str, flipped: Values, margins: Values) -> None:
+        self._counts[rule] = self._counts.get(rule, 0) + flipped.size
+        self._flipped_margins.setdefault(rule, []).extend(margins[flipped].astype(np.float64).tolist())
+
+    def result(self, allowed_error: float) -> Flips | None:
+        """The flips, explained or not; None if nothing was decided. ``allowed_error`` is per value."""
+        rule = "argmax" if "argmax" in self._counts else ("> 0.5" if self._probability else "> 0")
+        if not self._counts.get(rule):
+            return None
+        margins = self._flipped_margins[rule]
+        low, high = clopper_pearson(len(margins), self._counts[rule])
+        return Flips(
+            rule=rule,
+            decisions_count=self._counts[rule],
+            flips_count=len(margins),
+            unexplained_count=sum(margin > 2 * allowed_error for margin in margins),
+            rate_low=low,
+            rate_high=high,
+        )
+
+    def checks(self, allowed_error: float) -> list[Check]:
+        """Whether every flip is one that honest errors explain."""
+        flips = self.result(allowed_error)
+        if flips is None:
+            return []
+        message = (
+            f"{flips.flips_count} of {flips.decisions_count} flipped ({flips.rule}), at most {flips.rate_high:.2%}"
+        )
+        if flips.unexplained_count:
+            message = (
+                f"{self.name}: {flips.unexplained_count} of {flips.decisions_count} decisions ({flips.rule}) differ "
+                f"by more than honest errors explain (a margin of {2 * allowed_error:.3g})"
+            )
+        status: CheckStatus = "fail" if flips.unexplained_count else "pass"
+        return [Check(level="decisions", subject=self.name, status=status, message=message)]
+
+
+def explained_choices(wide: Values, got: Values, scores: Sequence[tuple[Values, Values]]) -> Values:
+    """Where an integer output may differ: it is the argmax of another output, and its choice is as good to rounding.
+
+    ``scores`` are the other outputs' float64 and eager values. Choices are along the last dimension.
+    """
+    explained = np.zeros(wide.shape, bool)
+    for truth, eager in scores:
+        if truth.shape[:-1] != wide.shape or not truth.size or not np.array_equal(truth.argmax(-1), wide):
+            continue
+        inside = (got >= 0) & (got < truth.shape[-1])
+        chosen = np.take_along_axis(truth, np.where(inside, got, 0)[..., None].astype(np.int64), -1)[..., 0]
+        error = float(np.abs(eager.astype(np.float64) - truth).max())
+        rounding = float(np.finfo(eager.dtype).eps) * float(np.abs(truth).max())
+        explained |= inside & (truth.max(-1) - chosen <= _CHOICE_ERRORS * max(error, rounding))
+    return explained
+
+
+def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a rate from ``count`` of ``n``, by bisection on the binomial distribution.
+
+    Source: Clopper and Pearson, Biometrika 26 (1934).
+    """
+    if n == 0:
+        return 0.0, 1.0
+    tail = (1 - confidence) / 2
+
+    def solve(at_most: int, target: float) -> float:
+        """The rate at which P(X <= at_most) is ``target``."""
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if _binomial_cdf(at_most, n, middle) > target else (low, middle)
+        return (low + high) / 2
+
+    return (0.0 if count == 0 else solve(count - 1, 1 - tail)), (1.0 if count == n else solve(count, tail))
+
+
+def _binomial_cdf(count: int, n: int, rate: float) -> float:
+    if rate <= 0.0:
+        return 1.0
+    if rate >= 1.0:
+        return float(count >= n)
+    k = np.arange(count + 1)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    terms = (
+        log_factorial[n] - log_factorial[k] - log_factorial[n - k] + k * math.log(rate) + (n - k) * math.log1p(-rate)
+    )
+    return float(np.exp(terms).sum())

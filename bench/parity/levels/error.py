@@ -1,0 +1,208 @@
+"""The error ratio: how far an artifact is from float64, in units of how far eager float32 honestly is.
+
+For each output, over every element of every row,
+
+    ratio = error(artifact, float64) / max(error(eager, float64), error(float64 rounded to the dtype, float64))
+
+once with the root mean square and once with the largest single error. The rounding term is the representation floor: it
+keeps the ratio meaningful where eager happens to be exact; below the smallest normal number runtimes may flush to zero.
+
+The rows are one class with pooled denominators, since a single call holds too few elements to know its own error. Every
+other case (a size, an extreme, the second call in a row) is a class of its own. It may hold eight equal rows, which are
+one observation: its denominators are at least eager's largest error on the rows, and grow with the output's size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bench.parity.answers import Answers
+from bench.parity.cases import Case
+from bench.parity.check import Check
+from bench.parity.spec import Thresholds
+
+ILL_CONDITIONED = 1e-2
+"""Eager's own error, relative to the output, from which float32 says nothing about the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ulps:
+    """Errors of one output in units of the dtype's rounding at the output's own scale (its root mean square)."""
+
+    rms: float
+    peak: float
+    eager_rms: float
+    eager_peak: float
+
+
+@dataclass
+class _Class:
+    """Sums over one class of cases."""
+
+    name: str
+    squares: dict[str, float] = field(default_factory=lambda: {"artifact": 0.0, "eager": 0.0, "floor": 0.0})
+    peaks: dict[str, float] = field(default_factory=lambda: {"artifact": 0.0, "eager": 0.0, "floor": 0.0})
+    scale: float = 0.0
+    """Sum of squares of the truth."""
+    count: int = 0
+    tiny: float = 0.0
+    worst: str = ""
+    """The case of the largest error."""
+
+    def add(self, answers: Answers) -> None:
+        errors = answers.errors()
+        for who, error in errors.items():
+            peak = float(np.abs(error).max(initial=0.0))
+            if who == "artifact" and (peak > self.peaks[who] or not self.worst):
+                self.worst = answers.case.name
+            self.squares[who] += float(np.square(error).sum())
+            self.peaks[who] = max(self.peaks[who], peak)
+        truth = answers.truth()
+        with np.errstate(over="ignore"):
+            self.scale += float(np.square(truth).sum())
+        self.count += truth.size
+        self.tiny = float(np.finfo(answers.eager.dtype).tiny)
+
+    @property
+    def rms_of_output(self) -> float:
+        return math.sqrt(self.scale / self.count) if self.count else 0.0
+
+    def rms_of(self, who: str) -> float:
+        return math.sqrt(self.squares[who] / self.count) if self.count else 0.0
+
+
+class ErrorTally:
+    """Errors of one output, gathered case by case."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._rows = _Class("rows")
+        self._others: dict[tuple[str, str], _Class] = {}
+        self._u = 0.0
+
+    def add(self, answers: Answers) -> None:
+        """Add one case; outputs that are no real numbers have no errors."""
+        if not answers.floating:
+            return
+        self._u = float(np.finfo(answers.eager.dtype).eps) / 2
+        self._of(answers.case).add(answers)
+
+    def _of(self, case: Case) -> _Class:
+        if case.group == "rows":
+            return self._rows
+        return self._others.setdefault((case.group, case.name), _Class(case.name))
+
+    @property
+    def rms_ratio(self) -> float:
+        """Of the rows."""
+        return self._ratios(self._rows)[0]
+
+    @property
+    def peak_ratio(self) -> float:
+        """Of the rows."""
+        return self._ratios(self._rows)[1]
+
+    @property
+    def peak_case(self) -> str:
+        """The case that holds the largest error of the rows."""
+        return self._rows.worst
+
+    @property
+    def max_abs_error(self) -> float:
+        """Of the rows."""
+        return self._rows.peaks["artifact"]
+
+    @property
+    def compared_count(self) -> int:
+        """Elements compared, of all cases."""
+        return self._rows.count + sum(one.count for one in self._others.values())
+
+    @property
+    def allowed_peak(self) -> float:
+        """The unit of the peak ratio: eager's largest error on the rows, or the floor."""
+        return max(self._rows.peaks["eager"], self._rows.peaks["floor"], self._rows.tiny)
+
+    def allowed(self, case: Case) -> float:
+        """The unit of the peak ratio for one case that was added."""
+        return self._units(self._of(case))[1]
+
+    def ulps(self) -> Ulps | None:
+        """Statistics over the rows; None where there is no scale."""
+        unit = 2 * self._u * self._rows.rms_of_output
+        if not unit:
+            return None
+        rows = self._rows
+        return Ulps(
+            rms=rows.rms_of("artifact") / unit,
+            peak=rows.peaks["artifact"] / unit,
+            eager_rms=rows.rms_of("eager") / unit,
+            eager_peak=rows.peaks["eager"] / unit,
+        )
+
+    def checks(self, thresholds: Thresholds) -> list[Check]:
+        """One for the rows, and one per group of other cases."""
+        if not self._rows.count:
+            return []
+        checks = [self._check("error", [self._rows], thresholds)]
+        condition = self._rows.rms_of("eager") / (self._rows.rms_of_output or math.inf)
+        if condition > ILL_CONDITIONED and checks[0].status == "pass":
+            message = (
+                f"{self.name}: eager float32 itself is off by {condition:.2g} of the output's size: "
+                "the model is ill-conditioned in float32, nothing can be proved"
+            )
+            checks[0] = Check(level="error", subject=self.name, status="inconclusive", message=message)
+        groups = dict.fromkeys(group for group, _ in self._others)
+        for group in groups:
+            classes = [one for (name, _), one in self._others.items() if name == group]
+            checks.append(self._check(group, classes, thresholds))
+        return checks
+
+    def _check(self, level: str, classes: list[_Class], thresholds: Thresholds) -> Check:
+        ratios = {one.name: self._ratios(one) for one in classes}
+        wrong = []
+        for one in classes:
+            rms, peak = ratios[one.name]
+            where = "" if level == "error" else f" ({one.name})"
+            if not rms <= thresholds.max_rms_ratio:
+                wrong.append(
+                    f"{self.name}{where}: RMS error is {rms:.3g} times eager's own, "
+                    f"at most {thresholds.max_rms_ratio:.3g} passes"
+                )
+            if not peak <= thresholds.max_peak_ratio:
+                wrong.append(
+                    f"{self.name} ({one.worst}): largest error is {peak:.3g} times eager's own "
+                    f"({one.peaks['artifact']:.3g}), at most {thresholds.max_peak_ratio:.3g} passes"
+                )
+        worst = max(classes, key=lambda one: max(ratios[one.name]))
+        rms, peak = ratios[worst.name]
+        more = f"; and {len(wrong) - 1} more like it" if len(wrong) > 1 else ""
+        message = (
+            wrong[0] + more
+            if wrong
+            else f"RMS {rms:.2f}, largest {peak:.2f} times eager's" + (f" ({worst.name})" if len(classes) > 1 else "")
+        )
+        return Check(level=level, subject=self.name, status="fail" if wrong else "pass", message=message)
+
+    def _ratios(self, one: _Class) -> tuple[float, float]:
+        rms_unit, peak_unit = self._units(one)
+        return _ratio(one.rms_of("artifact"), rms_unit), _ratio(one.peaks["artifact"], peak_unit)
+
+    def _units(self, one: _Class) -> tuple[float, float]:
+        """What an RMS and a largest error of 1 are."""
+        rms_unit = max(one.rms_of("eager"), one.rms_of("floor"), one.tiny)
+        peak_unit = max(one.peaks["eager"], one.peaks["floor"], one.tiny)
+        if one is not self._rows and self._rows.rms_of_output:
+            size = max(1.0, one.rms_of_output / self._rows.rms_of_output)
+            rms_unit = max(rms_unit, size * self.allowed_peak)
+            peak_unit = max(peak_unit, size * self.allowed_peak)
+        return rms_unit, peak_unit
+
+
+def _ratio(error: float, unit: float) -> float:
+    """No error is no error whatever the unit; an error where nothing may differ is infinite."""
+    if error == 0.0:
+        return 0.0
+    return error / unit if unit > 0.0 else math.inf

@@ -1,0 +1,1 @@
+"""Statistics of timings, derived from raw samples when read."""

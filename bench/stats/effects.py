@@ -1,0 +1,184 @@
+"""Statistics of timings, derived from raw samples when read. The process is the unit: samples of one process are not
+independent, and a test that pools them claims differences between a thing and itself.
+
+An effect is a ratio of times, paired within rounds; its interval goes over processes (Georges et al., OOPSLA 2007;
+Kalibera and Jones, ISMM 2013). Where several are claimed at once, intervals are widened by Holm's step-down rule, and a
+difference counts only beyond the noise floor: what the same session found between an artifact and itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+Comparison = Literal["faster", "slower", "same", "inconclusive"]
+
+FAMILY_ERROR = 0.05
+"""The chance of one wrong claim among all comparisons that are made together."""
+_POWER = 0.8
+_MOST_PROCESSES = 1000
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A ratio of times with its interval over processes."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What may be said of one ratio of times among all those that were compared with it."""
+
+    ratio: Ratio
+    """With the interval at the level that Holm's rule gives it."""
+    comparison: Comparison
+    noise_ratio: float
+    """The noise floor, a share: an artifact against itself differed by so much."""
+    detectable_ratio: float
+    """The smallest share that so many processes show four times out of five."""
+    needs_processes_count: int | None
+    """About how many processes would settle it; None if it is settled, or lies within the noise floor."""
+
+
+def median_s(per_process: Sequence[Sequence[float]]) -> float:
+    """The typical time: the median over processes of each process's median.
+
+    Raises:
+        ValueError: no samples.
+    """
+    return statistics.median(statistics.median(samples) for samples in per_process)
+
+
+def paired_logs(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> list[float]:
+    """Per process, the median over rounds of the log of our time over theirs in the same round.
+
+    Raises:
+        ValueError: samples that do not pair.
+    """
+    return [
+        statistics.median(math.log(a / b) for a, b in zip(one, other, strict=True))
+        for one, other in zip(ours, theirs, strict=True)
+    ]
+
+
+def mean_ratio(logs: Sequence[float], error: float = FAMILY_ERROR) -> Ratio:
+    """Exp of the mean of per-process log-ratios, with a t interval over the processes at level ``1 - error``.
+
+    Raises:
+        ValueError: fewer than two processes: one has no spread.
+    """
+    if len(logs) < 2:
+        raise ValueError(f"an interval needs at least 2 processes, got {len(logs)}")
+    centre, half = statistics.mean(logs), _half_width(logs, error)
+    return Ratio(value=math.exp(centre), low=math.exp(centre - half), high=math.exp(centre + half))
+
+
+def noise_floor(logs: Sequence[float]) -> float:
+    """The log-ratio that an A/A pair reaches: the farther end of its 95 % interval.
+
+    Raises:
+        ValueError: fewer than two processes.
+    """
+    ratio = mean_ratio(logs)
+    return max(abs(math.log(ratio.low)), abs(math.log(ratio.high)))
+
+
+def effects(logs: Mapping[Key, Sequence[float]], floor: Callable[[Key], float], tie_ratio: float) -> dict[Key, Effect]:
+    """What may be said of each of a family of log-ratios, one per process, without a wrong claim among them all.
+
+    ``floor(key)`` is the noise floor of that comparison, as a log-ratio; differences below ``tie_ratio`` interest
+    nobody. ``same``: the interval lies within the tie; ``faster`` and ``slower``: it lies beyond the noise floor.
+    """
+    chances = {key: _chance(one, floor(key)) for key, one in logs.items()}
+    found: dict[Key, Effect] = {}
+    open_count, settled = len(logs), True
+    for key in sorted(logs, key=lambda key: chances[key]):
+        error = FAMILY_ERROR / open_count
+        settled = settled and chances[key] <= error
+        found[key] = _effect(logs[key], floor(key), tie_ratio, error, may_differ=settled)
+        open_count -= settled  # Holm: one that holds lowers the bar for the next, one that does not ends it
+    return {key: found[key] for key in logs}
+
+
+def _effect(logs: Sequence[float], floor: float, tie_ratio: float, error: float, *, may_differ: bool) -> Effect:
+    ratio = mean_ratio(logs, error)
+    tie = math.log1p(tie_ratio)
+    centre = statistics.mean(logs)
+    comparison: Comparison = "inconclusive"
+    if -tie <= math.log(ratio.low) and math.log(ratio.high) <= tie:
+        comparison = "same"
+    elif may_differ:
+        comparison = "faster" if centre < 0 else "slower"
+    spread = statistics.stdev(logs)
+    degrees = len(logs) - 1
+    detectable = (t_quantile(1 - error / 2, degrees) + t_quantile(_POWER, degrees)) * spread / math.sqrt(len(logs))
+    gap = max(abs(centre) - floor, tie - abs(centre))
+    return Effect(
+        ratio=ratio,
+        comparison=comparison,
+        noise_ratio=math.expm1(floor),
+        detectable_ratio=math.expm1(min(detectable, 700.0)),
+        needs_processes_count=_needed(spread, gap, error) if comparison == "inconclusive" else None,
+    )
+
+
+def _chance(logs: Sequence[float], floor: float) -> float:
+    """How likely so large a difference would be if the true one did not exceed the floor; two-sided."""
+    ill_conditioned = abs(statistics.mean(logs)) - floor
+    if ill_conditioned <= 0:
+        return 1.0
+    spread = statistics.stdev(logs)
+    return 0.0 if spread == 0 else 2 * (1 - t_cdf(ill_conditioned / (spread / math.sqrt(len(logs))), len(logs) - 1))
+
+
+def _half_width(logs: Sequence[float], error: float) -> float:
+    return t_quantile(1 - error / 2, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+
+
+def _needed(spread: float, gap: float, error: float) -> int | None:
+    """Processes after which the interval is as narrow as ``gap``; None if more would not help."""
+    if gap <= 0:
+        return None
+    low, high = 1, _MOST_PROCESSES  # too few, and perhaps enough: the interval narrows with every process
+    while high - low > 1:
+        count = (low + high) // 2
+        narrow = t_quantile(1 - error / 2, count - 1) * spread / math.sqrt(count) <= gap
+        low, high = (low, count) if narrow else (count, high)
+    return high if high < _MOST_PROCESSES else None
+
+
+def t_cdf(t: float, degrees: int) -> float:
+    """Student's distribution for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    angle = math.atan2(t, math.sqrt(degrees))
+    cos2 = math.cos(angle) ** 2
+    term = 1.0 if degrees % 2 == 0 else math.cos(angle)
+    total = term if degrees > 1 else 0.0
+    for k in range(2 if degrees % 2 == 0 else 3, degrees - 1, 2):
+        term *= cos2 * (k - 1) / k
+        total += term
+    inside = math.sin(angle) * total
+    if degrees % 2 == 1:
+        inside = (angle + inside) * 2 / math.pi
+    return (1 + inside) / 2
+
+
+@functools.cache
+def t_quantile(share: float, degrees: int) -> float:
+    """The value that Student's variable stays below with chance ``share``, by bisection."""
+    if share < 0.5:
+        return -t_quantile(1 - share, degrees)
+    low, high = 0.0, 1.0
+    while t_cdf(high, degrees) < share:
+        low, high = high, high * 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_cdf(middle, degrees) < share else (low, middle)
+    return high

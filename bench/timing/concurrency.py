@@ -1,0 +1,86 @@
+"""Several callers on one runner: what a server's threads get, each with buffers of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.timing.clock import now_s
+
+_KEPT_CALLS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConcurrencySample:
+    """Callers that call as fast as they are answered (a closed loop), in one process."""
+
+    process: int
+    callers_count: int
+    batch_rows: int
+    duration_s: float
+    calls_count: int
+    latencies_s: tuple[float, ...]
+    """Of every k-th call, so many that no more than about a thousand are kept."""
+
+
+def callers_together(
+    process: int,
+    runs: Sequence[Callable[[], Any]],
+    batch_rows: int,
+    duration_s: float,
+    threads_count: int,
+    synchronise: Callable[[], None],
+) -> ConcurrencySample:
+    """Call each of ``runs`` from a thread of its own for ``duration_s``; at least once.
+
+    ``threads_count`` is torch's, which a new thread does not inherit.
+
+    Raises:
+        Exception: what the first failing call raised.
+    """
+    gate = threading.Barrier(len(runs) + 1)
+    latencies: list[list[float]] = [[] for _ in runs]
+    failed: list[BaseException] = []
+
+    def call(run: Callable[[], Any], mine: list[float]) -> None:
+        import torch
+
+        torch.set_num_threads(threads_count)
+        with torch.inference_mode():
+            gate.wait()
+            end_s = now_s() + duration_s
+            began = now_s()
+            while began < end_s or not mine:
+                try:
+                    run()
+                    synchronise()
+                except BaseException as error:  # noqa: BLE001 - handed to the thread that asked
+                    failed.append(error)
+                    return
+                ended = now_s()
+                mine.append(ended - began)
+                began = ended
+
+    threads = [
+        threading.Thread(target=call, args=(run, mine), daemon=True) for run, mine in zip(runs, latencies, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    gate.wait()
+    started = now_s()
+    for thread in threads:
+        thread.join()
+    elapsed_s = now_s() - started
+    if failed:
+        raise failed[0]
+    every = [latency for mine in latencies for latency in mine]
+    return ConcurrencySample(
+        process=process,
+        callers_count=len(runs),
+        batch_rows=batch_rows,
+        duration_s=elapsed_s,
+        calls_count=len(every),
+        latencies_s=tuple(every[:: max(1, len(every) // _KEPT_CALLS)]),
+    )

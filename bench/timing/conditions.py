@@ -1,0 +1,140 @@
+"""The state of the machine while something was measured, and what of it makes figures doubtful.
+
+Nothing is set: clocks, governors and limits belong to whoever runs the machine. What is bad is said, with the number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.timing.clock import now_s
+
+_STEAL_SHARE = 0.02
+_FOREIGN_SHARE = 0.10
+_CAPACITY_SHARE = 0.80
+_HASHED_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """One process's surroundings."""
+
+    steal_share: float | None
+    """Of the machine's time, what the hypervisor gave to others; None where the system does not tell."""
+    foreign_share: float
+    """Of the cores' time, what other processes used."""
+    load_before: float
+    """Runnable tasks over the last minute, when it began."""
+    involuntary_switches_count: int
+    swapped_bytes: int
+    """Read back from swap, by the whole machine."""
+    throttled_count: int | None
+    """Times that a core was slowed for its heat; None where the system does not tell."""
+    cores_count: int
+    capacity_cores: float
+    """How many cores' worth of work got done at once, by hashing on all of them: fewer where a quota or a neighbour
+    takes its part."""
+
+
+class Watch:
+    """From its making until ``stop``."""
+
+    def __init__(self, cores_count: int) -> None:
+        self._cores_count = cores_count
+        self._capacity_cores = capacity(cores_count)
+        self._load = os.getloadavg()[0]
+        self._process = psutil.Process()
+        self._before = self._reading()
+
+    def stop(self) -> Conditions:
+        """What has happened since."""
+        before, after = self._before, self._reading()
+        spent = {name: after[name] - before[name] for name in after if after[name] is not None}
+        whole = max(spent["whole"], 1e-9)
+        return Conditions(
+            steal_share=spent["steal"] / whole if "steal" in spent else None,
+            foreign_share=max(0.0, spent["busy"] - spent["own"]) / whole,
+            load_before=self._load,
+            involuntary_switches_count=int(spent["switches"]),
+            swapped_bytes=int(spent["swapped"]),
+            throttled_count=int(spent["throttled"]) if "throttled" in spent else None,
+            cores_count=self._cores_count,
+            capacity_cores=self._capacity_cores,
+        )
+
+    def _reading(self) -> dict[str, Any]:
+        times, own = psutil.cpu_times(), self._process.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        steal = getattr(times, "steal", None)
+        twice = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # Linux counts it as user time too
+        whole = sum(times) - twice
+        return {
+            "whole": whole,
+            "busy": whole - idle - (steal or 0.0),
+            "steal": steal,
+            "own": own.user + own.system + getattr(own, "children_user", 0.0) + getattr(own, "children_system", 0.0),
+            "switches": self._process.num_ctx_switches().involuntary,
+            "swapped": psutil.swap_memory().sin,
+            "throttled": _throttled_count(),
+        }
+
+
+def warnings(conditions: Conditions) -> list[str]:
+    """What of it makes the figures warning: the number, the threshold, what to do."""
+    one = conditions
+    warnings_found = []
+    if one.steal_share is not None and one.steal_share > _STEAL_SHARE:
+        warnings_found.append(
+            f"the hypervisor gave {one.steal_share:.1%} of the time to others (more than {_STEAL_SHARE:.0%}): "
+            "measure on a dedicated machine, or at another hour"
+        )
+    if one.foreign_share > _FOREIGN_SHARE:
+        warnings_found.append(
+            f"other processes used {one.foreign_share:.0%} of the cores (more than {_FOREIGN_SHARE:.0%}): stop them"
+        )
+    if one.capacity_cores < _CAPACITY_SHARE * one.cores_count:
+        warnings_found.append(
+            f"{one.cores_count} cores did the work of {one.capacity_cores:.1f} (less than {_CAPACITY_SHARE:.0%}): "
+            "a quota or a neighbour takes part of them; ask for whole cores, or measure with fewer threads"
+        )
+    if one.throttled_count:
+        warnings_found.append(
+            f"cores were slowed for heat {one.throttled_count} times (more than 0): let the machine cool down"
+        )
+    if one.swapped_bytes:
+        warnings_found.append(f"{one.swapped_bytes >> 10} KiB came back from swap (more than 0): free memory")
+    return warnings_found
+
+
+def capacity(cores_count: int) -> float:
+    """Work done at once by all cores, in that of one alone: hashing, which holds no lock and needs no memory."""
+    block = bytes(_HASHED_BYTES)
+
+    def work(_: int) -> float:
+        started = now_s()
+        hashlib.sha256(block).digest()
+        return now_s() - started
+
+    alone_s = min(work(0) for _ in range(3))
+    with ThreadPoolExecutor(cores_count) as pool:
+        list(pool.map(work, range(cores_count)))  # its threads are started
+        together_s = min(_elapsed(pool, work, cores_count) for _ in range(3))
+    return min(float(cores_count), cores_count * alone_s / together_s)
+
+
+def _elapsed(pool: ThreadPoolExecutor, work: Any, cores_count: int) -> float:
+    started = now_s()
+    list(pool.map(work, range(cores_count)))
+    return now_s() - started
+
+
+def _throttled_count() -> int | None:
+    files = list(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
+    return sum(int(file.read_text()) for file in files) if files else None

@@ -1,0 +1,56 @@
+"""What is called while timing: batch sizes that the signature allows, real rows in rotating buffers, right answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bench.parity.cases import Pool, Tensors
+from bench.timing.spec import BenchSpec
+from export.arrays import Array, to_numpy
+from export.errors import UserError
+from export.signature import Signature
+
+BUFFERS_COUNT = 4
+"""Inputs rotate among this many buffers, so that no runtime sees the same memory twice in a row."""
+_MISMATCHED = 1e-3
+
+
+def batch_sizes(spec: BenchSpec, signature: Signature) -> list[int]:
+    """The batch sizes that the signature allows, in order; one call is one row where no dimension counts rows.
+
+    Raises:
+        UserError: the signature allows none of them.
+    """
+    if signature.batch is None:
+        return [1]
+    bounds = signature.ranges[signature.batch]
+    allowed = sorted(rows for rows in spec.batch_rows if rows in bounds)
+    if not allowed:
+        raise UserError(
+            f"bench.batch_rows must have a size in [{bounds.min}, {bounds.max}], got {list(spec.batch_rows)}"
+        )
+    return allowed
+
+
+def buffers(signature: Signature, samples: str | None, rows: int, seed: int) -> list[Tensors]:
+    """Inputs on the host: those that calls rotate among."""
+    from safetensors.numpy import load_file
+
+    pool = Pool(signature=signature, samples=load_file(samples) if samples else {}, seed=seed)
+    return [pool.call(rows, start=index * rows) for index in range(BUFFERS_COUNT)]
+
+
+def mismatched_output(expected: Mapping[str, Array], got: Sequence[Array]) -> str | None:
+    """The first output of a bound call that does not answer the inputs it was bound to, by the checked call's answer.
+
+    This finds stale and crossed buffers. How close values are to the truth is parity's business: a thousandth of the
+    output's scale is close enough here.
+    """
+    for (name, array), other in zip(expected.items(), got, strict=True):
+        wanted = to_numpy(array)
+        scale = float(np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0))
+        if not np.allclose(wanted, to_numpy(other), rtol=0.0, atol=_MISMATCHED * scale, equal_nan=True):
+            return name
+    return None

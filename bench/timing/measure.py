@@ -1,0 +1,275 @@
+"""Measure all candidates in several fresh processes, and keep every sample.
+
+A candidate that brings a process down is named, left out and given its cause; the measurement starts again without it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.timing.cold import ColdJob, ColdStart
+from bench.timing.inputs import batch_sizes
+from bench.timing.measurement import CONTROL, Measurement, Samples, SessionRecord
+from bench.timing.roofline import Roofline, RooflineJob
+from bench.timing.sample import Candidate, Sampled, SampleJob
+from bench.timing.spec import BenchSpec
+from export import backend as backends
+from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, ProgramRecord, read_artifact
+from export.backend import LoadOptions
+from export.build import Source
+from export.environment import environment
+from export.record import digest, from_json, observed, read, verify_files
+from export.worker import Outcome, Workspace, run_child
+
+_POLL_S = 0.5
+"""How often the parent looks at a measuring child: seldom, since looking costs a core that is being measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What to measure together, and how."""
+
+    folders: Mapping[str, Path]
+    """The artifacts' folders by name."""
+    options: Mapping[str, LoadOptions]
+    """The proved settings of each."""
+    source: Source
+    program: Path | None
+    """The folder of the traced program, for the roofline."""
+    spec: BenchSpec
+    samples: Path | None
+    seed: int
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a session found."""
+
+    session: SessionRecord | None
+    """None if nothing could be measured."""
+    measurements: dict[str, Measurement]
+    """By artifact, also of one whose cold start failed: the noise that it showed as the twin is still known."""
+    dropped: dict[str, Outcome]
+    """By artifact: how one that could not be measured, or did not start, ended."""
+
+
+def measure_together(session: Session, workspace: Workspace, advance: Callable[[int], None]) -> Measured:
+    """Every candidate in as many fresh processes as were asked for, then their cold starts.
+
+    ``advance`` hears how many steps are done, of ``steps_count``.
+    """
+    folders = dict(session.folders)
+    dropped: dict[str, Outcome] = {}
+    started = time.monotonic()
+    while folders:
+        sampled, failed = sample_processes(session, _candidates(session, folders), workspace, advance)
+        if failed is None:
+            left_out = {rows: reason for one in sampled for rows, reason in one.left_out.items()}
+            cold, cold_failed = _cold_starts(session, folders, left_out, workspace, advance)
+            dropped |= cold_failed
+            roofline = _roofline(session, left_out, workspace)
+            return Measured(
+                session=_session_record(session, folders, sampled, left_out, roofline, started),
+                measurements={
+                    name: _record(session, folders, name, sampled, left_out, cold[name], started) for name in folders
+                },
+                dropped=dropped,
+            )
+        label, outcome = failed
+        name = _control_name(folders) if label == CONTROL else label.partition("@")[0]
+        dropped[name] = outcome
+        del folders[name]
+    return Measured(session=None, measurements={}, dropped=dropped)
+
+
+def steps_count(session: Session) -> int:
+    """How often ``advance`` is heard."""
+    return session.spec.cold_starts * len(session.folders) + session.spec.processes
+
+
+def _control_name(folders: Mapping[str, Path]) -> str:
+    """The artifact whose noise is taken for all: the last one that ships, ONNX where there is one; else eager."""
+    shipped = [name for name, folder in folders.items() if read_artifact(folder).source_free]
+    return next(iter(shipped[::-1] or folders))
+
+
+def _candidates(session: Session, folders: Mapping[str, Path]) -> tuple[Candidate, ...]:
+    """Every artifact as it was proved; its twin; and other thread counts where the artifact allows them."""
+    twin = _control_name(folders)
+    found = [
+        Candidate(label=name, folder=str(folder), options=session.options[name]) for name, folder in folders.items()
+    ]
+    found.append(Candidate(label=CONTROL, folder=str(folders[twin]), options=session.options[twin], whole=False))
+    for name, folder in folders.items():
+        if backends.get(read_artifact(folder).backend).THREADS == "build":
+            continue
+        options = session.options[name]
+        wanted = (1,) if session.spec.threads is None else session.spec.threads
+        found += [
+            Candidate(
+                label=f"{name}@{count}",
+                folder=str(folder),
+                options=replace(options, threads_count=count),
+                whole=False,
+            )
+            for count in wanted
+            if count != options.threads_count
+        ]
+    return tuple(found)
+
+
+def sample_processes(
+    session: Session, candidates: tuple[Candidate, ...], workspace: Workspace, advance: Callable[[int], None]
+) -> tuple[list[Sampled], tuple[str, Outcome] | None]:
+    """What every fresh process measured; or the label of the candidate that brought one down, and how."""
+    sampled: list[Sampled] = []
+    current = workspace.folder / "measure.current"
+    spec = session.spec
+    for process in range(session.spec.processes):
+        job = SampleJob(
+            candidates=candidates,
+            source=session.source,
+            spec=spec,
+            samples=str(session.samples) if session.samples else None,
+            seed=session.seed + process,
+            process=process,
+            current=str(current),
+        )
+        current.unlink(missing_ok=True)
+        outcome = run_child(f"measure-{process}", "bench.timing.sample:sample", job, workspace, poll_s=_POLL_S)
+        if outcome.status != "done":
+            culprit = current.read_text() if current.exists() else candidates[0].label
+            return [], (culprit, outcome)
+        sampled.append(from_json(Sampled, outcome.value))
+        # What one process found too slow the others need not try.
+        spec = replace(spec, batch_rows=tuple(n for n in spec.batch_rows if str(n) not in sampled[-1].left_out))
+        advance(process + 1)
+    current.unlink(missing_ok=True)
+    return sampled, None
+
+
+def _cold_starts(
+    session: Session,
+    folders: Mapping[str, Path],
+    left_out: Mapping[str, str],
+    workspace: Workspace,
+    advance: Callable[[int], None],
+) -> tuple[dict[str, list[ColdStart]], dict[str, Outcome]]:
+    """Cold starts of every artifact, in random order; and how those ended that did not answer."""
+    found: dict[str, list[ColdStart]] = {name: [] for name in folders}
+    failed: dict[str, Outcome] = {}
+    order = random.Random(session.seed)
+    done = session.spec.processes
+    for _ in range(session.spec.cold_starts):
+        names = list(folders)
+        order.shuffle(names)
+        for name in names:
+            done += 1
+            if name in failed:
+                continue
+            artifact = read_artifact(folders[name])
+            sizes = batch_sizes(session.spec, artifact.signature)
+            job = ColdJob(
+                artifact=str(folders[name]),
+                options=session.options[name],
+                source=None if artifact.source_free else session.source,
+                batch_rows=tuple(rows for rows in sizes if str(rows) not in left_out),
+                began_s=time.monotonic(),
+            )
+            outcome = run_child(
+                f"cold-{name}",
+                "bench.timing.cold:first_answer",
+                job,
+                workspace,
+                source_free=artifact.source_free,
+                poll_s=_POLL_S,
+            )
+            if outcome.status == "done":
+                found[name].append(from_json(ColdStart, outcome.value))
+            else:
+                failed[name] = outcome
+            advance(done)
+    return found, failed
+
+
+def _roofline(session: Session, left_out: Mapping[str, str], workspace: Workspace) -> Roofline | str:
+    """The roofline, or why there is none."""
+    if session.program is None:
+        return "the model could not be traced, so its work cannot be counted"
+    record = read(ProgramRecord, session.program / PROGRAM_RECORD)
+    verify_files(session.program, record.files)
+    options = list(session.options.values())
+    job = RooflineJob(
+        program=str(session.program / PROGRAM_FILE),
+        signature=record.signature,
+        spec=replace(session.spec, batch_rows=tuple(n for n in session.spec.batch_rows if str(n) not in left_out)),
+        device=options[0].device,
+        threads_counts=tuple(sorted({one.threads_count for one in options})),
+    )
+    outcome = run_child("roofline", "bench.timing.roofline:roofline", job, workspace, poll_s=_POLL_S)
+    return from_json(Roofline, outcome.value) if outcome.status == "done" else f"{outcome.status}: {outcome.cause}"
+
+
+def _session_record(
+    session: Session,
+    folders: Mapping[str, Path],
+    sampled: Sequence[Sampled],
+    left_out: dict[str, str],
+    roofline: Roofline | str,
+    started: float,
+) -> SessionRecord:
+    twin = _control_name(folders)
+    return SessionRecord(
+        key=session.key,
+        artifacts=tuple(folders),
+        spec=session.spec,
+        twin=twin,
+        control_samples=_samples(sampled, CONTROL, left_out),
+        empty_block_s=tuple(one.empty_block_s for one in sampled),
+        empty_call_s=tuple(one.empty_call_s for one in sampled),
+        conditions=tuple(one.conditions for one in sampled),
+        roofline=roofline if isinstance(roofline, Roofline) else None,
+        roofline_failure=roofline if isinstance(roofline, str) else None,
+        left_out=left_out,
+        environment=environment(),
+        observed=observed(time.monotonic() - started),
+    )
+
+
+def _record(
+    session: Session,
+    folders: Mapping[str, Path],
+    name: str,
+    sampled: Sequence[Sampled],
+    left_out: Mapping[str, str],
+    cold_starts: Sequence[ColdStart],
+    started: float,
+) -> Measurement:
+    labels = {label for of_process in sampled for label in of_process.series}
+    others = sorted(
+        (label for label in labels if label.startswith(f"{name}@")), key=lambda label: int(label.partition("@")[2])
+    )
+    samples = [one for label in (name, *others) for one in _samples(sampled, label, left_out)]
+    concurrency = [one for of_process in sampled for one in of_process.concurrency.get(name, ())]
+    artifact = read_artifact(folders[name])
+    return Measurement(
+        key=session.key,
+        artifact=name,
+        artifact_sha256=digest(artifact),
+        precision=artifact.precision,
+        options=session.options[name],
+        samples=tuple(samples),
+        concurrency=tuple(sorted(concurrency, key=lambda one: (one.process, one.callers_count))),
+        cold_starts=tuple(cold_starts),
+        observed=observed(time.monotonic() - started),
+    )
+
+
+def _samples(sampled: Sequence[Sampled], label: str, left_out: Mapping[str, str]) -> tuple[Samples, ...]:
+    every = (one for of_process in sampled for one in of_process.series.get(label, ()))
+    return tuple(one for one in every if str(one.batch_rows) not in left_out)

@@ -1,0 +1,1 @@
+"""From evidence to judgement: figures, limits, the ranking of what may ship, the verdict."""

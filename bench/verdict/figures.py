@@ -1,0 +1,255 @@
+"""From raw samples to figures: typical times, percentiles, ratios to eager with what may be said of them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.parity.levels.fidelity import is_quantized
+from bench.stats.effects import Effect, effects, median_s, noise_floor, paired_logs
+from bench.stats.quantiles import Percentile, percentile
+from bench.stats.steady import levels, settled_at
+from bench.timing.cold import ColdStart
+from bench.timing.measurement import Measurement, Samples, SessionRecord
+from bench.timing.roofline import Floor, Term, floor
+
+_SHARES = (0.5, 0.9, 0.99)
+_IMPOSSIBLE: dict[Term, float] = {"arithmetic": 2.5, "memory": 1.1, "dispatch": 1.1}
+"""A call so many times faster than its floor was counted or timed wrongly; fast convolutions (Winograd) do up to 2.25
+times less than is counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """One artifact at one batch size, with the settings that it was proved with."""
+
+    batch_rows: int
+    median_s: float
+    """Per bound call: inputs and outputs stay where the model runs."""
+    checked_s: float | None
+    """Per checked call, NumPy in and out, fresh outputs."""
+    rows_per_s: float
+    percentiles: tuple[Percentile, ...]
+    """Of single calls, where they last long enough to be timed and are enough of them."""
+    settled: bool
+    """Whether its times had a steady level in most processes."""
+    to_eager: Effect | None
+    """Its time over eager's; None for eager itself, or where eager was not measured with it."""
+    at_threads: dict[str, float]
+    """Median seconds per call at other thread counts, by count."""
+    least_s: float | None
+    """The roofline floor; None where work could not be counted, or is not float32's."""
+    binds: Term | None
+    joules_per_call: float | None
+
+    @property
+    def efficiency(self) -> float | None:
+        """The floor over the measured time: 1 is as fast as this machine can."""
+        return None if self.least_s is None else self.least_s / self.median_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConcurrencyFigures:
+    """Several callers on one runner."""
+
+    callers_count: int
+    batch_rows: int
+    rows_per_s: float
+    calls_count: int
+    p50_s: float
+    p99: Percentile | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColdFigures:
+    """Cold starts and memory: medians over fresh processes."""
+
+    start_s: float
+    import_s: float
+    load_s: float
+    first_call_s: float
+    total_s: float
+    """From no process to the first answer."""
+    first_bytes: int | None
+    """Peak resident memory at the first answer, the largest seen; None where the system does not tell."""
+    peak_bytes: int | None
+    """The same after a call at every batch size."""
+    device_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """All that was measured of one artifact."""
+
+    speeds: tuple[Speed, ...] = ()
+    concurrency: tuple[ConcurrencyFigures, ...] = ()
+    cold: ColdFigures | None = None
+
+    @property
+    def impossible(self) -> list[str]:
+        """Times below the roofline floor: work counted, or time taken, wrongly."""
+        return [
+            f"batch {one.batch_rows} took {one.median_s:.3g} s, its floor is {one.least_s:.3g} s ({one.binds}): "
+            "the measurement is wrong"
+            for one in self.speeds
+            if one.efficiency is not None and one.binds is not None and one.efficiency > _IMPOSSIBLE[one.binds]
+        ]
+
+
+def figures(rounds: Rounds, baseline: str | None) -> dict[str, Figures]:
+    """Figures by artifact; ``baseline`` is the artifact that ratios are taken to, if it was measured."""
+    compared = rounds.effects_to(baseline) if baseline is not None and baseline in rounds.measurements else {}
+    return {
+        name: Figures(
+            speeds=tuple(
+                _speed(rounds, name, rows, compared.get((name, rows)))
+                for rows in rounds.batches
+                if (name, rows) in rounds.samples
+            ),
+            concurrency=_concurrency(one),
+            cold=_cold(one.cold_starts),
+        )
+        for name, one in rounds.measurements.items()
+    }
+
+
+class Rounds:
+    """The samples of a session as proved, by artifact and batch size, cut to the rounds in which all were steady."""
+
+    def __init__(self, session: SessionRecord, measurements: Mapping[str, Measurement]) -> None:
+        self.session = session
+        self.measurements = measurements
+        self.batches = sorted({one.batch_rows for measured in measurements.values() for one in measured.samples})
+        whole = {name: _by_batch(one.samples, one.options.threads_count) for name, one in measurements.items()}
+        twin = _by_batch(session.control_samples, None)
+        self.samples: dict[tuple[str, int], list[Sequence[float]]] = {}
+        self._control: dict[int, list[Sequence[float]]] = {}
+        self._unsettled: dict[tuple[str, int], int] = {}
+        for rows in self.batches:
+            names = [name for name in whole if rows in whole[name]]
+            firsts = []
+            for process in range(session.spec.processes):
+                common = levels([whole[name][rows][process] for name in names])
+                settled = {name: settled_at(whole[name][rows][process], common) for name in names}
+                for name, at in settled.items():
+                    self._unsettled[name, rows] = self._unsettled.get((name, rows), 0) + (at is None)
+                firsts.append(max((at for at in settled.values() if at is not None), default=0))
+            for name in names:
+                self.samples[name, rows] = [one[at:] for one, at in zip(whole[name][rows], firsts, strict=True)]
+            if rows in twin:
+                self._control[rows] = [one[at:] for one, at in zip(twin[rows], firsts, strict=True)]
+
+    def settled(self, name: str, rows: int) -> bool:
+        """Whether it had a steady level in most processes."""
+        return self._unsettled[name, rows] * 2 <= self.session.spec.processes
+
+    def control_logs(self, rows: int) -> list[float]:
+        """Per process, the log-ratio of the twin to itself."""
+        return paired_logs(self._control[rows], self.samples[self.session.twin, rows])
+
+    def process_times(self, name: str) -> list[float]:
+        """Per process, the mean over batch sizes of the log of its median time."""
+        return [
+            statistics.mean(math.log(statistics.median(self.samples[name, rows][process])) for rows in self.batches)
+            for process in range(self.session.spec.processes)
+        ]
+
+    def noise_over_batches(self) -> float:
+        """The noise floor of ``process_times``, as a log-ratio: the twin against itself over all batch sizes."""
+        by_batch = [self.control_logs(rows) for rows in self.batches]
+        return noise_floor([statistics.mean(logs) for logs in zip(*by_batch, strict=True)])
+
+    def effects_to(self, baseline: str) -> dict[tuple[str, int], Effect]:
+        """Of every artifact at every batch size, as one family."""
+        logs = {
+            (name, rows): paired_logs(samples, self.samples[baseline, rows])
+            for (name, rows), samples in self.samples.items()
+            if name != baseline and self.settled(name, rows)
+        }
+        floors = {rows: noise_floor(self.control_logs(rows)) for rows in self._control}
+        return effects(logs, lambda key: floors.get(key[1], 0.0), self.session.spec.tie_ratio)
+
+
+def _by_batch(samples: Sequence[Samples], threads_count: int | None) -> dict[int, list[Sequence[float]]]:
+    """Block times of each process, by batch size."""
+    table: dict[int, list[Sequence[float]]] = {}
+    for one in sorted(samples, key=lambda one: (one.batch_rows, one.process)):
+        if threads_count in {None, one.threads_count}:
+            table.setdefault(one.batch_rows, []).append(one.samples_s)
+    return table
+
+
+def _speed(rounds: Rounds, name: str, rows: int, effect: Effect | None) -> Speed:
+    measured = rounds.measurements[name]
+    threads_count = measured.options.threads_count
+    mine = [one for one in measured.samples if one.batch_rows == rows and one.threads_count == threads_count]
+    others = sorted({one.threads_count for one in measured.samples} - {threads_count})
+    typical_s = median_s(rounds.samples[name, rows])
+    calls_s = [call_s for one in mine for call_s in one.calls_s]
+    checked = [one.checked_s for one in mine if one.checked_s]
+    joules = [one.joules_per_call for one in mine if one.joules_per_call is not None]
+    least = None if is_quantized(measured.precision) else _floor(rounds.session, rows, threads_count)
+    return Speed(
+        batch_rows=rows,
+        median_s=typical_s,
+        checked_s=median_s(checked) if checked else None,
+        rows_per_s=rows / typical_s,
+        percentiles=tuple(one for share in _SHARES if calls_s and (one := percentile(calls_s, share))),
+        settled=rounds.settled(name, rows),
+        to_eager=effect,
+        at_threads={
+            str(count): median_s(_by_batch(measured.samples, count)[rows])
+            for count in others
+            if rows in _by_batch(measured.samples, count)
+        },
+        least_s=least.least_s if least else None,
+        binds=least.term if least else None,
+        joules_per_call=statistics.median(joules) if joules else None,
+    )
+
+
+def _floor(session: SessionRecord, rows: int, threads_count: int) -> Floor | None:
+    if session.roofline is None:
+        return None
+    work = next((one for one in session.roofline.work if one.batch_rows == rows), None)
+    ceilings = next((one for one in session.roofline.ceilings if one.threads_count == threads_count), None)
+    return floor(work, ceilings) if work and ceilings else None
+
+
+def _concurrency(measured: Measurement) -> tuple[ConcurrencyFigures, ...]:
+    found = []
+    for key in sorted({(one.batch_rows, one.callers_count) for one in measured.concurrency}):
+        mine = [one for one in measured.concurrency if (one.batch_rows, one.callers_count) == key]
+        latencies_s = [latency for one in mine for latency in one.latencies_s]
+        found.append(
+            ConcurrencyFigures(
+                batch_rows=key[0],
+                callers_count=key[1],
+                rows_per_s=statistics.median(one.calls_count * one.batch_rows / one.duration_s for one in mine),
+                calls_count=len(latencies_s),
+                p50_s=statistics.median(latencies_s),
+                p99=percentile(latencies_s, 0.99),
+            )
+        )
+    return tuple(found)
+
+
+def _cold(starts: Sequence[ColdStart]) -> ColdFigures | None:
+    if not starts:
+        return None
+    return ColdFigures(
+        start_s=statistics.median(one.start_s for one in starts),
+        import_s=statistics.median(one.import_s for one in starts),
+        load_s=statistics.median(one.load_s for one in starts),
+        first_call_s=statistics.median(one.first_call_s for one in starts),
+        total_s=statistics.median(one.total_s for one in starts),
+        first_bytes=_most(one.first_bytes for one in starts),
+        peak_bytes=_most(one.peak_bytes for one in starts),
+        device_bytes=_most(one.device_bytes for one in starts),
+    )
+
+
+def _most(sizes: Iterable[int | None]) -> int | None:
+    return max((size for size in sizes if size is not None), default=None)

@@ -1,0 +1,1 @@
+"""How files are made: PyTorch's ONNX exporters, quantisation, and how Inductor is told to compile."""

@@ -1,0 +1,52 @@
+"""The traced program in float64, where the module itself does not run in it: its casts to narrower floats are widened.
+
+A model that says ``x.float()`` or ``dtype=torch.float32`` inside cannot be made double from outside; its graph can,
+node by node.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+_NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+
+class Unguarded(torch.fx.Interpreter):
+    """Runs an exported program's module without its guards, which were checked when it was traced."""
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A submodule of control flow runs as it is."""
+        return None if target == "_guards_fn" else super().call_module(target, args, kwargs)
+
+
+class Float64Program(Unguarded):
+    """Runs an exported program in float64: ``run(*inputs)`` takes flat tensors, floating ones already in float64."""
+
+    def __init__(self, exported: torch.export.ExportedProgram) -> None:
+        super().__init__(exported.module().double())
+
+    def __call__(self, *inputs: torch.Tensor) -> Any:
+        """Flat outputs of flat inputs."""
+        return self.run(*inputs)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A weight or constant, widened."""
+        return to_float64(super().get_attr(target, args, kwargs))
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """One operator, its requests for narrower floats answered in float64."""
+        args, kwargs = pytree.tree_map(float64_dtype, (args, kwargs))
+        return super().call_function(target, args, kwargs)
+
+
+def to_float64(value: Any) -> Any:
+    """A floating tensor in float64; anything else as it is."""
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def float64_dtype(value: Any) -> Any:
+    """Float64 for a narrower floating dtype; anything else as it is."""
+    return torch.float64 if isinstance(value, torch.dtype) and value in _NARROW else value

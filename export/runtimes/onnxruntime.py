@@ -1,0 +1,275 @@
+"""ONNX Runtime: the one place that opens a session and runs it; the ONNX backends differ in how the file came to be.
+
+Loading and running need numpy and onnxruntime alone; torch is imported only where torch tensors are passed in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from export.arrays import Array, is_numpy, to_numpy, to_torch
+from export.backend import Witness
+from export.environment import versions
+
+if TYPE_CHECKING:
+    import torch
+
+    from export.artifact import Artifact
+    from export.backend import LoadOptions
+    from export.signature import TensorSpec
+
+_INT8 = re.compile(r"QLinear|QGemm|QAttention|MatMulInteger|ConvInteger|DynamicQuantize")
+"""Operators that compute in integers; what is only dequantised first is computed in float32."""
+_NO_GRAPH = "-1"
+"""The run option ``gpu_graph_id`` of a call that is not captured."""
+
+
+def runtime_missing(device: str) -> str | None:
+    """Whether an ONNX Runtime is installed, and has the device's provider."""
+    if not any(name.startswith("onnxruntime") for name in versions()):
+        return "onnxruntime is not installed: pip install onnxruntime-gpu (or onnxruntime where it has no wheel)"
+    if device == "cuda":
+        import onnxruntime
+
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            return "this onnxruntime has no CUDAExecutionProvider: pip install onnxruntime-gpu"
+    return None
+
+
+def open_session(
+    model: str | bytes,
+    options: LoadOptions,
+    disabled_optimizers: Sequence[str] = (),
+    rewritten: Path | None = None,
+    stream: torch.cuda.Stream | None = None,
+) -> Any:
+    """ONNX Runtime on a file, or on a serialized model, with the settings that every use of an artifact shares.
+
+    ``rewritten`` is where the graph is left as the runtime runs it; on CUDA all work goes to ``stream``, if given.
+    """
+    if options.device == "cuda":
+        import torch  # noqa: F401 - brings the CUDA libraries that the provider is linked against
+    import onnxruntime
+
+    levels = onnxruntime.GraphOptimizationLevel
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = {
+        "off": levels.ORT_DISABLE_ALL,
+        "basic": levels.ORT_ENABLE_BASIC,
+        "extended": levels.ORT_ENABLE_EXTENDED,
+        "all": levels.ORT_ENABLE_ALL,
+    }[options.optimization]
+    settings.intra_op_num_threads = options.threads_count
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    if rewritten is not None:
+        settings.optimized_model_filepath = str(rewritten)
+    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if options.device != "cpu":
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return onnxruntime.InferenceSession(
+        model,
+        settings,
+        providers=_providers(options, stream),
+        enable_fallback=0,
+        disabled_optimizers=list(disabled_optimizers) or None,
+    )
+
+
+def _providers(options: LoadOptions, stream: torch.cuda.Stream | None) -> list[Any]:
+    """The one provider: without the CPU's beside it, and no fallback, a node that CUDA cannot run is an error."""
+    if options.device == "cpu":
+        return ["CPUExecutionProvider"]
+    settings = {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": str(int(options.cuda_graph))}
+    if stream is not None:
+        settings |= {"user_compute_stream": str(stream.cuda_stream), "do_copy_in_default_stream": "1"}
+    return [("CUDAExecutionProvider", settings)]
+
+
+def quantize_file(plain: Path, quantized: Path, calls: Sequence[Mapping[str, Array]]) -> int:
+    """Static int8 with weights per channel and ranges (smallest, largest) from ``calls``; returns the nodes converted.
+
+    Signed weights and activations: what ONNX Runtime advises for the CPU.
+    """
+    import onnx
+    from onnxruntime import quantization
+
+    model = onnx.load(str(plain))
+    del model.graph.value_info[:]  # the exporter's would contradict weights that the tool transposes
+    onnx.save(model, str(plain))
+    prepared = plain.with_name("prepared.onnx")
+    quantization.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._calls = iter(calls)
+
+        def get_next(self) -> Mapping[str, Array] | None:
+            return next(self._calls, None)
+
+    quantization.quantize_static(
+        str(prepared),
+        str(quantized),
+        Reader(),
+        quant_format=quantization.QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+        per_channel=True,
+        activation_type=quantization.QuantType.QInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+    nodes = onnx.load(str(quantized)).graph.node
+    dequantized = {output for node in nodes if node.op_type == "DequantizeLinear" for output in node.output}
+    return sum(node.op_type in {"Conv", "Gemm", "MatMul"} and dequantized.issuperset(node.input[:2]) for node in nodes)
+
+
+def _precision(model: Path, options: LoadOptions) -> str:
+    """What the graph computes in after the runtime rewrote it: the float types of its weights, and nodes in int8."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="torchstone-onnx-") as scratch:
+        rewritten = Path(scratch) / "rewritten.onnx"
+        open_session(str(model), options, rewritten=rewritten)
+        graph = onnx.load(str(rewritten)).graph
+    kinds = {onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type) for tensor in graph.initializer}
+    floats = sorted(kind.name for kind in kinds if kind.name.startswith(("float", "bfloat")))
+    integer_count = sum(bool(_INT8.match(node.op_type)) for node in graph.node)
+    return "+".join(floats or ["float32"]) + (
+        f", {integer_count} of {len(graph.node)} nodes int8" if integer_count else ""
+    )
+
+
+def _stream() -> torch.cuda.Stream:
+    """A stream that torch knows too: calls are put in order on the device, and nobody waits on the host."""
+    import torch
+
+    return torch.cuda.Stream()
+
+
+class OnnxSession:
+    """``Loaded`` around an ONNX Runtime session."""
+
+    def __init__(self, model: Path, artifact: Artifact, options: LoadOptions) -> None:
+        self._stream = _stream() if options.device == "cuda" else None
+        self._session = open_session(str(model), options, stream=self._stream)
+        self._graphs = itertools.count()
+        self._model = model
+        self._options = options
+        self._device = options.device
+        self._signature = artifact.signature
+        self._inputs = [spec.name for spec in artifact.signature.inputs]
+        self._outputs = [spec.name for spec in artifact.signature.outputs]
+
+    def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        """One run with outputs that ONNX Runtime allocates, where the inputs lie."""
+        as_numpy = is_numpy(inputs[0])
+        if as_numpy or self._device == "cpu":
+            fed = dict(zip(self._inputs, inputs if as_numpy else map(to_numpy, inputs), strict=True))
+            outputs: list[Array] = self._session.run(self._outputs, fed)
+            return outputs if as_numpy else [to_torch(output) for output in outputs]
+        return self._views(self._run_bound(inputs).get_outputs(), as_numpy=False)
+
+    def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:
+        """Inputs and outputs bound once to fixed memory, which ONNX Runtime then reads and writes in place."""
+        binding = self._run_bound(inputs)
+        results = binding.get_outputs()
+        for name, value in zip(self._outputs, results, strict=True):
+            binding.bind_ortvalue_output(name, value)
+        arrays = self._views(results, as_numpy=is_numpy(inputs[0]))
+        run = self._session.run_with_iobinding
+        if self._stream is not None:
+            graph = str(next(self._graphs)) if self._options.cuda_graph else _NO_GRAPH
+            run = self._in_order(graph)
+
+        def call() -> Sequence[Array]:
+            run(binding)
+            return arrays
+
+        return call
+
+    def _in_order(self, graph: str) -> Callable[[Any], None]:
+        """A bound call on the GPU, after what torch was told before and before what it is told next; the host goes on.
+
+        ``graph`` numbers what is captured: the first calls with it record, later ones replay on the same memory.
+        """
+        import onnxruntime
+        import torch
+
+        stream, run = self._stream, self._session.run_with_iobinding
+        assert stream is not None
+        run_options = onnxruntime.RunOptions()
+        run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        if self._options.cuda_graph:
+            run_options.add_run_config_entry("gpu_graph_id", graph)
+
+        def call(binding: Any) -> None:
+            caller = torch.cuda.current_stream()
+            stream.wait_stream(caller)
+            run(binding, run_options)
+            caller.wait_stream(stream)
+
+        return call
+
+    def witness(self) -> Witness:
+        """Nodes per execution provider, as the runtime assigned them."""
+        nodes: Counter[str] = Counter()
+        for subgraph in self._session.get_provider_graph_assignment_info():
+            nodes[subgraph.ep_name] += len(subgraph.get_nodes())
+        wanted = "CUDAExecutionProvider" if self._device == "cuda" else "CPUExecutionProvider"
+        strangers = {provider: count for provider, count in nodes.items() if provider != wanted}
+        return Witness(
+            device=self._device,
+            evidence={
+                **{f"nodes_on_{provider}": str(count) for provider, count in sorted(nodes.items())},
+                "precision": _precision(self._model, self._options),
+            },
+            fallback=f"{strangers} nodes ran elsewhere than on {wanted}" if strangers else None,
+        )
+
+    def _run_bound(self, inputs: Sequence[Array]) -> Any:
+        """A binding to ``inputs`` that has run once, into outputs that ONNX Runtime allocated on the device."""
+        binding = self._binding(inputs)
+        for name in self._outputs:
+            binding.bind_output(name, self._device)
+        if self._stream is None:
+            self._session.run_with_iobinding(binding)
+        else:
+            self._in_order(_NO_GRAPH)(binding)
+        return binding
+
+    def _binding(self, inputs: Sequence[Array]) -> Any:
+        """A binding that reads the very memory of ``inputs``; NumPy arrays are copied where the session is on a GPU."""
+        import onnxruntime
+
+        binding = self._session.io_binding()
+        for spec, array in zip(self._signature.inputs, inputs, strict=True):
+            if self._device == "cpu":
+                binding.bind_ortvalue_input(spec.name, onnxruntime.OrtValue.ortvalue_from_numpy(to_numpy(array)))
+            elif isinstance(array, np.ndarray):
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+                binding.bind_ortvalue_input(spec.name, value)
+            else:
+                dtype, shape = np.dtype(spec.dtype), tuple(array.shape)
+                binding.bind_input(spec.name, self._device, 0, dtype, shape, array.data_ptr())
+        return binding
+
+    def _views(self, values: Sequence[Any], *, as_numpy: bool) -> list[Array]:
+        return [self._view(value, spec, as_numpy) for value, spec in zip(values, self._signature.outputs, strict=True)]
+
+    def _view(self, value: Any, spec: TensorSpec, as_numpy: bool) -> Array:
+        """The memory of a runtime value, without a copy where it lies on the device of the answer."""
+        if as_numpy or self._device == "cpu":
+            array: np.ndarray[Any, Any] = value.numpy()
+            return array if as_numpy else to_torch(array)
+        import torch
+
+        tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(value)
+        return tensor.view(torch.bool) if spec.dtype == "bool" else tensor  # ONNX Runtime hands booleans over as bytes

@@ -1,0 +1,41 @@
+"""The golden samples of a bundle, as plain ``.npy``: NumPy alone reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bench.parity.golden import golden
+from bench.parity.jobs import REFERENCE_RECORD, Reference
+from bench.parity.spec import Thresholds
+from export.record import read, verify_files
+from export.signature import Signature
+from pipeline.bundle.record import GoldenCall, GoldenOutput
+
+
+def write_golden(run: Path, folder: Path, signature: Signature, limits: Thresholds) -> Iterator[GoldenCall]:
+    """Each golden call as ``golden/<number>/<inputs|expected|allowed>/<tensor>.npy``."""
+    where = run / "parity" / "reference"
+    reference = read(Reference, where / REFERENCE_RECORD)
+    verify_files(where, reference.files)
+    for number, call in enumerate(golden(reference, where, signature, limits)):
+        kinds = {"inputs": call.inputs, "expected": call.expected, "allowed": call.allowed}
+        paths: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
+        for kind, tensors in kinds.items():
+            for name, array in tensors.items():
+                path = f"golden/{number:02d}/{kind}/{name}.npy"
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                np.save(folder / path, array, allow_pickle=False)
+                paths[kind][name] = path
+        yield GoldenCall(
+            name=call.case.name,
+            sizes=dict(call.case.sizes),
+            real=call.real,
+            inputs=paths["inputs"],
+            outputs={
+                name: GoldenOutput(expected=paths["expected"][name], allowed=paths["allowed"][name], dtype=dtype)
+                for name, dtype in call.dtypes.items()
+            },
+        )

@@ -1,0 +1,1 @@
+"""The commands besides ``pipeline.all``, one file each."""

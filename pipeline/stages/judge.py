@@ -1,0 +1,67 @@
+"""From all evidence to the verdict, the report and the ``latest`` link."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bench.parity.report import ParityReport
+from bench.timing.measurement import Measurement, SessionRecord
+from bench.verdict.judge import Evidence, Verdict, judge_evidence
+from export import backend as backends
+from export.artifact import Artifact
+from export.errors import RecordError
+from export.record import digest, read, write
+from pipeline.report import write_report
+from pipeline.run import Run, set_latest
+from pipeline.stages.children import Failures
+from pipeline.stages.train import Trained
+
+
+def judge(
+    run: Run,
+    trained: Trained,
+    artifacts: Mapping[str, Artifact],
+    reports: Mapping[str, ParityReport],
+    session: SessionRecord | None,
+    measurements: Mapping[str, Measurement],
+    failures: Failures,
+) -> Verdict:
+    """Weigh, write down, and make this the recipe's latest run; what has not changed keeps its file."""
+    recipe = run.found.recipe
+    evidence = [
+        Evidence(
+            name=backends.artifact_name(name, run.device),
+            backend=name,
+            required=name in recipe.must_be_good,
+            artifact=artifacts.get(name),
+            parity=reports.get(name),
+            measurement=measurements.get(name),
+            failure=failures.get(name),
+        )
+        for name in recipe.backends
+    ]
+    verdict = judge_evidence(
+        digest(run.record),
+        recipe.name,
+        evidence,
+        session,
+        recipe.limits,
+        trained.checkpoint.metrics,
+        allow_no_reference=recipe.parity.allow_no_reference,
+    )
+    known = _known(run)
+    if known is not None and digest(known) == digest(verdict):
+        verdict = known
+    else:
+        write(run.folder / "verdict.json", verdict)
+    write_report(run, verdict, reports)
+    set_latest(run)
+    return verdict
+
+
+def _known(run: Run) -> Verdict | None:
+    """The verdict that lies there, if one does and can be read; whatever else lies there is replaced."""
+    try:
+        return read(Verdict, run.folder / "verdict.json")
+    except RecordError:
+        return None

@@ -1,0 +1,108 @@
+"""From a recipe to a checkpoint; and what is checked before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from bench.verdict.judge import Failure
+from export import backend as backends
+from export.build import Source
+from export.exporters.quantize import CALIBRATION_ROWS
+from export.program import complete
+from export.record import key_of, write_atomically
+from export.signature import Signature
+from pipeline.run import Run
+from pipeline.stages.children import Failures, users_code
+from pipeline.training import loop as trainer
+from pipeline.training.resume import tensor_sha256
+from pipeline.training.source import TrainedModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A checkpoint, and where workers find its module."""
+
+    checkpoint: trainer.Checkpoint
+    source: Source
+
+
+def check(run: Run) -> Failures:
+    """Before anything is trained: which backends cannot work here, and why; each is named with its remedy."""
+    failures = {}
+    for name in run.found.recipe.backends:
+        if reason := backends.get(name).unavailable(run.device):
+            failures[name] = Failure(step="build", cause=reason)
+            run.console.stage("check", f"{name} will fail: {reason}")
+    return failures
+
+
+def train(run: Run) -> Trained:
+    """The checkpoint: trained, or the model's own weights where the recipe has no training."""
+    recipe = run.found.recipe
+    weights = run.folder / "checkpoint" / trainer.WEIGHTS
+    source = TrainedModule(reference=run.found.reference, weights=str(weights)).source()
+    key = run.key(
+        "train",
+        tools=("train",),
+        settings=recipe.train,
+        seed=recipe.seed,
+        device=run.device,
+        given=None if recipe.train else _given_weights_sha256(run),
+        sources=run.record.source_sha256,
+        files=run.record.file_sha256,
+    )
+
+    def make(folder: Path) -> None:
+        complete_signature(run)  # a model that does not accept its own example is not worth training
+        with run.console.bar("train", recipe.train.epochs if recipe.train else 0) as advance:
+            progress = trainer.Progress(
+                say=lambda text: run.console.stage("train", text), advance=lambda done, _: advance(done)
+            )
+            with users_code(run, "training"):
+                trainer.train(recipe, run.device, folder, key, progress)
+
+    checkpoint, made = run.stage(
+        "checkpoint", trainer.Checkpoint, trainer.RECORD, key, make, keep_partial=recipe.train is not None
+    )
+    if not made:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in checkpoint.metrics.items())
+        run.console.stage("train", f"reused, trained {checkpoint.observed.at}" + (f" ({figures})" if figures else ""))
+    return Trained(checkpoint=checkpoint, source=source)
+
+
+def complete_signature(run: Run) -> Signature:
+    """The recipe's signature with its outputs, found by running a fresh model.
+
+    Raises:
+        UserError: the model does not accept its own example input.
+    """
+    recipe = run.found.recipe
+    torch.manual_seed(recipe.seed)
+    with users_code(run, "building the model"):
+        return complete(recipe.model(), recipe.signature, recipe.seed)
+
+
+def calibration_rows(run: Run) -> Path | None:
+    """A file of training rows, for backends that take ranges from real data; None where the recipe has none."""
+    recipe = run.found.recipe
+    if recipe.data is None:
+        return None
+    path = run.folder / "calibration.safetensors"
+    trainer.seed_everything(recipe.seed, run.device)
+    with users_code(run, "loading the data"):
+        rows = {name: array[:CALIBRATION_ROWS].contiguous() for name, array in recipe.data().train.inputs.items()}
+    write_atomically(path, save(rows))
+    return path
+
+
+def _given_weights_sha256(run: Run) -> str:
+    """Of a model that arrives with its weights: they are part of what the run depends on."""
+    recipe = run.found.recipe
+    trainer.seed_everything(recipe.seed, "cpu")
+    with users_code(run, "building the model"):
+        state = recipe.model().state_dict()
+    return key_of(**{name: tensor_sha256(tensor) for name, tensor in state.items()})

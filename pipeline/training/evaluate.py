@@ -1,0 +1,93 @@
+"""The model on whole splits: its result, and the recipe's metrics of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pipeline.training.resume import tensor_sha256
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Data, Recipe, Split
+
+_ROWS_AT_ONCE = 4096
+
+
+def final_metrics(recipe: Recipe, data: Data | None, module: nn.Module, device: str) -> dict[str, float]:
+    """Every metric on every split, of the kept weights."""
+    results: dict[str, float] = {}
+    if data is None or not recipe.metrics:
+        return results
+    for split_name, split in data.splits.items():
+        moved = to_device(split, device)
+        outputs = predict(recipe, module, moved)
+        results |= {
+            f"{split_name}_{name}": float(metric(outputs, moved.targets)) for name, metric in recipe.metrics.items()
+        }
+    return results
+
+
+def data_sha256(data: Data | None) -> dict[str, str]:
+    """The digest of every tensor of a data set, by split and name."""
+    return {
+        f"{split_name}.{name}": tensor_sha256(tensor)
+        for split_name, split in (data.splits if data else {}).items()
+        for name, tensor in {**split.inputs, "targets": split.targets}.items()
+    }
+
+
+def predict(recipe: Recipe, module: nn.Module, split: Split) -> Any:
+    """The model's result on a whole split, in eval mode; large splits are answered in parts and joined."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            if split.rows_count <= _ROWS_AT_ONCE:
+                return call(recipe, module, split)
+            parts = [
+                call(recipe, module, take(split, slice(start, start + _ROWS_AT_ONCE)))
+                for start in range(0, split.rows_count, _ROWS_AT_ONCE)
+            ]
+            return _join(parts)
+    finally:
+        module.train(training)
+
+
+def _join(parts: list[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(parts)
+    if isinstance(first, dict):
+        return {key: _join([part[key] for part in parts]) for key in first}
+    if isinstance(first, tuple | list):
+        joined = [_join(list(column)) for column in zip(*parts, strict=True)]
+        return type(first)(*joined) if hasattr(first, "_fields") else type(first)(joined)
+    return replace(
+        first, **{name: _join([getattr(part, name) for part in parts]) for name in first.__dataclass_fields__}
+    )
+
+
+def call(recipe: Recipe, module: nn.Module, batch: Split) -> Any:
+    """The model's own result on the rows of a split, its inputs passed as the signature says."""
+    specs = recipe.signature.inputs
+    positional = [batch.inputs[spec.name] for spec in specs if not spec.keyword]
+    return module(*positional, **{spec.name: batch.inputs[spec.name] for spec in specs if spec.keyword})
+
+
+def take(split: Split, rows: Any) -> Split:
+    """Some rows of a split, by a slice or by indices."""
+    return replace(
+        split, inputs={name: tensor[rows] for name, tensor in split.inputs.items()}, targets=split.targets[rows]
+    )
+
+
+def to_device(split: Split, device: str) -> Split:
+    """A split on the device; nothing is copied if it lies there."""
+    return replace(
+        split,
+        inputs={name: tensor.to(device) for name, tensor in split.inputs.items()},
+        targets=split.targets.to(device),
+    )

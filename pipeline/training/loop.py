@@ -1,0 +1,287 @@
+"""Training: a recipe to a checkpoint, bit for bit the same each time, and after any interruption.
+
+One seed governs everything. The order of rows is drawn from the seed and the epoch, so it needs no state of its own; at
+the end of an epoch weights, optimizer and random generators are saved, without pickle, at most every
+``save_every_s``. A run that is interrupted goes on from there and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from export.errors import UserError
+from export.record import FileDigest, Observed, Record, digest_files, observed, write, write_atomically
+from pipeline.training.evaluate import call, data_sha256, final_metrics, predict, take, to_device
+from pipeline.training.resume import Counters, forget_state, load_state, save_state, save_tensors
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Data, Recipe, Split
+
+WEIGHTS, METRICS, RECORD = "weights.safetensors", "metrics.jsonl", "checkpoint.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """How to train."""
+
+    epochs: int = 10
+    """Passes over the training rows."""
+    batch_rows: int | None = None
+    """Rows per step, shuffled each epoch; None takes all rows at once, in their order."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    lr: float = 1e-3
+    """Learning rate at the start."""
+    momentum: float = 0.0
+    """Of sgd."""
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of the learning rate, per epoch; cosine ends at zero."""
+    keep: Literal["last", "best"] = "last"
+    """Which epoch's weights to keep; best is the smallest validation loss."""
+    print_every_epochs: int = 10
+    save_every_s: float = 10.0
+    """Least time between two saves of the state that an interrupted run resumes from."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"train.epochs must be >= 1, got {self.epochs}")
+        if self.batch_rows is not None and self.batch_rows < 1:
+            raise ValueError(f"train.batch_rows must be >= 1, got {self.batch_rows}")
+        if self.lr <= 0:
+            raise ValueError(f"train.lr must be > 0, got {self.lr}")
+        if self.print_every_epochs < 1 or self.save_every_s < 0:
+            raise ValueError("train.print_every_epochs must be >= 1 and train.save_every_s >= 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Record):
+    """What lies in ``checkpoint/``: trained weights and how they did."""
+
+    SCHEMA: ClassVar[str] = "torchstone.checkpoint/1"
+
+    key: str
+    recipe: str
+    files: tuple[FileDigest, ...]
+    """The weights (safetensors, the module's own names) and the metrics of every epoch."""
+    data_sha256: dict[str, str]
+    """Of every tensor of the data, as ``<split>.<name>``."""
+    epochs_count: int
+    """0 for a recipe without training."""
+    kept_epoch: int
+    """Counted from 1; 0 for a recipe without training."""
+    metrics: dict[str, float]
+    """Of the kept weights: ``<split>_<metric>``, and ``train_loss`` of the last epoch."""
+    observed: Observed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What training tells while it runs."""
+
+    say: Callable[[str], None]
+    """One line of text."""
+    advance: Callable[[int, int], None]
+    """Epochs done, and of how many."""
+
+
+def seed_everything(seed: int, device: str) -> None:
+    """Seed Python, NumPy and torch, and ask torch for deterministic algorithms."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if device == "cuda":
+        # cuBLAS is deterministic only with a fixed workspace.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+    torch.use_deterministic_algorithms(True)
+
+
+def train(recipe: Recipe, device: str, folder: Path, key: str, progress: Progress) -> Checkpoint:
+    """Train into ``folder``, going on from a state that lies there; the caller publishes the folder when it is whole.
+
+    Raises:
+        UserError: the loss is not finite.
+        KeyboardInterrupt: after the state was saved, at the end of the epoch.
+    """
+    started = time.monotonic()
+    seed_everything(recipe.seed, device)
+    data = recipe.data() if recipe.data else None
+    torch.manual_seed(recipe.seed)
+    module = recipe.model().to(device)
+    spec = recipe.train
+    if spec is None or data is None or recipe.loss is None:
+        save_tensors(folder / WEIGHTS, module.state_dict())
+        write_atomically(folder / METRICS, b"")
+        last_loss, kept_epoch = None, 0
+    else:
+        last_loss, kept_epoch = _Training(recipe, spec, data, module, device, folder).run(progress)
+        module.load_state_dict(load_file(folder / WEIGHTS))
+    metrics = final_metrics(recipe, data, module, device)
+    if last_loss is not None:
+        metrics["train_loss"] = last_loss
+        _say_results(metrics, progress)
+    checkpoint = Checkpoint(
+        key=key,
+        recipe=recipe.name,
+        files=digest_files(folder, [folder / WEIGHTS, folder / METRICS]),
+        data_sha256=data_sha256(data),
+        epochs_count=spec.epochs if spec else 0,
+        kept_epoch=kept_epoch,
+        metrics=metrics,
+        observed=observed(time.monotonic() - started),
+    )
+    write(folder / RECORD, checkpoint)
+    forget_state(folder)
+    return checkpoint
+
+
+class _Training:
+    """The loop and its state."""
+
+    def __init__(
+        self, recipe: Recipe, spec: TrainSpec, data: Data, module: nn.Module, device: str, folder: Path
+    ) -> None:
+        assert recipe.loss is not None
+        self._recipe, self._spec, self._module, self._device, self._folder = recipe, spec, module, device, folder
+        self._loss = recipe.loss
+        self._train = to_device(data.train, device)
+        self._validation = to_device(data.validation, device) if data.validation else None
+        self._optimizer = recipe.optimizer(module) if recipe.optimizer else _optimizer(spec, module)
+        self._base_lrs = [group["lr"] for group in self._optimizer.param_groups]
+        self._now = Counters()
+        self._best: dict[str, torch.Tensor] = {}
+        self._saved_at = time.monotonic()
+
+    def run(self, progress: Progress) -> tuple[float, int]:
+        """Train to the end; the last epoch's loss, and the epoch whose weights were kept."""
+        if (state := load_state(self._folder, self._device, self._module, self._optimizer)) is not None:
+            self._now, self._best = state
+            progress.say(f"resumed after epoch {self._now.epoch} of {self._spec.epochs}")
+        with _deferred_interrupt() as interrupted:
+            while self._now.epoch < self._spec.epochs:
+                self._one_epoch()
+                progress.advance(self._now.epoch, self._spec.epochs)
+                if self._now.epoch % self._spec.print_every_epochs == 0:
+                    progress.say(f"Epoch [{self._now.epoch}/{self._spec.epochs}], Loss: {self._now.train_loss:.4f}")
+                last = self._now.epoch == self._spec.epochs
+                if interrupted() or last or time.monotonic() - self._saved_at >= self._spec.save_every_s:
+                    save_state(self._folder, self._device, self._module, self._optimizer, self._best, self._now)
+                    self._saved_at = time.monotonic()
+                if interrupted() and not last:
+                    raise KeyboardInterrupt
+        save_tensors(self._folder / WEIGHTS, self._best if self._spec.keep == "best" else self._module.state_dict())
+        write_atomically(self._folder / METRICS, "".join(line + "\n" for line in self._now.lines).encode())
+        return self._now.train_loss, self._now.kept_epoch
+
+    def _one_epoch(self) -> None:
+        self._module.train()
+        for group, base in zip(self._optimizer.param_groups, self._base_lrs, strict=True):
+            group["lr"] = base * _schedule(self._spec, self._now.epoch)
+        loss_sum, rows_sum = 0.0, 0
+        for batch in self._batches():
+            outputs = call(self._recipe, self._module, batch)
+            loss = self._loss(outputs, batch.targets)
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+            loss_sum += loss.item() * batch.rows_count
+            rows_sum += batch.rows_count
+        self._now.epoch += 1
+        # one batch: its own loss, not a product divided again, which may differ in the last bit
+        self._now.train_loss = loss.item() if rows_sum == batch.rows_count else loss_sum / rows_sum
+        if not np.isfinite(self._now.train_loss):
+            raise UserError(
+                f"the training loss is {self._now.train_loss} after epoch {self._now.epoch}: "
+                f"lower --train.lr ({self._spec.lr:g}), or check the data"
+            )
+        self._note_epoch()
+
+    def _note_epoch(self) -> None:
+        """Metrics of the epoch; keep its weights if it is the best so far, or if the last are wanted."""
+        line: dict[str, float] = {"epoch": self._now.epoch, "train_loss": self._now.train_loss}
+        if self._validation:
+            outputs = predict(self._recipe, self._module, self._validation)
+            line["validation_loss"] = float(self._loss(outputs, self._validation.targets))
+            line |= {
+                f"validation_{name}": float(metric(outputs, self._validation.targets))
+                for name, metric in self._recipe.metrics.items()
+            }
+        self._now.lines.append(
+            json.dumps({name: value if np.isfinite(value) else None for name, value in line.items()})
+        )
+        watched = line.get("validation_loss", self._now.train_loss)
+        if self._spec.keep == "last":
+            self._now.kept_epoch = self._now.epoch
+        elif self._now.best_loss is None or watched < self._now.best_loss:
+            self._now.best_loss, self._now.kept_epoch = watched, self._now.epoch
+            self._best = {name: tensor.detach().clone() for name, tensor in self._module.state_dict().items()}
+
+    def _batches(self) -> Iterator[Split]:
+        rows = self._spec.batch_rows
+        if rows is None:
+            yield self._train
+            return
+        generator = torch.Generator().manual_seed(self._recipe.seed * 1_000_003 + self._now.epoch)
+        order = torch.randperm(self._train.rows_count, generator=generator).to(self._device)
+        for start in range(0, len(order), rows):
+            yield take(self._train, order[start : start + rows])
+
+
+def _optimizer(spec: TrainSpec, module: nn.Module) -> torch.optim.Optimizer:
+    parameters = module.parameters()
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+    kind = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+
+
+def _schedule(spec: TrainSpec, epoch: int) -> float:
+    return 0.5 * (1 + float(np.cos(np.pi * epoch / spec.epochs))) if spec.schedule == "cosine" else 1.0
+
+
+def _say_results(metrics: dict[str, float], progress: Progress) -> None:
+    """Accuracy and final loss in the words of the seed document; the split is named where there are several."""
+    accuracies = {
+        name.removesuffix("_accuracy"): value for name, value in metrics.items() if name.endswith("_accuracy")
+    }
+    for split, value in accuracies.items():
+        progress.say(f"Accuracy: {value * 100:.2f}%" + (f" ({split})" if len(accuracies) > 1 else ""))
+    progress.say(f"Final Loss: {metrics['train_loss']}")
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C waits for the end of the epoch, so that the state which is saved is whole; a second one does not wait."""
+    pressed = False
+
+    def press(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,182 @@
+"""The manifest, and a folder held against it: every file as listed, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+import sys
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.verifier.outcome import Refused, parse_json
+
+MANIFEST, SIGNATURE = "manifest.json", "model.sig"
+MANIFEST_SCHEMA = "torchstone.manifest/1"
+_FILES_COUNT, _DEPTH, _PATH_LENGTH = 100_000, 32, 1024
+_BAR_AFTER_S = 1.0
+
+
+class Listed(NamedTuple):
+    """One file of the manifest."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+def read_manifest(data: bytes) -> list[Listed]:
+    """The files that a manifest lists.
+
+    Raises:
+        Refused: not a manifest of this schema in canonical form, or a path that could leave the folder.
+    """
+    fields = parse_json(data, MANIFEST)
+    if not isinstance(fields, dict) or fields.get("schema") != MANIFEST_SCHEMA:
+        raise Refused(f"{MANIFEST} must have the schema {MANIFEST_SCHEMA!r}")
+    if fields.keys() != {"schema", "key", "files"} or not isinstance(fields["key"], str):
+        raise Refused(f"{MANIFEST} must have the members schema, key and files, got {sorted(fields)}")
+    if _canonical(fields) != data:
+        raise Refused(f"{MANIFEST} is not in canonical form: it was edited")
+    files = fields["files"]
+    if not isinstance(files, list) or not 0 < len(files) <= _FILES_COUNT:
+        raise Refused(f"{MANIFEST} must list between 1 and {_FILES_COUNT} files")
+    listed = [_listed(one) for one in files]
+    paths = [one.path for one in listed]
+    if paths != sorted(paths):
+        raise Refused(f"{MANIFEST} must list files in order of their paths")
+    seen: dict[str, str] = {}
+    for path in paths:
+        if (other := seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)) is not path:
+            raise Refused(f"{MANIFEST} lists {path!r} and {other!r}, which are one file on some systems")
+    return listed
+
+
+def _listed(entry: Any) -> Listed:
+    if not isinstance(entry, dict) or entry.keys() != {"path", "size_bytes", "sha256"}:
+        raise Refused(f"{MANIFEST}: every file must have path, size_bytes and sha256, got {str(entry)[:100]}")
+    path, size_bytes, sha256 = entry["path"], entry["size_bytes"], entry["sha256"]
+    if not isinstance(path, str) or not is_inside(path) or path in (MANIFEST, SIGNATURE):
+        raise Refused(f"{MANIFEST}: {str(path)[:200]!r} is not a relative path within the bundle")
+    if type(size_bytes) is not int or not 0 <= size_bytes < 1 << 53:
+        raise Refused(f"{MANIFEST}: size_bytes of {path} must be a number of bytes, got {str(size_bytes)[:50]}")
+    if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise Refused(f"{MANIFEST}: sha256 of {path} must be 64 hex digits, got {str(sha256)[:100]!r}")
+    return Listed(path, size_bytes, sha256)
+
+
+def is_inside(path: str) -> bool:
+    """Whether a text is a plain relative POSIX path that stays in its folder on every system."""
+    parts = path.split("/")
+    plain = all(part not in ("", ".", "..") and not re.search(r'[\\:\x00-\x1f"<>|*?]', part) for part in parts)
+    return plain and len(path) <= _PATH_LENGTH and len(parts) <= _DEPTH
+
+
+def verify_files(folder: Path, listed: Sequence[Listed], progress: Callable[[int], None] = lambda _: None) -> None:
+    """Check that the folder holds the listed files, unchanged, and nothing else; sizes first, since they cost nothing.
+
+    ``progress`` hears how many more bytes were read.
+
+    Raises:
+        Refused: names a file that is missing, added, changed, or no plain file.
+    """
+    wanted = {one.path: one for one in listed}
+    empty: list[str] = []
+    found = dict(_walk(folder, len(listed) + 2, empty))
+    for extra in (MANIFEST, SIGNATURE):
+        found.pop(extra, None)
+    if added := sorted(found.keys() - wanted.keys()):
+        raise Refused(f"{added[0]} is not in the manifest" + (f", nor are {len(added) - 1} more" if added[1:] else ""))
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise Refused(f"{missing[0]} is missing" + (f", and {len(missing) - 1} more" if missing[1:] else ""))
+    if empty:
+        raise Refused(f"the folder {empty[0]} is empty, a bundle has none")
+    for path, size_bytes in found.items():
+        if size_bytes != wanted[path].size_bytes:
+            raise Refused(f"{path} has {size_bytes} bytes, the manifest says {wanted[path].size_bytes}")
+
+    def check(one: Listed) -> None:
+        if _sha256(folder / one.path, progress) != one.sha256:
+            raise Refused(f"{one.path} is not the file that was shipped: its SHA-256 differs")
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        list(pool.map(check, listed))
+
+
+def _walk(folder: Path, most: int, empty: list[str]) -> Iterator[tuple[str, int]]:
+    """Every file below a folder with its size, following nothing; gives up soon after ``most``. Fills ``empty``."""
+    pending, count, folders = [""], 0, 0
+    while pending:
+        prefix = pending.pop()
+        entries_count = 0
+        with os.scandir(folder / prefix) as entries:
+            for entry in entries:
+                entries_count += 1
+                path = prefix + entry.name
+                mode = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(mode.st_mode):
+                    folders += 1
+                    if path.count("/") >= _DEPTH or folders > _FILES_COUNT:
+                        raise Refused(f"{path[:200]}: folders are nested or many beyond any bundle")
+                    pending.append(path + "/")
+                elif stat.S_ISREG(mode.st_mode):
+                    count += 1
+                    if count > most:
+                        raise Refused(f"there are more files than the manifest lists, such as {path}")
+                    yield path, mode.st_size
+                else:
+                    kind = "a symbolic link" if stat.S_ISLNK(mode.st_mode) else "not a regular file"
+                    raise Refused(f"{path} is {kind}")
+        if prefix and not entries_count:
+            empty.append(prefix)
+
+
+def _sha256(path: Path, progress: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            progress(len(block))
+    return digest.hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    """RFC 8785 for what a manifest holds: texts and whole numbers, under ASCII names."""
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode()
+    except (ValueError, RecursionError):
+        return b""
+
+
+class Bar:
+    """A bar on a terminal, from the first second on."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        self._total, self._done, self._began = max(total, 1), 0, time.monotonic()
+        self._lock, self._said = threading.Lock(), 0.0
+        self._shown = not quiet and sys.stderr.isatty()
+
+    def add(self, count: int) -> None:
+        """So many more bytes."""
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            if self._shown and now - self._began > _BAR_AFTER_S and now - self._said > 0.1:
+                self._said = now
+                share = self._done / self._total
+                left_s = (now - self._began) * (1 / max(share, 1e-9) - 1)
+                filled = "#" * int(30 * share)
+                print(f"\rhashes      [{filled:<30}] {share:4.0%}, {left_s:.0f} s left ", end="", file=sys.stderr)
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._said:
+            print("\r" + " " * 70 + "\r", end="", file=sys.stderr)

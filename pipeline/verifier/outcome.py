@@ -1,0 +1,52 @@
+"""How a check ends when it does not accept, and the careful reading of small JSON files."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+_RECORD_BYTES = 64 << 20
+
+
+class Refused(Exception):  # noqa: N818 - the word of judgement that a person reads
+    """The bundle is not what it says, or does not do here what it must."""
+
+
+class Unable(Exception):  # noqa: N818
+    """This machine or this call cannot check it."""
+
+
+def read_plain(path: Path, what: str) -> bytes:
+    """A small plain file in the bundle, whole."""
+    try:
+        mode = os.lstat(path)
+        if not stat.S_ISREG(mode.st_mode):
+            raise Refused(f"{what} is not a regular file")
+        if mode.st_size > _RECORD_BYTES:
+            raise Refused(f"{what} has {mode.st_size} bytes, more than any bundle's")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise Refused(f"{what} is missing: {path.parent} is no bundle") from None
+    except OSError as error:
+        raise Unable(f"{path} cannot be read: {error.strerror}") from None
+
+
+def parse_json(data: bytes, what: str) -> Any:
+    """JSON without doubled members and without NaN."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            raise ValueError("a member is doubled")
+        return members
+
+    def never(text: str) -> Any:
+        raise ValueError(f"{text} is no JSON number")
+
+    try:
+        return json.loads(data, object_pairs_hook=unique, parse_constant=never)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{what} is not JSON: {str(error)[:200] or 'nested too deeply'}") from None
