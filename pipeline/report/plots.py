@@ -7,6 +7,7 @@ from typing import Any
 
 import altair as alt
 import vl_convert
+from markupsafe import Markup
 
 from bench.verdict.figures import Speed
 from bench.verdict.judge import Row, Verdict
@@ -19,7 +20,7 @@ _LARGEST_SHOWN_RATIO = 1e6
 _ROOM_FOR_LABELS = 1.2
 
 
-def latency_svg(verdict: Verdict) -> str | None:
+def latency_svg(verdict: Verdict) -> Markup | None:
     """Time per call of every measured artifact, one panel per batch size; None if nothing was measured."""
     points = [_latency_point(row, speed, verdict) for row in verdict.rows for speed in row.speeds]
     if not points:
@@ -28,7 +29,7 @@ def latency_svg(verdict: Verdict) -> str | None:
     return _svg(alt.vconcat(*[_latency_panel(points, rows, verdict) for rows in batches], spacing=18))
 
 
-def parity_svg(verdict: Verdict, threshold_ratio: float) -> str | None:
+def parity_svg(verdict: Verdict, threshold_ratio: float) -> Markup | None:
     """The largest error of every artifact in units of eager's own, with the threshold; None if nothing was compared."""
     points = [_parity_point(row, row.worst_ratio) for row in verdict.rows if row.worst_ratio is not None]
     if not points:
@@ -51,12 +52,13 @@ def parity_svg(verdict: Verdict, threshold_ratio: float) -> str | None:
 
 def _latency_panel(points: list[dict[str, Any]], batch_rows: int, verdict: Verdict) -> Any:
     """One batch size on a scale of its own that begins at zero: lengths of bars compare as times do."""
-    mine = [point for point in points if point["batch_rows"] == batch_rows]
-    scale = alt.Scale(domain=[0, max(point["us"] for point in mine) * _ROOM_FOR_LABELS])
+    panel_points = [point for point in points if point["batch_rows"] == batch_rows]
+    scale = alt.Scale(domain=[0, max(point["us"] for point in panel_points) * _ROOM_FOR_LABELS])
     x = alt.X("us:Q", scale=scale, title="microseconds per call, median", axis=alt.Axis(tickCount=6))
     y = alt.Y("backend:N", sort=[row.name for row in verdict.rows], title=None)
     winner = alt.Color("winner:N", scale=alt.Scale(domain=[False, True], range=[_PLAIN, _GOOD]), legend=None)
-    base = alt.Chart(_values(mine), width=_WIDTH, height=alt.Step(20), title=f"batch {batch_rows}").encode(x=x, y=y)
+    chart = alt.Chart(_values(panel_points), width=_WIDTH, height=alt.Step(20), title=f"batch {batch_rows}")
+    base = chart.encode(x=x, y=y)
     return base.mark_bar(height=10).encode(color=winner) + _labels(base)
 
 
@@ -87,12 +89,12 @@ def _values(points: list[dict[str, Any]]) -> Any:
     return alt.Data(values=points)  # type: ignore[no-untyped-call]
 
 
-def _svg(chart: Any) -> str:
+def _svg(chart: Any) -> Markup:
+    """The drawing, marked as HTML that is not to be escaped: Vega has escaped the texts in it."""
     plain = (
         chart.properties(padding={"left": 24, "right": 24, "top": 4, "bottom": 4})
         .configure_view(stroke=None)
         .configure_axis(grid=False, labelFont=_FONT, titleFont=_FONT, titleFontWeight="normal")
         .configure_title(anchor="start", font=_FONT, fontSize=12)
     )
-    svg: str = vl_convert.vegalite_to_svg(plain.to_dict())
-    return svg
+    return Markup(vl_convert.vegalite_to_svg(plain.to_dict()))  # noqa: S704

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bench.verdict.figures import Speed
-from bench.verdict.judge import BASELINE, Row, Verdict
+from bench.verdict.judge import Row, Verdict
+from export.registry import BASELINE
 
 WINNER, GOOD, BAD, PLAIN = "★", "✓", "✗", "·"
 
@@ -50,6 +51,11 @@ def size(value: int | None) -> str:
     return f"{value / 1e12:.3g} TB"
 
 
+def share(value: float | None) -> str:
+    """``1.3%``; a dash for what is too large to mean anything."""
+    return "-" if value is None else f"{value:.1%}"
+
+
 def parity(row: Row) -> str:
     """The status, and the largest error as a multiple of eager's own."""
     if row.parity is None:
@@ -57,13 +63,13 @@ def parity(row: Row) -> str:
     return row.parity if row.worst_ratio is None else f"{row.parity} {row.worst_ratio:.2f}"
 
 
-def speed(one: Speed | None) -> str:
+def speed(measured: Speed | None) -> str:
     """``2.51 us (5.7x)``: the time per call, and how many times faster than eager."""
-    if one is None:
+    if measured is None:
         return "-"
-    if one.to_eager is None:
-        return seconds(one.median_s)
-    return f"{seconds(one.median_s)} ({1 / one.to_eager.ratio.value:.2g}x)"
+    if measured.to_eager is None:
+        return seconds(measured.median_s)
+    return f"{seconds(measured.median_s)} ({1 / measured.to_eager.ratio.value:.2g}x)"
 
 
 def cold(row: Row) -> str:

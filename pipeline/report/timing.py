@@ -1,137 +1,173 @@
-"""The report's tables about time: every figure with what it means and what may be said of it."""
+"""The report's figures about time: latency in detail, cold starts and memory, several callers."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable
+from dataclasses import dataclass
 
 from bench.stats.effects import Effect
-from bench.verdict.figures import Speed
+from bench.verdict.figures import ConcurrencyFigures, Speed
 from bench.verdict.judge import Row, Verdict
 from pipeline.report import text
 
-_SPEED_NOTE = """<p class="dim">Bound: one call whose inputs and outputs stay where the model runs. Checked: names,
-dtypes and shapes checked, NumPy in and out, fresh outputs. Percentiles are of single calls, their 95 % intervals on
-hover; none is given for calls under 10 us, and none that the number of calls does not support. To eager: its time over
-eager's with the interval over processes, corrected for all comparisons of this table (Holm); &plusmn; is the noise
-floor, what an artifact differed from itself. Floor: the least time that this machine's arithmetic, memory or a bare
-call allow, and the share of it that was reached.</p>"""
-_COLD_NOTE = """<p class="dim">From no process to the first answer, files in the page cache; memory is the peak of the
-resident set, at the first answer and after a call at every batch size. Callers call as fast as they are answered.
-</p>"""
+_SHARES = (0.5, 0.9, 0.99)
+_ARITHMETIC = ("precision", "float32_products")
+"""What the runtime itself says of its arithmetic, by the names in ``Row.effective``."""
 
 
-_EFFECTIVE = ("precision", "float32_products")
-"""What the runtime itself says of its arithmetic."""
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure as a person reads it."""
+
+    text: str
+    hover: str | None = None
+    """What is shown when the pointer rests on it."""
 
 
-def timing_tables(verdict: Verdict) -> str:
-    """Latency in detail, cold starts with memory, callers, why the others lost; empty if nothing was measured."""
+@dataclass(frozen=True, kw_only=True)
+class LatencyRow:
+    """One artifact at one batch size."""
+
+    name: str
+    batch_rows: int
+    bound: str
+    checked: str
+    percentiles: tuple[Figure, ...]
+    """p50, p90, p99 of single calls."""
+    to_eager: Figure
+    comparison: str
+    """What may be said of the ratio to eager."""
+    other_threads: str
+    floor: str
+    efficiency: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overhead:
+    """What the harness adds to a call, in nanoseconds."""
+
+    in_block_ns: str
+    alone_ns: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """The section about latency."""
+
+    passed_over: tuple[Row, ...]
+    """Artifacts that may ship and did not win."""
+    rows: tuple[LatencyRow, ...]
+    overhead: Overhead | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostsRow:
+    """One artifact: how it runs, and what it costs beside the time of a call."""
+
+    name: str
+    runs_as: str
+    durations: tuple[str, ...]
+    """The parts of a cold start: start, import, load, first call, in all."""
+    sizes: tuple[str, ...]
+    """Resident memory: at the first answer, at its peak."""
+    rates: tuple[str, ...]
+    """One per load in ``Costs.loads``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """The section about cold starts, memory and several callers."""
+
+    loads: tuple[tuple[int, int], ...]
+    """Rows per batch and number of callers, of everything that was measured with several callers."""
+    rows: tuple[CostsRow, ...]
+
+
+def prepare_latency(verdict: Verdict) -> Latency | None:
+    """Every measured artifact at every batch size; None if nothing was measured."""
+    rows = tuple(_latency_row(row.name, speed) for row in verdict.rows for speed in row.speeds)
+    if not rows:
+        return None
+    passed_over = tuple(row for row in verdict.rows if row.why_not)
+    return Latency(passed_over=passed_over, rows=rows, overhead=_overhead(verdict))
+
+
+def prepare_costs(verdict: Verdict) -> Costs | None:
+    """Every measured artifact; None if no cold start was measured."""
     measured = [row for row in verdict.rows if row.speeds]
-    if not measured:
-        return ""
-    parts = [_why_not(verdict), "<h2>Latency in detail</h2>", _speeds(measured), _SPEED_NOTE, _overhead(verdict)]
-    if any(row.cold for row in measured):
-        parts += ["<h2>Cold start, memory, callers</h2>", _costs(measured), _COLD_NOTE]
-    return "\n".join(parts)
+    if not any(row.cold for row in measured):
+        return None
+    loads = {(figures.batch_rows, figures.callers_count) for row in measured for figures in row.concurrency}
+    in_order = tuple(sorted(loads))
+    return Costs(loads=in_order, rows=tuple(_costs_row(row, in_order) for row in measured))
 
 
-def _overhead(verdict: Verdict) -> str:
+def _overhead(verdict: Verdict) -> Overhead | None:
     if verdict.empty_block_s is None or verdict.empty_call_s is None:
-        return ""
-    in_block, alone = verdict.empty_block_s * 1e9, verdict.empty_call_s * 1e9
-    summary = f"The harness adds {in_block:.0f} ns to a call timed in a block, {alone:.0f} ns to one alone."
-    return f'<p class="dim">{summary}</p>'
+        return None
+    return Overhead(in_block_ns=f"{verdict.empty_block_s * 1e9:.0f}", alone_ns=f"{verdict.empty_call_s * 1e9:.0f}")
 
 
-def _why_not(verdict: Verdict) -> str:
-    items = [
-        f"<li><strong>{_safe(row.name)}</strong>{' (on the Pareto front)' if row.on_pareto_front else ''}: {_safe(row.why_not)}</li>"
-        for row in verdict.rows
-        if row.why_not
-    ]
-    return f"<h2>Why not the others</h2><ul>{''.join(items)}</ul>" if items else ""
+def _latency_row(name: str, speed: Speed) -> LatencyRow:
+    threads = ", ".join(f"{count}: {text.seconds(median_s)}" for count, median_s in speed.at_threads.items())
+    return LatencyRow(
+        name=name,
+        batch_rows=speed.batch_rows,
+        bound=text.seconds(speed.median_s),
+        checked=text.seconds(speed.checked_s),
+        percentiles=tuple(_percentile(speed, share) for share in _SHARES),
+        to_eager=_ratio(speed.to_eager),
+        comparison=_comparison(speed),
+        other_threads=threads or "-",
+        floor=text.seconds(speed.least_s),
+        efficiency="" if speed.efficiency is None else f"{speed.efficiency:.0%} of it, {speed.binds}",
+    )
 
 
-def _speeds(rows: Iterable[Row]) -> str:
-    head = ("backend", "batch", "bound", "checked", "p50", "p90", "p99", "to eager", "", "other threads", "floor", "")
-    lines = [_speed(row, speed) for row in rows for speed in row.speeds]
-    return _table(head, lines)
+def _percentile(speed: Speed, share: float) -> Figure:
+    """With its interval on hover; a dash where the sample supports none."""
+    percentile = next((percentile for percentile in speed.percentiles if percentile.share == share), None)
+    if percentile is None:
+        return Figure(text="-")
+    interval = f"{text.seconds(percentile.low_s)} to {text.seconds(percentile.high_s)}"
+    return Figure(text=text.seconds(percentile.value_s), hover=interval)
 
 
-def _speed(row: Row, one: Speed) -> list[str]:
-    percentiles = {found.share: found for found in one.percentiles}
-    shown = [
-        f'<span title="{_safe(f"{text.seconds(found.low_s)} to {text.seconds(found.high_s)}")}">'
-        f"{text.seconds(found.value_s)}</span>"
-        if (found := percentiles.get(share))
-        else "-"
-        for share in (0.5, 0.9, 0.99)
-    ]
-    threads = ", ".join(f"{count}: {text.seconds(median_s)}" for count, median_s in one.at_threads.items())
-    reached = f"{one.efficiency:.0%} of it, {one.binds}" if one.efficiency is not None else ""
-    return [
-        _safe(row.name),
-        str(one.batch_rows),
-        text.seconds(one.median_s),
-        text.seconds(one.checked_s),
-        *shown,
-        _ratio(one.to_eager),
-        _said(one),
-        threads or "-",
-        text.seconds(one.least_s),
-        reached,
-    ]
-
-
-def _ratio(effect: Effect | None) -> str:
+def _ratio(effect: Effect | None) -> Figure:
     if effect is None:
-        return "-"
-    ratio = effect.ratio
-    seen = f"so many processes show a difference of {effect.detectable_ratio:.1%} four times out of five"
-    summary = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] &plusmn;{effect.noise_ratio:.1%}"
-    return f'<span title="{_safe(seen)}">{summary}</span>'
+        return Figure(text="-")
+    return Figure(
+        text=f"{effect.ratio.spelled(3)} ±{text.share(effect.noise_ratio)}",
+        hover=f"so many processes show a difference of {text.share(effect.detectable_ratio)} four times out of five",
+    )
 
 
-def _said(one: Speed) -> str:
-    if not one.settled:
+def _comparison(speed: Speed) -> str:
+    if not speed.settled:
         return "no steady state"
-    if one.to_eager is None:
+    if speed.to_eager is None:
         return ""
-    effect = one.to_eager
+    effect = speed.to_eager
     if effect.comparison != "inconclusive":
         return effect.comparison
     needs = f"about {effect.needs_processes_count} processes" if effect.needs_processes_count else "less noise"
     return f"inconclusive: needs {needs}"
 
 
-def _costs(rows: Iterable[Row]) -> str:
-    rows = list(rows)
-    concurrency = sorted({(one.batch_rows, one.callers_count) for row in rows for one in row.concurrency})
-    head = ["backend", "runs as", "start", "import", "load", "first call", "in all", "first answer", "peak"]
-    head += [f"{callers} callers, batch {batch}" for batch, callers in concurrency]
-    lines = []
-    for row in rows:
-        cold = row.cold
-        times = (cold.start_s, cold.import_s, cold.load_s, cold.first_call_s, cold.total_s) if cold else (None,) * 5
-        sizes = (cold.first_bytes, cold.peak_bytes) if cold else (None, None)
-        found = {(one.batch_rows, one.callers_count): one for one in row.concurrency}
-        rates = [
-            f"{found[key].rows_per_s:,.0f} rows/s, p50 {text.seconds(found[key].p50_s)}" if key in found else "-"
-            for key in concurrency
-        ]
-        ran = ", ".join(f"{name} {value}" for name, value in row.effective.items() if name in _EFFECTIVE)
-        threads = f"{row.options.threads_count} threads" if row.options else ""
-        runs_as = _safe(", ".join(filter(None, [threads, ran])))
-        lines.append([_safe(row.name), runs_as, *map(text.seconds, times), *map(text.size, sizes), *rates])
-    return _table(head, lines)
+def _costs_row(row: Row, loads: tuple[tuple[int, int], ...]) -> CostsRow:
+    cold = row.cold
+    durations_s = (cold.start_s, cold.import_s, cold.load_s, cold.first_call_s, cold.total_s) if cold else (None,) * 5
+    sizes_bytes = (cold.first_bytes, cold.peak_bytes) if cold else (None, None)
+    by_load = {(figures.batch_rows, figures.callers_count): figures for figures in row.concurrency}
+    threads = [f"{row.options.threads_count} threads"] if row.options else []
+    arithmetic = [f"{name} {value}" for name, value in row.effective.items() if name in _ARITHMETIC]
+    return CostsRow(
+        name=row.name,
+        runs_as=", ".join(threads + arithmetic),
+        durations=tuple(map(text.seconds, durations_s)),
+        sizes=tuple(map(text.size, sizes_bytes)),
+        rates=tuple(_rate(by_load.get(load)) for load in loads),
+    )
 
 
-def _table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    top = "".join(f"<th>{_safe(one)}</th>" for one in head)
-    rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
-    return f'<div class="wide"><table><tr>{top}</tr>{rows}</table></div>'
-
-
-def _safe(value: str) -> str:
-    return html.escape(value, quote=True)
+def _rate(figures: ConcurrencyFigures | None) -> str:
+    return "-" if figures is None else f"{figures.rows_per_s:,.0f} rows/s, p50 {text.seconds(figures.p50_s)}"
