@@ -1,6 +1,8 @@
-"""``python -m pipeline.verify``: see pipeline/verifier/verify.py."""
+"""Accept or refuse a bundle on the machine where it is to serve: see pipeline/verifier/verify.py."""
 
-import runpy
+import sys
+
+from pipeline.verifier.__main__ import start
 
 if __name__ == "__main__":
-    runpy.run_module("pipeline.verifier.verify", run_name="__main__", alter_sys=True)
+    sys.exit(start())

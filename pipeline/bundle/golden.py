@@ -1,4 +1,4 @@
-"""The golden samples of a bundle, as plain ``.npy``: NumPy alone reads them."""
+"""The golden calls of a bundle, as plain ``.npy``: NumPy alone reads them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from bench.parity.golden import golden
-from bench.parity.jobs import REFERENCE_RECORD, Reference
+from bench.parity.reference import Reference
 from bench.parity.spec import Thresholds
+from bench.run_folder import RunFolder
 from export.record import read, verify_files
 from export.signature import Signature
 from pipeline.bundle.record import GoldenCall, GoldenOutput
 
 
-def write_golden(run: Path, folder: Path, signature: Signature, limits: Thresholds) -> Iterator[GoldenCall]:
+def write_golden(run: RunFolder, folder: Path, signature: Signature, limits: Thresholds) -> Iterator[GoldenCall]:
     """Each golden call as ``golden/<number>/<inputs|expected|allowed>/<tensor>.npy``."""
-    where = run / "parity" / "reference"
-    reference = read(Reference, where / REFERENCE_RECORD)
-    verify_files(where, reference.files)
-    for number, call in enumerate(golden(reference, where, signature, limits)):
+    source = run.reference
+    reference = read(Reference, run.reference_record)
+    verify_files(source, reference.files)
+    for number, call in enumerate(golden(reference, source, signature, limits)):
         kinds = {"inputs": call.inputs, "expected": call.expected, "allowed": call.allowed}
         paths: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
         for kind, tensors in kinds.items():

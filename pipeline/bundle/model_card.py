@@ -1,4 +1,4 @@
-"""The model card of a bundle: what it is, what was proved and measured, and how to run and check it."""
+"""The model card of a bundle: what it is, what parity tested, what was measured, and how to run and check it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.parity.report import ParityReport
-from bench.verdict.judge import BASELINE, Verdict
+from bench.verdict.judge import Verdict
+from export.registry import BASELINE
+from pipeline.bundle.pack import ARCHIVE_NAME
 from pipeline.bundle.record import Bundle, Shipped
 from pipeline.report import text
 
@@ -17,19 +19,19 @@ def write_model_card(path: Path, bundle: Bundle, verdict: Verdict, reports: Mapp
 
 
 def _card(bundle: Bundle, verdict: Verdict, reports: Mapping[str, ParityReport]) -> Iterator[str]:
-    default = next(one for one in bundle.shipped if one.name == bundle.default)
+    default = next(shipped for shipped in bundle.shipped if shipped.name == bundle.default)
     if bundle.licence:
         yield from ("---", f"license: {bundle.licence.lower()}", "---", "")
     yield f"# {bundle.name}"
     yield ""
     licence = bundle.licence or "not stated by the recipe"
-    yield f"Exported, proved and measured with Torchstone {bundle.version}. Licence: {licence}."
+    yield f"Exported, tested for parity and measured with Torchstone {bundle.version}. Licence: {licence}."
     if verdict.metrics:
         summary = ", ".join(f"{name} {value:.4g}" for name, value in sorted(verdict.metrics.items()))
         yield f"Metrics of its weights: {summary}."
     yield from _section("Inputs and outputs", _tensors(bundle, default))
     yield from _section("What is here", _artifacts(bundle, default))
-    yield from _section("Is it the model?", (_parity(one, reports[one.name]) for one in bundle.shipped))
+    yield from _section("Is it the model?", (_parity(shipped, reports[shipped.name]) for shipped in bundle.shipped))
     yield from _section("How fast is it?", _speeds(bundle, verdict))
     yield from _section("Run it", _example(bundle, default))
     yield from _section(
@@ -54,31 +56,32 @@ def _tensors(bundle: Bundle, default: Shipped) -> Iterator[str]:
     )
     yield ""
     for symbol, sizes in sorted(default.tested_sizes.items()):
-        yield f"`{symbol}` was proved from {sizes.min} to {sizes.max}; do not ask for other sizes."
+        yield f"`{symbol}` was tested from {sizes.min} to {sizes.max}; do not ask for other sizes."
 
 
 def _artifacts(bundle: Bundle, default: Shipped) -> Iterator[str]:
     rows = []
-    for one in bundle.shipped:
-        name = f"{one.name} (winner)" if one.name == bundle.winner else one.name
-        needs = ", ".join(f"{what} {value}" for what, value in one.needs.items())
-        rows.append((name, f"`{one.file}`", one.precision, text.size(one.size_bytes), needs))
+    for shipped in bundle.shipped:
+        name = f"{shipped.name} (winner)" if shipped.name == bundle.winner else shipped.name
+        needs = ", ".join(f"{need} {value}" for need, value in shipped.needs.items())
+        rows.append((name, f"`{shipped.file}`", shipped.precision, text.size(shipped.size_bytes), needs))
     yield from _table(("artifact", "file", "precision", "size", "needs"), rows)
     if bundle.target_ort:
         yield ""
-        yield f"`{default.file}` was lowered for ONNX Runtime {bundle.target_ort}, and proved in it."
+        yield f"`{default.file}` was lowered for ONNX Runtime {bundle.target_ort}: it passed parity once more"
+        yield "in that form, and its golden answers in that version."
 
 
-def _parity(one: Shipped, report: ParityReport) -> str:
-    if one.least_sqnr_db is not None:
-        found = next((check.message for check in report.checks if check.level == "fidelity"), "")
-        return f"- **{one.name}**: {report.status}; {found}."
+def _parity(shipped: Shipped, report: ParityReport) -> str:
+    if shipped.least_sqnr_db is not None:
+        fidelity = next((check.message for check in report.checks if check.level == "fidelity"), "")
+        return f"- **{shipped.name}**: {report.status}; {fidelity}."
     worst = "no float64 answer"
     if report.worst_ratio is not None:
         worst = f"largest error {report.worst_ratio:.2f} times eager float32's own"
     levels = len({check.level for check in report.checks if check.status == "pass"})
     most = report.thresholds.max_peak_ratio
-    return f"- **{one.name}**: {report.status}; {worst}, at most {most:.3g} passes; {levels} levels looked at."
+    return f"- **{shipped.name}**: {report.status}; {worst}, at most {most:.3g} passes; {levels} levels looked at."
 
 
 def _speeds(bundle: Bundle, verdict: Verdict) -> Iterator[str]:
@@ -86,13 +89,18 @@ def _speeds(bundle: Bundle, verdict: Verdict) -> Iterator[str]:
     where = ", ".join((machine.cpu, *machine.gpus))
     yield f"On {machine.cores_count} cores of {where}, per bound call:"
     yield ""
-    names = [BASELINE, *(one.name for one in bundle.shipped)]
+    names = [BASELINE, *(shipped.name for shipped in bundle.shipped)]
     rows = tuple(row for row in verdict.rows if row.name in names)
     batches = text.batches(rows)
     yield from _table(
-        ("artifact", "cold start", "peak memory", *(f"batch {one}" for one in batches)),
+        ("artifact", "cold start", "peak memory", *(f"batch {batch_rows}" for batch_rows in batches)),
         [
-            (row.name, text.cold(row), text.memory(row), *(text.speed(text.speed_at(row, one)) for one in batches))
+            (
+                row.name,
+                text.cold(row),
+                text.memory(row),
+                *(text.speed(text.speed_at(row, batch_rows)) for batch_rows in batches),
+            )
             for row in rows
         ],
     )
@@ -111,13 +119,13 @@ def _example(bundle: Bundle, default: Shipped) -> Iterator[str]:
     else:
         yield "from pathlib import Path"
         yield "import numpy as np"
-        yield "from export.backend import LoadOptions, load"
+        yield "from export.registry import LoadOptions, load"
         yield f'runner = load(Path("artifacts/{default.name}"), LoadOptions(device="{default.options.device}"))'
         yield f"print(runner({{{inputs}}}))"
     yield "```"
     yield ""
     yield "Check it first, on the machine where it is to serve: `python -m pipeline.verify DIR` where Torchstone is"
-    yield "installed, else `python DIR/verify.py`, which you trust as far as you trust where the bundle came from."
+    yield f"installed, else `python DIR/{ARCHIVE_NAME}`, which you trust as far as the place that the bundle came from."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

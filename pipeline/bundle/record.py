@@ -1,4 +1,8 @@
-"""The records of a bundle. ``pipeline/verifier/verify.py`` reads them without this package: change both together."""
+"""The records of a bundle.
+
+``pipeline/verifier`` reads them without this package: a change of names or shape is a new version of the schema, which
+``pipeline/verifier/upgrade.py`` has to know.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,15 @@ from export.backend import LoadOptions
 from export.environment import Environment
 from export.record import FileDigest, Record
 from export.signature import Signature
+from pipeline.verifier.files import MANIFEST_SCHEMA
+from pipeline.verifier.upgrade import BUNDLE_SCHEMA
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Record):
     """``manifest.json``: every file of the bundle but itself and its signature, sorted by path."""
 
-    SCHEMA: ClassVar[str] = "torchstone.manifest/1"
+    SCHEMA: ClassVar[str] = MANIFEST_SCHEMA
 
     key: str
     files: tuple[FileDigest, ...]
@@ -32,7 +38,7 @@ class GoldenOutput:
     allowed: str
     """What each element may differ by."""
     dtype: str
-    """Of the artifact's answer."""
+    """The dtype of the artifact's answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +48,14 @@ class GoldenCall:
     name: str
     sizes: dict[str, int]
     real: bool
-    """Whether its rows are real ones, on which int8 is judged."""
+    """Whether its rows are real ones, on which a quantised artifact is judged."""
     inputs: dict[str, str]
     outputs: dict[str, GoldenOutput]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimedLatency:
-    """Per bound call at one batch size, and of the calibration kernel timed in turn with it."""
+    """Seconds per bound call at one batch size, and per call of the reference workload timed in turn with it."""
 
     batch_rows: int
     median_s: float
@@ -58,7 +64,7 @@ class ClaimedLatency:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What the very check that travels along measured where the bundle was made."""
+    """What the check that travels along measured where the bundle was made."""
 
     cold_s: float
     peak_bytes: int | None
@@ -78,17 +84,17 @@ class Shipped:
     """The file that is loaded, relative to the bundle."""
     size_bytes: int
     options: LoadOptions
-    """How it was proved and measured: it is served in no other way."""
+    """How it was loaded for parity and measured: it is served in no other way."""
     tested_sizes: dict[str, TestedSizes]
-    """Per dynamic dimension the sizes that it may be asked."""
+    """By symbol of a dynamic dimension: the smallest and largest size that it may be asked."""
     parity: ParityStatus
     allow_no_reference: bool
     least_sqnr_db: float | None
-    """For int8, which golden answers judge by signal over noise; None for the others."""
+    """The least signal over noise of a quantised artifact's golden answers; None for the others."""
     needs: dict[str, str]
     """What its files need on the target, read from them."""
     peak_bytes: int
-    """Of a process that holds it alone; 0 where it was not measured."""
+    """The memory of a process that holds it alone; 0 where it was not measured."""
     artifact_sha256: str
     parity_sha256: str
     lowered_from: str | None
@@ -100,11 +106,11 @@ class Shipped:
 class Bundle(Record):
     """``bundle.json``: what is shipped, how it is to be run, and where its proof lies."""
 
-    SCHEMA: ClassVar[str] = "torchstone.bundle/1"
+    SCHEMA: ClassVar[str] = BUNDLE_SCHEMA
 
     name: str
     version: str
-    """Of Torchstone."""
+    """The version of Torchstone."""
     licence: str | None
     default: str
     """The artifact that a check runs if it is asked for none."""
@@ -115,10 +121,10 @@ class Bundle(Record):
     """The symbol that counts rows."""
     golden: tuple[GoldenCall, ...]
     timed_rows: tuple[int, ...]
-    kernel: str
-    """The calibration kernel, an ONNX file."""
+    workload: str
+    """The reference workload, an ONNX file."""
     limits: Limits
     target_ort: str | None
-    """The ONNX Runtime that ``model.onnx`` was lowered for and proved in; None if it is as exported."""
+    """The ONNX Runtime that ``model.onnx`` was lowered for and accepted in; None if it is as exported."""
     verdict_sha256: str
     environment: Environment

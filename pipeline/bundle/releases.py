@@ -23,7 +23,7 @@ CURRENT = "current"
 
 @contextlib.contextmanager
 def opened(folder: Path) -> Iterator[Path]:
-    """The shelf, made if need be, held against others; what a killed process left unfinished is removed.
+    """The folder of releases, made if need be, held against others; what a killed process left unfinished is removed.
 
     Raises:
         UserError: it cannot be used, or another process is at it.

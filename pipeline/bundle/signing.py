@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.errors import UserError
 from pipeline.verifier.files import SIGNATURE
-from pipeline.verifier.signature import all_but
+from pipeline.verifier.signing import all_but
 
 PASSWORD = "TORCHSTONE_KEY_PASSWORD"  # noqa: S105 - the name of a variable
 
@@ -44,9 +44,9 @@ def sign(bundle: Path, signer: Signer) -> None:
         raise UserError(f"signing needs model-signing ({error}): pip install 'torchstone[signing]'") from error
     signature = bundle / SIGNATURE
     config = signing.Config().set_hashing_config(all_but(signature))
-    for given in (signer.key, signer.certificate, *signer.chain):
-        if given is not None and not given.is_file():
-            raise UserError(f"{given} is not there: give the file of the key or certificate")
+    for file in (signer.key, signer.certificate, *signer.chain):
+        if file is not None and not file.is_file():
+            raise UserError(f"{file} is not there: give the file of the key or certificate")
     try:
         if signer.sigstore:
             config.use_sigstore_signer(use_ambient_credentials=True)

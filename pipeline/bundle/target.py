@@ -1,6 +1,6 @@
 """``model.onnx`` for a server whose ONNX Runtime is older than the file: lowered, then run in that very version.
 
-Which opset and IR version a runtime loads is not looked up but tried, in a throw-away environment with it.
+Which opset and IR version a runtime loads is not looked up but tried, in a temporary environment with it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from pathlib import Path
 
 from bench.parity.levels.fidelity import is_quantized
 from bench.parity.report import ParityReport
+from bench.parity.run import ParityRun, differs
+from bench.run_folder import RunFolder
 from bench.verdict.judge import Row
 from export.artifact import RECORD, open_artifact
 from export.errors import UserError
 from export.record import digest_files, observed, read, write
-from export.worker import Workspace
 from pipeline.bundle.needs import main_file
+from pipeline.bundle.pack import ARCHIVE_NAME
 from pipeline.bundle.writer import Lowered
-from pipeline.reprove import changed, reprove
+from pipeline.run import RecipeRecord, workspace_of
 
 _OLDEST_OPSET = 13
 _NUMPY_2 = (1, 19)
@@ -38,28 +40,28 @@ onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 
 @dataclass(frozen=True)
 class Target:
-    """A Python with one version of ONNX Runtime in it, and nothing else of ours."""
+    """A Python with NumPy and one version of ONNX Runtime in it, and without Torchstone."""
 
     python: Path
     version: str
 
     def loads(self, model: Path) -> str | None:
         """Why it does not load the file; None if it does."""
-        done = subprocess.run(
-            [str(self.python), "-c", _LOAD, str(model)], capture_output=True, text=True, check=False, timeout=300
+        process = subprocess.run(
+            [str(self.python), "-I", "-c", _LOAD, str(model)], capture_output=True, text=True, check=False, timeout=300
         )
-        return None if done.returncode == 0 else done.stderr.strip().rpartition("\n")[2][:300]
+        return None if process.returncode == 0 else process.stderr.strip().rpartition("\n")[2][:300]
 
     def accepts(self, bundle: Path) -> str | None:
         """Why the bundle's own check refuses it there; None if it accepts."""
-        command = [str(self.python), str(bundle / "verify.py"), str(bundle), "--json", "--no-speed"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-        if done.returncode == 0:
+        command = [str(self.python), "-I", str(bundle / ARCHIVE_NAME), str(bundle), "--json", "--no-speed"]
+        process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        if process.returncode == 0:
             return None
         try:
-            return str(json.loads(done.stdout)["reason"])
+            return str(json.loads(process.stdout)["reason"])
         except (ValueError, KeyError):
-            return done.stderr.strip()[-300:]
+            return process.stderr.strip()[-300:]
 
 
 @contextmanager
@@ -84,13 +86,13 @@ def temporary_environment(version: str) -> Iterator[Target]:
         yield Target(python=python, version=version)
 
 
-def lower(run: Path, row: Row, folder: Path, target: Target) -> Lowered | None:
+def lower(run: RunFolder, row: Row, folder: Path, target: Target) -> Lowered | None:
     """The ONNX artifact as the target loads it, written into ``folder``; None if it loads the file as it is.
 
     Raises:
         UserError: nothing that the file can be lowered to is loaded there, or it is not the model any more.
     """
-    source = run / "artifacts" / row.name
+    source = run.artifact(row.name)
     artifact = open_artifact(source)
     original = source / main_file(artifact)
     refused = target.loads(original)
@@ -121,11 +123,12 @@ def lower(run: Path, row: Row, folder: Path, target: Target) -> Lowered | None:
         artifact, files=digest_files(folder, [path]), facts=facts, observed=observed(time.monotonic() - started)
     )
     write(folder / RECORD, lowered)
-    before = read(ParityReport, run / "parity" / f"{row.name}.json")
-    again = reprove(run, folder, lowered, before.options, before, Workspace(folder=run / "log"))
-    if (why := changed(again, before, lowered.precision)) is not None or not isinstance(again, ParityReport):
+    before = read(ParityReport, run.parity_report(row.name))
+    workspace = workspace_of(run, read(RecipeRecord, run.recipe_record))
+    recheck = ParityRun.of(run, before.spec).judge(folder, before.options, workspace, before.key)
+    if (why := differs(recheck, before, lowered.precision)) is not None or not isinstance(recheck, ParityReport):
         raise UserError(f"{row.name} lowered to opset {opset} is not the model any more: {why}")
-    return Lowered(folder=folder, artifact=lowered, report=again, target_ort=target.version)
+    return Lowered(folder=folder, artifact=lowered, report=recheck, target_ort=target.version)
 
 
 def _candidates(path: Path) -> Iterator[tuple[int, int]]:

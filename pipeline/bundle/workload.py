@@ -1,7 +1,7 @@
-"""The calibration kernel: a small fixed computation that travels with a bundle.
+"""The reference workload: a small fixed computation that travels with a bundle.
 
-Machines differ, so a latency that was measured elsewhere says little here; its ratio to the time of the same kernel on
-both machines says more. Eight products of 256 x 256 float32 matrices with a rectifier in between: about a fifth of a
+Machines differ, so a latency that was measured elsewhere says little here; its ratio to the time of the same workload
+on both machines says more. Eight products of 256 x 256 float32 matrices with a rectifier in between: about a fifth of a
 millisecond on one core, small enough to stay in its cache, and the kind of work that models are made of.
 """
 
@@ -32,7 +32,7 @@ def write_workload(path: Path) -> None:
         value = f"value{layer}"
     graph = helper.make_graph(
         nodes,
-        "calibration",
+        "workload",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [32, _SIZE])],
         [helper.make_tensor_value_info(value, TensorProto.FLOAT, [32, _SIZE])],
         [numpy_helper.from_array(weight, "weight")],

@@ -8,50 +8,45 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import rfc8785
 
-from bench.parity.jobs import REFERENCE_RECORD
 from bench.parity.levels.fidelity import LEAST_SQNR_DB, is_quantized
 from bench.parity.report import ParityReport
+from bench.run_folder import RunFolder
 from bench.timing.measurement import Measurement
 from bench.timing.spec import BenchSpec
-from bench.verdict.judge import BASELINE, Row, Verdict
+from bench.verdict.judge import Row, Verdict
 from bench.verdict.limits import Limits
-from export.artifact import PROGRAM_RECORD, RECORD, Artifact, open_artifact
+from export import registry
+from export.artifact import RECORD, Artifact, open_artifact
 from export.environment import environment
 from export.errors import RecordError, UserError
-from export.record import digest, digest_files, encode, from_json, read, write
+from export.record import digest, digest_files, encode, from_json, parse, read, write
+from export.registry import BASELINE
 from export.version import VERSION
 from pipeline.bundle.forms.kubernetes import write_deployment, write_kserve
 from pipeline.bundle.forms.mlflow import write_mlmodel
 from pipeline.bundle.forms.triton import write_aoti_repository, write_onnx_repository
 from pipeline.bundle.golden import write_golden
 from pipeline.bundle.model_card import write_model_card
-from pipeline.bundle.needs import ONNX_BACKENDS, main_file, needs, runtime
-from pipeline.bundle.record import (
-    Bundle,
-    Claim,
-    ClaimedLatency,
-    Manifest,
-    Shipped,
-)
-from pipeline.bundle.single_file import single_file
+from pipeline.bundle.needs import main_file
+from pipeline.bundle.pack import ARCHIVE_NAME, write_archive
+from pipeline.bundle.record import Bundle, Claim, ClaimedLatency, Manifest, Shipped
 from pipeline.bundle.workload import write_workload
 from pipeline.run import RecipeRecord
-from pipeline.stages.measure import SESSION
-from pipeline.training.loop import RECORD as CHECKPOINT
+from pipeline.verifier.contents import BUNDLE
 from pipeline.verifier.files import MANIFEST
+from pipeline.verifier.needs import package_needs
 from pipeline.verifier.outcome import Refused, Unable
 from pipeline.verifier.running import Bounds, run_artifact
 from pipeline.verifier.speed import first_rows
-from pipeline.verifier.verify import BUNDLE
 
-ONNX_FILE, WORKLOAD = "model.onnx", "calibration.onnx"
+ONNX_FILE, WORKLOAD = "model.onnx", "workload.onnx"
 _TRITON, _TRITON_AOTI = "serving/triton", "serving/triton-aoti"
 
 
@@ -67,7 +62,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Lowered:
-    """An ONNX artifact rewritten for an older runtime, and the proof that it is still the model."""
+    """An ONNX artifact rewritten for an older runtime, and the parity report that it is still the model."""
 
     folder: Path
     artifact: Artifact
@@ -75,55 +70,63 @@ class Lowered:
     target_ort: str
 
 
-def make(run: Path, folder: Path, key: str, choice: Choice, lowered: Lowered | None = None) -> Manifest:
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """One artifact that is to ship, with the row of the verdict that lets it."""
+
+    row: Row
+    folder: Path
+    artifact: Artifact
+    report: ParityReport
+    lowered: bool = False
+
+
+def make(run: RunFolder, folder: Path, key: str, choice: Choice, lowered: Lowered | None = None) -> Manifest:
     """Fill ``folder`` with the bundle of ``run``, manifest last.
 
     Raises:
         UserError: the verdict is not good, or an artifact that is asked for may not ship.
         RecordError: something of the run changed since it was judged.
     """
-    verdict = read(Verdict, run / "verdict.json")
-    recipe = read(RecipeRecord, run / "recipe.json")
+    verdict, recipe = read(Verdict, run.verdict), read(RecipeRecord, run.recipe_record)
     rows = chosen_rows(verdict, choice.also)
-    onnx = next((row.name for row in rows if row.name in ONNX_BACKENDS), None)
-    shipped, artifacts, reports = [], {}, {}
-    for row in rows:
-        one = lowered if lowered is not None and row.name == onnx else None
-        artifact, report, source = (one.artifact, one.report, one.folder) if one else _judged(run, row)
-        artifacts[row.name], reports[row.name] = artifact, report
-        place = _copy_files(artifact, source, folder, at_root=row.name == onnx)
-        _write_bare(folder / "records" / "artifacts" / f"{row.name}.json", encode(artifact))
-        shipped.append(
-            _shipped(run, recipe, row, artifact, report, source, place, judged=row.artifact_sha256 if one else None)
-        )
-    default = next((one for one in shipped if one.name == onnx), shipped[0])
-    _copy_records(run, folder, rows, reports)
-    signature = artifacts[default.name].signature
+    onnx = next((row.name for row in rows if _is_onnx(row.name)), None)
+    sources = [_source(run, row, lowered if row.name == onnx else None) for row in rows]
+    for source in sources:
+        _copy_records_of(run, source, folder)
+    shipped = tuple(
+        _shipped(run, recipe, source, _copy_files(source, folder, at_root=source.row.name == onnx))
+        for source in sources
+    )
+    _copy_chain(run, folder)
+    default = next((number for number, source in enumerate(sources) if source.row.name == onnx), 0)
+    signature = sources[default].artifact.signature
     limits, bench = from_json(Limits, recipe.settings["limits"]), from_json(BenchSpec, recipe.settings["bench"])
-    calls = tuple(write_golden(run, folder, signature, reports[default.name].thresholds))
+    golden = tuple(write_golden(run, folder, signature, sources[default].report.thresholds))
     write_workload(folder / WORKLOAD)
     bundle = Bundle(
         name=recipe.name,
         version=VERSION,
         licence=recipe.settings["licence"],
-        default=default.name,
+        default=shipped[default].name,
         winner=str(verdict.winner),
-        shipped=tuple(shipped),
+        shipped=shipped,
         signature=signature,
         batch=signature.batch,
-        golden=calls,
-        timed_rows=_timed_rows(default, signature.batch, limits, bench),
-        kernel=WORKLOAD,
+        golden=golden,
+        timed_rows=_timed_rows(shipped[default], signature.batch, limits, bench),
+        workload=WORKLOAD,
         limits=limits,
         target_ort=lowered.target_ort if lowered else None,
         verdict_sha256=digest(verdict),
         environment=environment(),
     )
     _write_serving(folder, bundle, choice.storage_uri)
-    (folder / "verify.py").write_text(single_file())
-    bundle = replace(bundle, shipped=tuple(replace(one, claim=_claim(folder, bundle, one)) for one in bundle.shipped))
+    write_archive(folder / ARCHIVE_NAME)
+    claimed = tuple(replace(artifact, claim=_claim(folder, bundle, artifact)) for artifact in shipped)
+    bundle = replace(bundle, shipped=claimed)
     write(folder / BUNDLE, bundle)
-    write_model_card(folder / "README.md", bundle, verdict, reports)
+    write_model_card(folder / "README.md", bundle, verdict, {source.row.name: source.report for source in sources})
     manifest = Manifest(key=key, files=digest_files(folder, (path for path in folder.rglob("*") if path.is_file())))
     write(folder / MANIFEST, manifest)
     return manifest
@@ -142,8 +145,9 @@ def chosen_rows(verdict: Verdict, also: Sequence[str] = ()) -> list[Row]:
         )
     rows = {row.name: row for row in verdict.rows}
     names = [verdict.winner]
-    if verdict.winner not in ONNX_BACKENDS:
-        names += [name for name in ONNX_BACKENDS if name in rows and rows[name].shippable][:1]
+    if not _is_onnx(verdict.winner):
+        onnx = [name for name in rows if _is_onnx(name) and rows[name].shippable]
+        names += sorted(onnx, key=lambda name: registry.get(name).deployment_rank)[:1]
     for name in also:
         if name not in rows or not rows[name].shippable or name == BASELINE:
             eligible = ", ".join(row.name for row in verdict.rows if row.shippable and row.name != BASELINE)
@@ -153,134 +157,146 @@ def chosen_rows(verdict: Verdict, also: Sequence[str] = ()) -> list[Row]:
 
 def onnx_row(verdict: Verdict) -> Row | None:
     """The row whose file becomes ``model.onnx``; None if no ONNX may ship."""
-    return next((row for row in chosen_rows(verdict) if row.name in ONNX_BACKENDS), None)
+    return next((row for row in chosen_rows(verdict) if _is_onnx(row.name)), None)
 
 
-def _judged(run: Path, row: Row) -> tuple[Artifact, ParityReport, Path]:
-    """An artifact and its report, if they are those that the verdict judged."""
-    source = run / "artifacts" / row.name
-    artifact, report = open_artifact(source), read(ParityReport, run / "parity" / f"{row.name}.json")
+def _is_onnx(row: str) -> bool:
+    """Whether a row's artifact is an ONNX file: such a row bears its backend's name, which is bound to no device."""
+    return row in registry.names() and registry.get(row).serving_form == "onnx"
+
+
+def _source(run: RunFolder, row: Row, lowered: Lowered | None) -> _Source:
+    """An artifact and its report, if they are those that the verdict judged; or the lowered ones in their place."""
+    if lowered is not None:
+        return _Source(row=row, folder=lowered.folder, artifact=lowered.artifact, report=lowered.report, lowered=True)
+    folder = run.artifact(row.name)
+    artifact, report = open_artifact(folder), read(ParityReport, run.parity_report(row.name))
     if (digest(artifact), digest(report)) != (row.artifact_sha256, row.parity_sha256):
         raise RecordError(f"{row.name} is not what the verdict judged: python -m pipeline.all judges it again")
-    return artifact, report, source
+    return _Source(row=row, folder=folder, artifact=artifact, report=report)
 
 
-def _copy_files(artifact: Artifact, source: Path, folder: Path, *, at_root: bool) -> str:
+def _copy_files(source: _Source, folder: Path, *, at_root: bool) -> str:
     """The artifact's files: ONNX at the root of the bundle, others with their record in ``artifacts/<name>/``.
 
     Returns the path of the one that is loaded.
     """
-    main = main_file(artifact)
-    place = folder if at_root else folder / "artifacts" / artifact.name
-    for file in artifact.files:
+    place = folder if at_root else folder / "artifacts" / source.artifact.name
+    for file in source.artifact.files:
         target = place / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / file.path, target)
+        shutil.copyfile(source.folder / file.path, target)
     if not at_root:
-        _write_bare(place / RECORD, encode(artifact))
-    return (place / main).relative_to(folder).as_posix()
+        _write_bare(place / RECORD, encode(source.artifact))
+    return (place / main_file(source.artifact)).relative_to(folder).as_posix()
 
 
 def _write_bare(target: Path, data: bytes) -> None:
     """A record's bytes without the name of the host that made it, which lies outside of its digest."""
-    fields = json.loads(data)
+    fields = parse(data)
     if "observed" in fields:
         fields["observed"]["host"] = ""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(rfc8785.dumps(fields))
 
 
-def _copy_records(run: Path, folder: Path, rows: Sequence[Row], reports: Mapping[str, ParityReport]) -> None:
-    """The chain from the verdict to the recipe, and the raw measurements of what ships and of the baseline."""
+def _copy_records_of(run: RunFolder, source: _Source, folder: Path) -> None:
+    """The records of one artifact: itself, its parity, its raw measurement if there is one."""
+    records, name = folder / "records", source.row.name
+    _write_bare(records / "artifacts" / f"{name}.json", encode(source.artifact))
+    _write_bare(records / "parity" / f"{name}.json", encode(source.report))
+    _copy_measurement(run, records, name)
+
+
+def _copy_chain(run: RunFolder, folder: Path) -> None:
+    """The chain from the verdict to the recipe, and the raw measurements of the baseline and of the session."""
     records = folder / "records"
     for source, name in (
-        (run / "recipe.json", "recipe.json"),
-        (run / "checkpoint" / CHECKPOINT, "checkpoint.json"),
-        (run / "program" / PROGRAM_RECORD, "program.json"),
-        (run / "parity" / "reference" / REFERENCE_RECORD, "reference.json"),
-        (run / "verdict.json", "verdict.json"),
-        (run / "measurements" / f"{SESSION}.json", f"measurements/{SESSION}.json"),
+        (run.recipe_record, "recipe.json"),
+        (run.checkpoint_record, "checkpoint.json"),
+        (run.program_record, "program.json"),
+        (run.reference_record, "reference.json"),
+        (run.verdict, "verdict.json"),
     ):
         if source.exists():
             _write_bare(records / name, source.read_bytes())
-    for name, report in reports.items():
-        _write_bare(records / "parity" / f"{name}.json", encode(report))
-    for name in (BASELINE, *(row.name for row in rows)):
-        measured = run / "measurements" / f"{name}.json"
-        if measured.exists():
-            _write_bare(records / "measurements" / f"{name}.json", measured.read_bytes())
+    _copy_measurement(run, records, BASELINE)
 
 
-def _shipped(
-    run: Path,
-    recipe: RecipeRecord,
-    row: Row,
-    artifact: Artifact,
-    report: ParityReport,
-    source: Path,
-    place: str,
-    judged: str | None,
-) -> Shipped:
-    measured = run / "measurements" / f"{row.name}.json"
-    peaks = [one.peak_bytes or 0 for one in read(Measurement, measured).cold_starts] if measured.exists() else []
+def _copy_measurement(run: RunFolder, records: Path, name: str) -> None:
+    measurement = run.measurement(name)
+    if measurement.exists():
+        _write_bare(records / "measurements" / f"{name}.json", measurement.read_bytes())
+
+
+def _shipped(run: RunFolder, recipe: RecipeRecord, source: _Source, file: str) -> Shipped:
+    """What ``bundle.json`` says of an artifact, but for the claim; ``file`` is the one that is loaded."""
+    artifact, report, name = source.artifact, source.report, source.row.name
+    measured = run.measurement(name)
+    cold_starts = read(Measurement, measured).cold_starts if measured.exists() else ()
     return Shipped(
-        name=row.name,
+        name=name,
         backend=artifact.backend,
-        runtime=runtime(artifact.backend),
+        runtime=registry.get(artifact.backend).runtime,
         precision=artifact.precision,
-        file=place,
+        file=file,
         size_bytes=artifact.size_bytes,
         options=report.options,
         tested_sizes=report.tested_sizes,
         parity=report.status,
         allow_no_reference=bool(recipe.settings["parity"]["allow_no_reference"]),
         least_sqnr_db=LEAST_SQNR_DB if is_quantized(artifact.precision) else None,
-        needs=needs(artifact, source),
-        peak_bytes=max(peaks, default=0),
+        needs=registry.get(artifact.backend).needs(artifact, source.folder)
+        | package_needs(source.folder / main_file(artifact)),
+        peak_bytes=max((start.peak_bytes or 0 for start in cold_starts), default=0),
         artifact_sha256=digest(artifact),
         parity_sha256=digest(report),
-        lowered_from=judged,
+        lowered_from=source.row.artifact_sha256 if source.lowered else None,
         claim=None,
     )
 
 
 def _timed_rows(default: Shipped, batch: str | None, limits: Limits, bench: BenchSpec) -> tuple[int, ...]:
-    """The batch sizes of the recipe's own measurement, as far as they were proved, and that of its limits."""
+    """The batch sizes of the recipe's own measurement and of its limits, as far as parity tested them."""
     if batch is None:
         return (1,)
-    tested_sizes = default.tested_sizes.get(batch)
+    tested = default.tested_sizes.get(batch)
     wanted = sorted({*bench.batch_rows, limits.batch_rows})
-    inside = tuple(rows for rows in wanted if tested_sizes is None or tested_sizes.min <= rows <= tested_sizes.max)
-    return inside or ((tested_sizes.min,) if tested_sizes else (1,))
+    inside = tuple(rows for rows in wanted if tested is None or tested.min <= rows <= tested.max)
+    return inside or ((tested.min,) if tested else (1,))
 
 
 def _write_serving(folder: Path, bundle: Bundle, storage_uri: str | None) -> None:
     """The serving forms of what is in the bundle."""
-    for one in bundle.shipped:
-        if one.file == ONNX_FILE:
+    for shipped in bundle.shipped:
+        if shipped.file == ONNX_FILE:
             row = first_rows(folder, bundle_json(bundle), 1)
-            write_onnx_repository(folder / _TRITON, bundle.name, folder / ONNX_FILE, bundle.signature, one, row)
+            write_onnx_repository(folder / _TRITON, bundle.name, folder / ONNX_FILE, bundle.signature, shipped, row)
             uri = storage_uri or f"pvc://{bundle.name}/{_TRITON}"
-            write_kserve(folder / "serving" / "kserve.yaml", bundle.name, one, uri)
-            write_deployment(folder / "serving", bundle.name, one)
+            write_kserve(folder / "serving" / "kserve.yaml", bundle.name, shipped, uri)
+            write_deployment(folder / "serving", bundle.name, shipped)
             write_mlmodel(folder, ONNX_FILE, bundle.signature)
-        elif one.backend == "aotinductor":
-            write_aoti_repository(folder / _TRITON_AOTI, bundle.name, folder / one.file, bundle.signature, one)
+        elif registry.get(shipped.backend).serving_form == "torch_aoti":
+            package = folder / shipped.file
+            write_aoti_repository(folder / _TRITON_AOTI, bundle.name, package, bundle.signature, shipped)
 
 
-def _claim(folder: Path, bundle: Bundle, one: Shipped) -> Claim:
-    """What the check itself finds here: it must accept the artifact before anybody else is asked to."""
+def _claim(folder: Path, bundle: Bundle, shipped: Shipped) -> Claim:
+    """What the check itself measures here: it must accept the artifact before anybody else is asked to."""
     fields = bundle_json(bundle)
     try:
-        found = run_artifact(folder, fields, next(s for s in fields["shipped"] if s["name"] == one.name), Bounds())
+        run = run_artifact(folder, fields, next(s for s in fields["shipped"] if s["name"] == shipped.name), Bounds())
     except (Refused, Unable) as error:
-        raise RecordError(f"{one.name} does not pass its own golden samples, nothing is shipped: {error}") from error
+        message = f"{shipped.name} does not pass its own golden calls, nothing is shipped: {error}"
+        raise RecordError(message) from error
     return Claim(
-        cold_s=found["cold_s"],
-        peak_bytes=found["peak_bytes"],
+        cold_s=run["cold_s"],
+        peak_bytes=run["peak_bytes"],
         latency=tuple(
-            ClaimedLatency(batch_rows=each["batch_rows"], median_s=each["median_s"], workload_s=each["kernel_s"])
-            for each in found["latency"]
+            ClaimedLatency(
+                batch_rows=figure["batch_rows"], median_s=figure["median_s"], workload_s=figure["workload_s"]
+            )
+            for figure in run["latency"]
         ),
     )
 

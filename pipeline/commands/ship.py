@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 import tyro
 
 from export.errors import UserError
-from pipeline.cli import GOOD, NOT_GOOD, end
+from pipeline.cli import GOOD, NOT_GOOD
 
 if TYPE_CHECKING:
+    from bench.run_folder import RunFolder
     from bench.verdict.judge import Verdict
     from pipeline.bundle.target import Target
     from pipeline.bundle.writer import Lowered
@@ -42,7 +43,7 @@ class Options:
     also: tuple[str, ...] = ()
     """Artifacts to ship beside the winner and ONNX."""
     target_ort: str | None = None
-    """The server's version of ONNX Runtime: model.onnx is lowered to what it loads, and proved in it."""
+    """The server's version of ONNX Runtime: model.onnx is lowered to what it loads, and checked in it."""
     storage_uri: str | None = None
     """Where KServe will find the bundle's Triton repository."""
     key: Path | None = None
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     return _ship(_run(options.run, options), options, console)
 
 
-def _run(text: str, options: Options) -> Path:
+def _run(text: str, options: Options) -> RunFolder:
     """The run's folder; a recipe without one is run first."""
     from pipeline.run import find_run
 
@@ -102,8 +103,8 @@ def _run(text: str, options: Options) -> Path:
     return find_run(name, options.out)
 
 
-def _ship(run: Path, options: Options, console: Console) -> int:
-    """One more version on the shelf, or none."""
+def _ship(run: RunFolder, options: Options, console: Console) -> int:
+    """One more version in the serving folder, or none."""
     from bench.verdict.judge import Verdict
     from export.record import digest, key_of, read
     from pipeline.bundle import releases
@@ -113,10 +114,9 @@ def _ship(run: Path, options: Options, console: Console) -> int:
     from pipeline.verifier.outcome import Refused, Unable
     from pipeline.verifier.report import report
     from pipeline.verifier.running import Bounds
-    from pipeline.verifier.signature import Trust
-    from pipeline.verifier.verify import verify
+    from pipeline.verifier.verify import Request, verify
 
-    verdict = read(Verdict, run / "verdict.json")
+    verdict = read(Verdict, run.verdict)
     if not verdict.good:
         console.say(f"nothing is shipped: the verdict on {verdict.recipe} is not good: {'; '.join(verdict.reasons)}")
         return NOT_GOOD
@@ -126,13 +126,13 @@ def _ship(run: Path, options: Options, console: Console) -> int:
     with ExitStack() as stack:
         target = stack.enter_context(temporary_environment(options.target_ort)) if options.target_ort else None
         lowered = _lowered(run, verdict, target, Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        found: dict[str, object] = {}
+        findings: dict[str, object] = {}
 
         def fill(folder: Path) -> None:
             make(run, folder, key, Choice(also=options.also, storage_uri=options.storage_uri), lowered)
             if signer.asked:
                 sign(folder, signer)
-            verify(folder, (), Trust(), Bounds(speed=False), found, quiet=options.quiet)
+            verify(folder, Request(bounds=Bounds(speed=False), quiet=options.quiet), findings)
             if target is not None and (why := target.accepts(folder)) is not None:
                 raise Refused(f"in onnxruntime {target.version}: {why}")
 
@@ -144,7 +144,7 @@ def _ship(run: Path, options: Options, console: Console) -> int:
             return NOT_GOOD
         except Unable as error:
             raise UserError(str(error)) from error
-    console.say("\n".join(report(found)))
+    console.say("\n".join(report(findings)))
     if target is not None:
         how = f"lowered to opset {lowered.artifact.facts['opset']}" if lowered else "as it is"
         console.say(f"target      onnxruntime {target.version} accepts it, {how}")
@@ -152,7 +152,7 @@ def _ship(run: Path, options: Options, console: Console) -> int:
     return GOOD
 
 
-def _lowered(run: Path, verdict: Verdict, target: Target | None, folder: Path) -> Lowered | None:
+def _lowered(run: RunFolder, verdict: Verdict, target: Target | None, folder: Path) -> Lowered | None:
     """The lowered ONNX, where the target wants one."""
     from pipeline.bundle.target import lower
     from pipeline.bundle.writer import onnx_row
@@ -186,7 +186,3 @@ def _roll_back(options: Options, console: Console) -> int:
         releases.switch(folder, version)
     console.say(f"rolled back {options.to / 'current'} is version {version}")
     return GOOD
-
-
-if __name__ == "__main__":
-    raise SystemExit(end(main))

@@ -21,9 +21,9 @@ def scan_archive(path: Path) -> None:
         Refused: names the archive and the member.
     """
     if path.suffix == ".tar":
-        members = _of_tar(path)
+        members = _tar_members(path)
     elif path.suffix in (".pt2", ".ts"):
-        members = _of_zip(path)
+        members = _zip_members(path)
     else:
         return
     if len(members) > _MEMBERS_COUNT:
@@ -31,30 +31,33 @@ def scan_archive(path: Path) -> None:
     for name, _ in members:
         if not is_inside(name):
             raise Refused(f"{path.name} holds {name[:200]!r}, which would be unpacked elsewhere")
-    unpacked = sum(size for _, size in members)
-    if unpacked > max(_UNPACKED_BYTES, _UNPACKED_RATIO * path.stat().st_size):
-        raise Refused(f"{path.name} would unpack to {unpacked} bytes")
+    unpacked_bytes = sum(size_bytes for _, size_bytes in members)
+    if unpacked_bytes > max(_UNPACKED_BYTES, _UNPACKED_RATIO * path.stat().st_size):
+        raise Refused(f"{path.name} would unpack to {unpacked_bytes} bytes")
 
 
-def _of_zip(path: Path) -> list[tuple[str, int]]:
+def _zip_members(path: Path) -> list[tuple[str, int]]:
+    """Name and unpacked size in bytes of every member."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return [(one.filename.rstrip("/"), one.file_size) for one in archive.infolist()]
+            return [(member.filename.rstrip("/"), member.file_size) for member in archive.infolist()]
     except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
         raise Refused(f"{path.name} is truncated or no archive: {error}") from None
 
 
-def _of_tar(path: Path) -> list[tuple[str, int]]:
-    found = []
+def _tar_members(path: Path) -> list[tuple[str, int]]:
+    """The same of a tar, up to one more than are allowed."""
+    members = []
     try:
         with tarfile.open(path, "r:") as archive:
-            for one in archive:
-                if not (one.isfile() or one.isdir()):
-                    raise Refused(f"{path.name} holds {one.name[:200]!r}, which is not a regular file")
-                if one.name != ".":
-                    found.append((one.name[2:] if one.name.startswith("./") else one.name, one.size))
-                if len(found) > _MEMBERS_COUNT:
+            for member in archive:
+                if not (member.isfile() or member.isdir()):
+                    raise Refused(f"{path.name} holds {member.name[:200]!r}, which is not a regular file")
+                if member.name != ".":
+                    name = member.name[2:] if member.name.startswith("./") else member.name
+                    members.append((name, member.size))
+                if len(members) > _MEMBERS_COUNT:
                     break
     except (tarfile.TarError, OSError, ValueError) as error:
         raise Refused(f"{path.name} is truncated or no archive: {error}") from None
-    return found
+    return members

@@ -48,8 +48,8 @@ def read_manifest(data: bytes) -> list[Listed]:
     files = fields["files"]
     if not isinstance(files, list) or not 0 < len(files) <= _FILES_COUNT:
         raise Refused(f"{MANIFEST} must list between 1 and {_FILES_COUNT} files")
-    listed = [_listed(one) for one in files]
-    paths = [one.path for one in listed]
+    listed = [_listed(entry) for entry in files]
+    paths = [file.path for file in listed]
     if paths != sorted(paths):
         raise Refused(f"{MANIFEST} must list files in order of their paths")
     seen: dict[str, str] = {}
@@ -85,34 +85,37 @@ def verify_files(folder: Path, listed: Sequence[Listed], progress: Callable[[int
     ``progress`` hears how many more bytes were read.
 
     Raises:
-        Refused: names a file that is missing, added, changed, or no plain file.
+        Refused: names a file that is missing, added, changed, or not a regular file.
     """
-    wanted = {one.path: one for one in listed}
-    empty: list[str] = []
-    found = dict(_walk(folder, len(listed) + 2, empty))
-    for extra in (MANIFEST, SIGNATURE):
-        found.pop(extra, None)
-    if added := sorted(found.keys() - wanted.keys()):
+    by_path = {file.path: file for file in listed}
+    empty_folders: list[str] = []
+    present = dict(_walk(folder, len(listed) + 2, empty_folders))
+    for unlisted in (MANIFEST, SIGNATURE):
+        present.pop(unlisted, None)
+    if added := sorted(present.keys() - by_path.keys()):
         raise Refused(f"{added[0]} is not in the manifest" + (f", nor are {len(added) - 1} more" if added[1:] else ""))
-    if missing := sorted(wanted.keys() - found.keys()):
+    if missing := sorted(by_path.keys() - present.keys()):
         raise Refused(f"{missing[0]} is missing" + (f", and {len(missing) - 1} more" if missing[1:] else ""))
-    if empty:
-        raise Refused(f"the folder {empty[0]} is empty, a bundle has none")
-    for path, size_bytes in found.items():
-        if size_bytes != wanted[path].size_bytes:
-            raise Refused(f"{path} has {size_bytes} bytes, the manifest says {wanted[path].size_bytes}")
+    if empty_folders:
+        raise Refused(f"the folder {empty_folders[0]} is empty, a bundle has none")
+    for path, size_bytes in present.items():
+        if size_bytes != by_path[path].size_bytes:
+            raise Refused(f"{path} has {size_bytes} bytes, the manifest says {by_path[path].size_bytes}")
 
-    def check(one: Listed) -> None:
-        if _sha256(folder / one.path, progress) != one.sha256:
-            raise Refused(f"{one.path} is not the file that was shipped: its SHA-256 differs")
+    def check(file: Listed) -> None:
+        if _sha256(folder / file.path, progress) != file.sha256:
+            raise Refused(f"{file.path} is not the file that was shipped: its SHA-256 differs")
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         list(pool.map(check, listed))
 
 
-def _walk(folder: Path, most: int, empty: list[str]) -> Iterator[tuple[str, int]]:
-    """Every file below a folder with its size, following nothing; gives up soon after ``most``. Fills ``empty``."""
-    pending, count, folders = [""], 0, 0
+def _walk(folder: Path, most: int, empty_folders: list[str]) -> Iterator[tuple[str, int]]:
+    """Every file below a folder with its size in bytes, following nothing; gives up soon after ``most``.
+
+    Fills ``empty_folders``.
+    """
+    pending, files_count, folders_count = [""], 0, 0
     while pending:
         prefix = pending.pop()
         entries_count = 0
@@ -120,22 +123,22 @@ def _walk(folder: Path, most: int, empty: list[str]) -> Iterator[tuple[str, int]
             for entry in entries:
                 entries_count += 1
                 path = prefix + entry.name
-                mode = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(mode.st_mode):
-                    folders += 1
-                    if path.count("/") >= _DEPTH or folders > _FILES_COUNT:
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    folders_count += 1
+                    if path.count("/") >= _DEPTH or folders_count > _FILES_COUNT:
                         raise Refused(f"{path[:200]}: folders are nested or many beyond any bundle")
                     pending.append(path + "/")
-                elif stat.S_ISREG(mode.st_mode):
-                    count += 1
-                    if count > most:
+                elif stat.S_ISREG(status.st_mode):
+                    files_count += 1
+                    if files_count > most:
                         raise Refused(f"there are more files than the manifest lists, such as {path}")
-                    yield path, mode.st_size
+                    yield path, status.st_size
                 else:
-                    kind = "a symbolic link" if stat.S_ISLNK(mode.st_mode) else "not a regular file"
+                    kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
                     raise Refused(f"{path} is {kind}")
         if prefix and not entries_count:
-            empty.append(prefix)
+            empty_folders.append(prefix)
 
 
 def _sha256(path: Path, progress: Callable[[int], None]) -> str:
@@ -148,7 +151,7 @@ def _sha256(path: Path, progress: Callable[[int], None]) -> str:
 
 
 def _canonical(value: Any) -> bytes:
-    """RFC 8785 for what a manifest holds: texts and whole numbers, under ASCII names."""
+    """The bytes that RFC 8785 gives to what a manifest holds: texts and whole numbers, under ASCII names."""
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode()
@@ -156,27 +159,27 @@ def _canonical(value: Any) -> bytes:
         return b""
 
 
-class Bar:
-    """A bar on a terminal, from the first second on."""
+class ProgressBar:
+    """How far the reading of files is, as a bar on a terminal; nothing in the first second."""
 
-    def __init__(self, total: int, quiet: bool) -> None:
-        self._total, self._done, self._began = max(total, 1), 0, time.monotonic()
-        self._lock, self._said = threading.Lock(), 0.0
+    def __init__(self, total_bytes: int, quiet: bool) -> None:
+        self._total_bytes, self._done_bytes, self._began_s = max(total_bytes, 1), 0, time.monotonic()
+        self._lock, self._printed_s = threading.Lock(), 0.0
         self._shown = not quiet and sys.stderr.isatty()
 
-    def add(self, count: int) -> None:
-        """So many more bytes."""
+    def add(self, more_bytes: int) -> None:
+        """So many more bytes were read."""
         with self._lock:
-            self._done += count
+            self._done_bytes += more_bytes
             now = time.monotonic()
-            if self._shown and now - self._began > _BAR_AFTER_S and now - self._said > 0.1:
-                self._said = now
-                share = self._done / self._total
-                left_s = (now - self._began) * (1 / max(share, 1e-9) - 1)
+            if self._shown and now - self._began_s > _BAR_AFTER_S and now - self._printed_s > 0.1:
+                self._printed_s = now
+                share = self._done_bytes / self._total_bytes
+                left_s = (now - self._began_s) * (1 / max(share, 1e-9) - 1)
                 filled = "#" * int(30 * share)
                 print(f"\rhashes      [{filled:<30}] {share:4.0%}, {left_s:.0f} s left ", end="", file=sys.stderr)
 
     def end(self) -> None:
         """Take the bar away."""
-        if self._said:
+        if self._printed_s:
             print("\r" + " " * 70 + "\r", end="", file=sys.stderr)

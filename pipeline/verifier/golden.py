@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.verifier.outcome import Refused
+
+_NO_NOISE_DB = 1e3
+
+
+class _Answer(NamedTuple):
+    """One output of one golden call."""
+
+    call: Mapping[str, Any]
+    output: str
+    expected: Any
+    allowed: Any
+    got: Any
 
 
 def check_golden(
@@ -17,59 +29,94 @@ def check_golden(
     Raises:
         Refused: names the call, the output and the worst element.
     """
-    worst, worst_call, values_count = 0.0, calls[0]["name"], 0
-    powers: dict[str, list[float]] = {}
+    least_sqnr_db = shipped["least_sqnr_db"]
+    tally: _Elements | _Noise = (
+        _Elements(np, shipped["name"]) if least_sqnr_db is None else _Noise(np, shipped["name"], least_sqnr_db)
+    )
     for call in calls:
-        inputs = {name: np.load(folder / place, allow_pickle=False) for name, place in call["inputs"].items()}
-        answered = artifact.call(inputs)
-        for name, places in call["outputs"].items():
-            expected = np.load(folder / places["expected"], allow_pickle=False)
-            allowed = np.load(folder / places["allowed"], allow_pickle=False)
-            got = np.asarray(answered[name])
+        inputs = {name: np.load(folder / path, allow_pickle=False) for name, path in call["inputs"].items()}
+        answers = artifact.call(inputs)
+        for output, places in call["outputs"].items():
+            expected, allowed = (np.load(folder / places[kind], allow_pickle=False) for kind in ("expected", "allowed"))
+            got = np.asarray(answers[output])
             if str(got.dtype) != places["dtype"] or got.shape != expected.shape:
                 raise Refused(
-                    f"{shipped['name']}: {name} ({call['name']}) is {got.dtype}{list(got.shape)}, "
+                    f"{shipped['name']}: {output} ({call['name']}) is {got.dtype}{list(got.shape)}, "
                     f"golden is {places['dtype']}{list(expected.shape)}"
                 )
-            if shipped["least_sqnr_db"] is not None:
-                if call["real"] and got.dtype.kind == "f":
-                    both = np.isfinite(expected) & np.isfinite(got)
-                    power = powers.setdefault(name, [0.0, 0.0])
-                    power[0] += float(np.square(expected[both].astype("f8")).sum())
-                    power[1] += float(np.square(expected[both].astype("f8") - got[both].astype("f8")).sum())
-                    values_count += int(both.sum())
-                continue
-            values_count += int(np.isfinite(allowed).sum())
-            share = _share_of_allowed(np, expected, allowed, got)
-            if share.size and not float(share.max()) <= 1.0:
-                place = np.unravel_index(int(np.argmax(np.where(np.isnan(share), np.inf, share))), share.shape)
-                raise Refused(
-                    f"{shipped['name']}: {name}{[int(i) for i in place]} ({call['name']}) is {got[place]!s}, golden is "
-                    f"{expected[place]!s}, at most {float(allowed[place]):.3g} may differ"
-                )
-            if share.size and float(share.max()) >= worst:
-                worst, worst_call = float(share.max()), call["name"]
-    if not values_count:
-        raise Refused(f"{shipped['name']}: its golden samples ask nothing that could be compared")
-    sqnr_db = [
-        10 * float(np.log10(signal / noise)) if noise else float("1e3") for signal, noise in powers.values() if signal
-    ]
-    if sqnr_db and min(sqnr_db) < shipped["least_sqnr_db"]:
-        raise Refused(
-            f"{shipped['name']}: {min(sqnr_db):.1f} dB of signal over quantisation noise here, "
-            f"at least {shipped['least_sqnr_db']:g} is demanded"
-        )
-    return {
-        "calls_count": len(calls),
-        "values_count": values_count,
-        "worst_share": worst,
-        "worst_call": worst_call,
-        "sqnr_db": min(sqnr_db) if sqnr_db else None,
-    }
+            tally.add(_Answer(call, output, expected, allowed, got))
+    if not tally.values_count:
+        raise Refused(f"{shipped['name']}: its golden calls ask nothing that could be compared")
+    figures = {"worst_share": 0.0, "worst_call": calls[0]["name"], "sqnr_db": None, **tally.result()}
+    return {"calls_count": len(calls), "values_count": tally.values_count, **figures}
 
 
-def _share_of_allowed(np: Any, expected: Any, allowed: Any, got: Any) -> Any:
+class _Elements:
+    """Judges element by element: none may differ by more than is allowed."""
+
+    def __init__(self, np: Any, artifact: str) -> None:
+        self._np, self._artifact = np, artifact
+        self._worst: dict[str, Any] = {}
+        self.values_count = 0
+
+    def add(self, answer: _Answer) -> None:
+        np = self._np
+        self.values_count += int(np.isfinite(answer.allowed).sum())
+        share = _share_of_allowed(np, answer)
+        if not share.size:
+            return
+        largest = float(share.max())
+        if not largest <= 1.0:
+            place = np.unravel_index(int(np.argmax(np.where(np.isnan(share), np.inf, share))), share.shape)
+            raise Refused(
+                f"{self._artifact}: {answer.output}{[int(index) for index in place]} ({answer.call['name']}) is "
+                f"{answer.got[place]!s}, golden is {answer.expected[place]!s}, "
+                f"at most {float(answer.allowed[place]):.3g} may differ"
+            )
+        if largest >= self._worst.get("worst_share", 0.0):
+            self._worst = {"worst_share": largest, "worst_call": answer.call["name"]}
+
+    def result(self) -> dict[str, Any]:
+        return self._worst
+
+
+class _Noise:
+    """Judges a quantised artifact: signal over quantisation noise, per output, over the calls of real rows."""
+
+    def __init__(self, np: Any, artifact: str, least_sqnr_db: float) -> None:
+        self._np, self._artifact, self._least_sqnr_db = np, artifact, least_sqnr_db
+        self._powers: dict[str, tuple[float, float]] = {}
+        self.values_count = 0
+
+    def add(self, answer: _Answer) -> None:
+        if not answer.call["real"] or answer.got.dtype.kind != "f":
+            return
+        np = self._np
+        finite = np.isfinite(answer.expected) & np.isfinite(answer.got)
+        expected, got = answer.expected[finite].astype("f8"), answer.got[finite].astype("f8")
+        signal, noise = self._powers.get(answer.output, (0.0, 0.0))
+        signal, noise = signal + float(np.square(expected).sum()), noise + float(np.square(expected - got).sum())
+        self._powers[answer.output] = (signal, noise)
+        self.values_count += int(finite.sum())
+
+    def result(self) -> dict[str, Any]:
+        ratios_db = [
+            10 * float(self._np.log10(signal / noise)) if noise else _NO_NOISE_DB
+            for signal, noise in self._powers.values()
+            if signal
+        ]
+        sqnr_db = min(ratios_db, default=None)
+        if sqnr_db is not None and sqnr_db < self._least_sqnr_db:
+            raise Refused(
+                f"{self._artifact}: {sqnr_db:.1f} dB of signal over quantisation noise here, "
+                f"at least {self._least_sqnr_db:g} is demanded"
+            )
+        return {"sqnr_db": sqnr_db}
+
+
+def _share_of_allowed(np: Any, answer: _Answer) -> Any:
     """|got - expected| / allowed, per element: 0 where equal or nothing is asked, above 1 where wrong."""
+    got, expected, allowed = answer.got, answer.expected, answer.allowed
     if got.dtype.kind != "f":
         return np.where((got == expected) | np.isinf(allowed), 0.0, np.inf)
     same = (got == expected) | (np.isnan(got) & np.isnan(expected)) | np.isinf(allowed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
+import sys
 import zipfile
 from collections.abc import Mapping
 from importlib import metadata
@@ -13,6 +14,13 @@ from pathlib import Path
 from pipeline.verifier.outcome import Refused, parse_json
 
 _METADATA_BYTES = 1 << 20
+_METADATA = {
+    "AOTI_PLATFORM": "system",
+    "AOTI_MACHINE": "machine",
+    "AOTI_CPU_ISA": "cpu_isa",
+    "AOTI_COMPUTE_CAPABILITY": "compute_capability",
+}
+"""What the metadata of an AOTInductor package calls a need."""
 _ISA_FLAGS = {
     "AVX2": ("avx2", "fma"),
     "AVX512": ("avx512f", "avx512dq", "avx512vl", "avx512bw"),
@@ -20,15 +28,10 @@ _ISA_FLAGS = {
     "AMX_TILE": ("amx_tile",),
     "AMX_FP16": ("amx_fp16",),
 }
-"""Inductor's words for instruction sets, and Linux's for what they need."""
-
-
-_METADATA = {
-    "AOTI_PLATFORM": "system",
-    "AOTI_MACHINE": "machine",
-    "AOTI_CPU_ISA": "cpu_isa",
-    "AOTI_COMPUTE_CAPABILITY": "compute_capability",
-}
+"""Inductor's names of instruction sets, and Linux's of what they need."""
+_DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+"""Packages that are distributed under several names."""
+_PACKAGE, _VERSION = re.compile(r"[A-Za-z0-9][\w.-]{0,63}"), re.compile(r"(>=|==)\d[\w.+!-]{0,63}")
 
 
 def package_needs(path: Path) -> dict[str, str]:
@@ -39,16 +42,16 @@ def package_needs(path: Path) -> dict[str, str]:
     """
     if path.suffix != ".pt2":
         return {}
-    found: dict[str, str] = {}
+    needs: dict[str, str] = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            for one in archive.infolist():
-                if one.filename.endswith("_metadata.json") and one.file_size <= _METADATA_BYTES:
-                    output = parse_json(archive.read(one), one.filename)
-                    found.update({need: str(output[name]) for name, need in _METADATA.items() if output.get(name)})
+            for member in archive.infolist():
+                if member.filename.endswith("_metadata.json") and member.file_size <= _METADATA_BYTES:
+                    stated = parse_json(archive.read(member), member.filename)
+                    needs.update({need: str(stated[name]) for name, need in _METADATA.items() if stated.get(name)})
     except (zipfile.BadZipFile, NotImplementedError, AttributeError, OSError) as error:
         raise Refused(f"{path.name} is truncated or no package: {error}") from None
-    return found
+    return needs
 
 
 def cannot_run(needs: Mapping[str, str]) -> str | None:
@@ -58,11 +61,13 @@ def cannot_run(needs: Mapping[str, str]) -> str | None:
 
 
 def _lacking(name: str, wanted: str) -> str | None:
-    if name in ("torch", "onnxruntime", "openvino"):
-        return _older(name, wanted)
-    have = {"system": platform.system().lower, "machine": platform.machine, "compute_capability": _compute_capability}
-    if name in have and (mine := have[name]()) != wanted:
-        return f"it was built for {name.replace('_', ' ')} {wanted}, this is {mine or 'without one'}"
+    if wanted.startswith((">=", "==")):
+        if not (_PACKAGE.fullmatch(name) and _VERSION.fullmatch(wanted)):
+            return f"it needs {name[:50]!r} {wanted[:50]!r}, which is not a package and a version of it"
+        return _other_version(name, wanted)
+    here = {"system": platform.system().lower, "machine": platform.machine, "compute_capability": _compute_capability}
+    if name in here and (present := here[name]()) != wanted:
+        return f"it was built for {name.replace('_', ' ')} {wanted}, this is {present or 'without one'}"
     if name == "cpu_isa" and (flags := _cpu_flags()):
         lacking = [isa for isa in wanted.split() if not flags.issuperset(_ISA_FLAGS.get(isa, ()))]
         if lacking:
@@ -70,19 +75,19 @@ def _lacking(name: str, wanted: str) -> str | None:
     return None
 
 
-def _older(name: str, wanted: str) -> str | None:
+def _other_version(package: str, wanted: str) -> str | None:
     """Whether the installed version is below what is wanted (``>=``), or of another minor version (``==``)."""
-    have = installed(name)
-    if have is None:
-        return f"{name} is not installed: pip install {name}"
-    mine, least = _numbers(have), _numbers(wanted)
-    wrong = mine[:2] != least[:2] if wanted.startswith("==") else mine < least
-    return f"it needs {name} {wanted}, this is {have}" if wrong else None
+    present = installed(package)
+    if present is None:
+        return f"it needs {package} {wanted}, which is not installed: {sys.executable} -m pip install {package}"
+    numbers, least = _numbers(present), _numbers(wanted)
+    wrong = numbers[:2] != least[:2] if wanted.startswith("==") else numbers < least
+    return f"it needs {package} {wanted}, this is {present}" if wrong else None
 
 
-def installed(name: str) -> str | None:
+def installed(package: str) -> str | None:
     """The version of a package here, in any of its distributions."""
-    for distribution in {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}.get(name, (name,)):
+    for distribution in _DISTRIBUTIONS.get(package, (package,)):
         try:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:
@@ -100,7 +105,7 @@ def _cpu_flags() -> set[str]:
             if line.startswith("flags"):
                 return set(line.partition(":")[2].split())
     except OSError:
-        pass  # not Linux: the flags are not known, and nothing is said of them
+        pass  # not Linux: the flags are not known, and nothing is refused for them
     return set()
 
 

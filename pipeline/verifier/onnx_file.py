@@ -27,10 +27,10 @@ _PARTS = {
 def scan_onnx(path: Path, listed: Mapping[str, int], prefix: str) -> int:
     """How many nodes an ONNX file has, read from its wire format alone: no runtime has seen the file yet.
 
-    ``listed`` are the sizes of the bundle's files by path, ``prefix`` the folder of this one.
+    ``listed`` are the sizes in bytes of the bundle's files by path, ``prefix`` the folder of this one.
 
     Raises:
-        Refused: no ONNX file, nested or large beyond any model, or with weights outside of the bundle.
+        Refused: not an ONNX file, nested or large beyond any model, or with weights outside of the bundle.
     """
     nodes_count = 0
     with open(path, "rb") as file:
@@ -69,11 +69,11 @@ def _check_external(
         entry[texts.get(1, b"")] = texts.get(2, b"").decode("utf-8", "replace")
     place = entry.get(b"location", "")
     if not is_inside(place) or prefix + place not in listed:
-        raise Refused(f"{name} wants weights from {place[:200]!r}, which is no file of the bundle")
+        raise Refused(f"{name} wants weights from {place[:200]!r}, which is not a file of the bundle")
     try:
         offset, length = int(entry.get(b"offset", "0")), int(entry.get(b"length", "0"))
     except ValueError:
-        raise Refused(f"{name}: the place of external weights is no number") from None
+        raise Refused(f"{name}: the place of external weights is not a number") from None
     if min(offset, length) < 0 or offset + length > listed[prefix + place]:
         raise Refused(f"{name} wants {length} bytes from {offset} of {place}, which has {listed[prefix + place]}")
 
@@ -87,7 +87,7 @@ def _fields(data: mmap.mmap, start: int, end: int, name: str) -> Iterator[tuple[
         if wire == 2:
             length, place = _varint(data, place, end, name)
             if length > end - place:
-                raise Refused(f"{name} is truncated or no ONNX file")
+                raise Refused(f"{name} is truncated or not an ONNX file")
             yield key >> 3, place, place + length
             place += length
         elif wire == 0:
@@ -95,9 +95,9 @@ def _fields(data: mmap.mmap, start: int, end: int, name: str) -> Iterator[tuple[
         elif wire in (1, 5):
             place += 8 if wire == 1 else 4
         else:
-            raise Refused(f"{name} is no ONNX file")
+            raise Refused(f"{name} is not an ONNX file")
     if place != end:
-        raise Refused(f"{name} is truncated or no ONNX file")
+        raise Refused(f"{name} is truncated or not an ONNX file")
 
 
 def _varint(data: mmap.mmap, place: int, end: int, name: str) -> tuple[int, int]:
@@ -109,4 +109,4 @@ def _varint(data: mmap.mmap, place: int, end: int, name: str) -> tuple[int, int]
         if byte < 128:
             return value, place
         shift += 7
-    raise Refused(f"{name} is truncated or no ONNX file")
+    raise Refused(f"{name} is truncated or not an ONNX file")

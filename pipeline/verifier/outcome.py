@@ -19,23 +19,23 @@ class Unable(Exception):  # noqa: N818
     """This machine or this call cannot check it."""
 
 
-def read_plain(path: Path, what: str) -> bytes:
-    """A small plain file in the bundle, whole."""
+def read_regular(path: Path, name: str) -> bytes:
+    """A small regular file of the bundle, whole; messages call it ``name``."""
     try:
-        mode = os.lstat(path)
-        if not stat.S_ISREG(mode.st_mode):
-            raise Refused(f"{what} is not a regular file")
-        if mode.st_size > _RECORD_BYTES:
-            raise Refused(f"{what} has {mode.st_size} bytes, more than any bundle's")
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused(f"{name} is not a regular file")
+        if status.st_size > _RECORD_BYTES:
+            raise Refused(f"{name} has {status.st_size} bytes, more than any bundle's")
         return path.read_bytes()
     except FileNotFoundError:
-        raise Refused(f"{what} is missing: {path.parent} is no bundle") from None
+        raise Refused(f"{name} is missing: {path.parent} is not a bundle") from None
     except OSError as error:
         raise Unable(f"{path} cannot be read: {error.strerror}") from None
 
 
-def parse_json(data: bytes, what: str) -> Any:
-    """JSON without doubled members and without NaN."""
+def parse_json(data: bytes, name: str) -> Any:
+    """JSON without doubled members and without NaN; messages call it ``name``."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
@@ -43,10 +43,10 @@ def parse_json(data: bytes, what: str) -> Any:
             raise ValueError("a member is doubled")
         return members
 
-    def never(text: str) -> Any:
-        raise ValueError(f"{text} is no JSON number")
+    def never(constant: str) -> Any:
+        raise ValueError(f"{constant} is not a JSON number")
 
     try:
         return json.loads(data, object_pairs_hook=unique, parse_constant=never)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{what} is not JSON: {str(error)[:200] or 'nested too deeply'}") from None
+        raise Refused(f"{name} is not JSON: {str(error)[:200] or 'nested too deeply'}") from None

@@ -28,11 +28,10 @@ from pipeline.verifier.files import read_manifest, verify_files
 from pipeline.verifier.lineage import record_digest
 from pipeline.verifier.onnx_file import scan_onnx
 from pipeline.verifier.outcome import Refused, Unable, parse_json
-from pipeline.verifier.running import Bounds
-from pipeline.verifier.signature import Trust
+from pipeline.verifier.upgrade import upgrade_bundle
 
 SLOWEST_S = 5.0
-_GOLDEN = Path(__file__).parent / "golden" / "bundle-1"
+_GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "bundle-1"
 _ROUND = 2000
 
 
@@ -111,28 +110,29 @@ def _bundle_reader(folder: Path) -> tuple[st.SearchStrategy[bytes], Callable[[by
         entry.update(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
         (folder / "manifest.json").write_bytes(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode())
         with mock.patch.object(command, "run_artifact", side_effect=Refused("it would have been run")):
-            command.verify(folder, (), Trust(), Bounds(), {})
+            command.verify(folder, command.Request(), {})
 
-    return _altered(whole) | damaged(whole), read
+    upgraded = json.dumps(upgrade_bundle(json.loads(whole)), sort_keys=True, separators=(",", ":")).encode()
+    return _altered(whole) | _altered(upgraded) | damaged(whole) | damaged(upgraded), read
 
 
 def readers(folder: Path) -> dict[str, tuple[st.SearchStrategy[bytes], Callable[[bytes], object]]]:
     """By name: what to try, and who reads it; ``folder`` takes a small bundle."""
     bundle = _bundle_reader(folder.parent / "whole")
     folder.mkdir()
-    write_workload(folder / "calibration.onnx")
-    model = (folder / "calibration.onnx").read_bytes()
+    write_workload(folder / "workload.onnx")
+    model = (folder / "workload.onnx").read_bytes()
     graph = model[:400] + model[-200:]
     record = b'{"key":"k","observed":{"at":"","duration_s":1,"host":"h"},"schema":"torchstone.program/2"}'
     from export.record import digest_files, encode
     from pipeline.bundle.record import Manifest
 
-    whole = encode(Manifest(key="k", files=digest_files(folder, [folder / "calibration.onnx"])))
+    whole = encode(Manifest(key="k", files=digest_files(folder, [folder / "workload.onnx"])))
     scratch = folder.parent / "scratch.onnx"
 
     def onnx_file(data: bytes) -> None:
         scratch.write_bytes(data)
-        scan_onnx(scratch, {"calibration.onnx": len(model)}, "")
+        scan_onnx(scratch, {"workload.onnx": len(model)}, "")
 
     def manifest(data: bytes) -> None:
         listed = read_manifest(data)

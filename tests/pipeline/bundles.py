@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +15,34 @@ import rfc8785
 from onnx import numpy_helper
 
 from export.record import digest_files, write
+from pipeline.bundle.pack import ARCHIVE_NAME
 from pipeline.bundle.record import Manifest
 from pipeline.verifier import verify as command
 from pipeline.verifier.lineage import record_digest
 from pipeline.verifier.running import Bounds
-from pipeline.verifier.signature import Trust
 from tests.conftest import ROOT, environ
 
 
-def check(folder: Path, **more: Any) -> dict[str, Any]:
-    """What the check finds, in this process."""
-    found: dict[str, Any] = {}
-    command.verify(folder, more.pop("wanted", ()), Trust(), Bounds(speed=False, **more), found)
-    return found
+def check(folder: Path, **bounds: Any) -> dict[str, Any]:
+    """The findings of the check, in this process."""
+    findings: dict[str, Any] = {}
+    command.verify(folder, command.Request(bounds=Bounds(speed=False, **bounds)), findings)
+    return findings
 
 
-def run_check(folder: Path, *flags: str | Path, alone: bool = False, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command as a person starts it; ``alone`` as the single file, without Torchstone."""
-    how = [str(folder / "verify.py")] if alone else ["-m", "pipeline.verify", str(folder)]
+def run_check(
+    folder: Path, *flags: str | Path, alone: bool = False, python: Sequence[str | Path] = (sys.executable,),
+    cwd: Path = ROOT.parent, **env: str,
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """The command as a person starts it; ``alone`` as the file in the bundle, without Torchstone."""
+    files = (folder / name for name in (ARCHIVE_NAME, "verify.py"))  # a text in bundles of version 1
+    start = [next(file for file in files if file.exists())] if alone else ["-m", "pipeline.verify", folder]
+    variables = environ(**env)
+    if alone and "PYTHONPATH" not in env:
+        del variables["PYTHONPATH"]
     return subprocess.run(
-        [sys.executable, *how, *map(str, flags)], capture_output=True, text=True, check=False, cwd=ROOT.parent,
-        env={name: value for name, value in environ(**env).items() if not alone or name not in ("PYTHONPATH",)} | env,
+        [str(part) for part in (*python, *start, *flags)], capture_output=True, text=True, check=False, cwd=cwd,
+        env=variables,
     )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def test_every_configuration_is_one_to_tritons_own_parser(built: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "output", "proved", "most", "dims"),
+    ("shape", "output", "tested_sizes", "most", "dims"),
     [
         (("batch", 4), ("batch", 3), {"batch": (1, 64)}, 64, [4]),
         (("batch", "length"), ("batch", "length"), {"batch": (1, 8), "length": (2, 128)}, 8, [-1]),
@@ -85,7 +85,7 @@ def test_every_configuration_is_one_to_tritons_own_parser(built: Path) -> None:
     ],
     ids=str,
 )
-def test_the_largest_batch_is_the_one_proved_and_none_where_rows_do_not_stay_apart(
+def test_the_largest_batch_is_the_one_tested_and_none_where_rows_do_not_stay_apart(
     shape: Any,
     output: Any,
     tested_sizes: dict[str, tuple[int, int]],
@@ -99,8 +99,8 @@ def test_the_largest_batch_is_the_one_proved_and_none_where_rows_do_not_stay_apa
 
     fields = json.loads((built / "bundle" / "bundle.json").read_bytes())["shipped"][0]
     sizes = {name: {"min": low, "max": high} for name, (low, high) in tested_sizes.items()}
-    shipped = from_json(Shipped, fields | {"proved": sizes})
-    assert all(isinstance(one, TestedSizes) for one in shipped.tested_sizes.values())
+    shipped = from_json(Shipped, fields | {"tested_sizes": sizes})
+    assert all(isinstance(tested, TestedSizes) for tested in shipped.tested_sizes.values())
     signature = Signature(
         inputs=(TensorSpec("x", "int64", shape),),
         output_names=("y",),
@@ -153,8 +153,8 @@ def test_tritons_core_loads_the_repository_and_answers_within_what_is_allowed(
             assert client.get_inference_statistics("seed")["model_stats"][0]["version"] == "2"
 
 
-def test_tritons_core_follows_the_shelf(triton: Triton, built: Path, tmp_path: Path) -> None:
-    """Another version becomes current; told to load, the running server takes it."""
+def test_tritons_core_follows_the_serving_folder(triton: Triton, built: Path, tmp_path: Path) -> None:
+    """Another version becomes current; asked to load it, the running server does."""
     tritonclient = pytest.importorskip("tritonclient.http", reason="extra: pip install tritonclient[all]")
     from tests.pipeline.bundles import alter_weight
 

@@ -11,7 +11,7 @@ import yaml
 from pipeline.bundle.record import Shipped
 
 TRITON_RELEASE = "24.10"
-"""Of the container: its core, 2.51, is the one that the tests load the repository in."""
+"""The release of the container; the tests load the repository in its core, 2.51."""
 _IMAGE = f"nvcr.io/nvidia/tritonserver:{TRITON_RELEASE}-py3"
 _OWN_MIB = 512
 """Memory that the server takes before it loads a model."""
@@ -45,9 +45,43 @@ def write_deployment(folder: Path, name: str, shipped: Shipped) -> None:
     """``Dockerfile`` (built in the bundle) and ``kubernetes.yaml``: a Deployment and its Service."""
     label = _label(name)
     labels = {"app.kubernetes.io/name": label}
-    server = {
+    server = _server(f"{label}:1", shipped)
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": label, "labels": labels},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"terminationGracePeriodSeconds": _DRAIN_S, "containers": [server]},
+            },
+        },
+    }
+    ports = [
+        {"name": port["name"], "port": port["containerPort"], "targetPort": port["name"]} for port in server["ports"]
+    ]
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": label, "labels": labels},
+        "spec": {"selector": labels, "ports": ports},
+    }
+    _dump(folder / "kubernetes.yaml", deployment, service)
+    (folder / "Dockerfile").write_text(
+        f"# In the bundle: docker build -t {label}:1 -f serving/Dockerfile .\n"
+        f"FROM {_IMAGE}\n"
+        "COPY serving/triton /models\n"
+        'CMD ["tritonserver", "--model-repository=/models"]\n'
+    )
+
+
+def _server(image: str, shipped: Shipped) -> dict[str, Any]:
+    """The container: Triton on the repository that its image holds."""
+    return {
         "name": "triton",
-        "image": f"{label}:1",
+        "image": image,
         "args": [
             "tritonserver",
             "--model-repository=/models",
@@ -65,44 +99,17 @@ def write_deployment(folder: Path, name: str, shipped: Shipped) -> None:
         "livenessProbe": _probe("live"),
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
-    deployment = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": label, "labels": labels},
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {"terminationGracePeriodSeconds": _DRAIN_S, "containers": [server]},
-            },
-        },
-    }
-    ports = [{"name": one["name"], "port": one["containerPort"], "targetPort": one["name"]} for one in server["ports"]]  # type: ignore[index]
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": label, "labels": labels},
-        "spec": {"selector": labels, "ports": ports},
-    }
-    _dump(folder / "kubernetes.yaml", deployment, service)
-    (folder / "Dockerfile").write_text(
-        f"# In the bundle: docker build -t {label}:1 -f serving/Dockerfile .\n"
-        f"FROM {_IMAGE}\n"
-        "COPY serving/triton /models\n"
-        'CMD ["tritonserver", "--model-repository=/models"]\n'
-    )
 
 
 def _resources(shipped: Shipped) -> dict[str, Any]:
-    """As many cores as it was proved with, and twice the memory that a process with it was seen to take."""
+    """As many cores as it was measured with, and twice the memory that a process with it was seen to take."""
     memory = f"{_OWN_MIB + 2 * (shipped.peak_bytes >> 20)}Mi"
     limits: dict[str, Any] = {"cpu": str(shipped.options.threads_count), "memory": memory}
     return {"requests": dict(limits), "limits": limits}
 
 
-def _probe(what: str, **more: int) -> dict[str, Any]:
-    return {"httpGet": {"path": f"/v2/health/{what}", "port": "http"}, "periodSeconds": 2, **more}
+def _probe(state: str, **settings: int) -> dict[str, Any]:
+    return {"httpGet": {"path": f"/v2/health/{state}", "port": "http"}, "periodSeconds": 2, **settings}
 
 
 def _label(name: str) -> str:

@@ -3,7 +3,7 @@
 The configuration is a protobuf message, printed by protobuf. Only what these repositories use of Triton's
 ``model_config.proto`` is declared here, with its names and numbers, so that nothing but protobuf (which ONNX brings) is
 needed to ship; a test parses every file with Triton's own message. Shapes come from the signature, the largest batch
-from the sizes that were proved.
+from the tested sizes.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from typing import Any
 
 import numpy as np
 
+from export.record import to_json
 from export.signature import Signature, TensorSpec
 from pipeline.bundle.record import Shipped
+from pipeline.verifier.upgrade import runtime_option
 
 VERSION = "1"
 GPU_CONFIG = "gpu"
 """``tritonserver --model-config-name=gpu`` takes this variant."""
 _WARM_ROWS = 32
+_PACKAGE = "torchstone.triton"
 _TYPES = {
     "bool": "TYPE_BOOL", "uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "uint32": "TYPE_UINT32",
     "uint64": "TYPE_UINT64", "int8": "TYPE_INT8", "int16": "TYPE_INT16", "int32": "TYPE_INT32", "int64": "TYPE_INT64",
     "float16": "TYPE_FP16", "float32": "TYPE_FP32", "float64": "TYPE_FP64",
 }  # fmt: skip
 _LEVELS = {"basic": -1, "extended": 1}
-"""What Triton's ONNX Runtime backend calls the levels; without a word it takes all."""
+"""What Triton's ONNX Runtime backend calls the levels of optimisation; without one it takes all."""
 _ENUMS: dict[str, tuple[str, ...]] = {
     "DataType": ("TYPE_INVALID", *_TYPES.values()),
     "Kind": ("KIND_AUTO", "KIND_GPU", "KIND_CPU", "KIND_MODEL"),
@@ -92,7 +95,7 @@ def write_onnx_repository(
         config.instance_group.add(count=1, kind=kind)
         if kind == "KIND_CPU":
             config.parameters["intra_op_thread_count"].string_value = str(shipped.options.threads_count)
-        if (level := _LEVELS.get(shipped.options.optimization)) is not None:
+        if (level := _LEVELS.get(runtime_option(to_json(shipped.options), "optimization"))) is not None:
             config.optimization.graph.level = level
         _warm_up(config, signature, batched, row)
         _print(config, place)
@@ -111,15 +114,15 @@ def write_aoti_repository(repository: Path, name: str, package: Path, signature:
         for index, tensor in enumerate(tensors):
             tensor.name = f"{prefix}__{index}"
     config.platform = "torch_aoti"
-    config.instance_group.add(count=1, kind="KIND_GPU" if shipped.options.device == "cuda" else "KIND_CPU")
+    config.instance_group.add(count=1, kind="KIND_CPU" if shipped.options.device == "cpu" else "KIND_GPU")
     _print(config, folder / "config.pbtxt")
 
 
 def most_rows(signature: Signature, shipped: Shipped) -> int:
-    """Triton's ``max_batch_size``: the most rows proved, where it may join requests; 0 where it may not.
+    """Triton's ``max_batch_size``: the most rows tested, where it may join requests; 0 where it may not.
 
     It may if the symbol that counts rows is the first dimension of every tensor and stands nowhere else, and one row
-    was proved.
+    was tested.
     """
     batch = signature.batch
     if batch is None or batch not in shipped.tested_sizes or shipped.tested_sizes[batch].min > 1:
@@ -179,6 +182,26 @@ def _classes() -> Mapping[str, Any]:
     """The messages, by name."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+    file = descriptor_pb2.FileDescriptorProto(name="torchstone_triton.proto", package=_PACKAGE, syntax="proto3")
+    for name, values in _ENUMS.items():
+        enum = file.enum_type.add(name=name)
+        for number, value in enumerate(values):
+            enum.value.add(name=value, number=number)
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field_name, (number, kind) in fields.items():
+            _declare(message, field_name, number, kind)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in _MESSAGES
+    }
+
+
+def _declare(message: Any, name: str, number: int, kind: str) -> None:
+    """A field of a message: its type as in ``_MESSAGES``."""
+    from google.protobuf import descriptor_pb2
+
     field = descriptor_pb2.FieldDescriptorProto
     scalars = {
         "string": field.TYPE_STRING,
@@ -186,43 +209,20 @@ def _classes() -> Mapping[str, Any]:
         "int64": field.TYPE_INT64,
         "uint32": field.TYPE_UINT32,
     }
-    file = descriptor_pb2.FileDescriptorProto(
-        name="torchstone_triton.proto", package="torchstone.triton", syntax="proto3"
-    )
-    for name, message in _ENUMS.items():
-        enum = file.enum_type.add(name=name)
-        for number, word in enumerate(message):
-            enum.value.add(name=word, number=number)
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for word, (number, kind) in fields.items():
-            declared = message.field.add(
-                name=word, number=number, label=field.LABEL_REPEATED if kind[0] in "*%" else field.LABEL_OPTIONAL
-            )
-            plain = kind.lstrip("*%")
-            if kind[0] == "%":
-                entry = message.nested_type.add(name=f"{word.title()}Entry")
-                entry.options.map_entry = True
-                entry.field.add(name="key", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
-                entry.field.add(
-                    name="value",
-                    number=2,
-                    label=field.LABEL_OPTIONAL,
-                    type=field.TYPE_MESSAGE,
-                    type_name=f".{file.package}.{plain}",
-                )
-                declared.type, declared.type_name = field.TYPE_MESSAGE, f".{file.package}.{name}.{entry.name}"
-            elif plain in scalars:
-                declared.type = scalars[plain]
-            else:
-                declared.type = field.TYPE_ENUM if plain in _ENUMS else field.TYPE_MESSAGE
-                declared.type_name = f".{file.package}.{plain}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    names = [f"{file.package}.{name}" for name in _MESSAGES]
-    return {
-        name.rpartition(".")[2]: message_factory.GetMessageClass(pool.FindMessageTypeByName(name)) for name in names
-    }
+    label = field.LABEL_REPEATED if kind[0] in "*%" else field.LABEL_OPTIONAL
+    declared, plain = message.field.add(name=name, number=number, label=label), kind.lstrip("*%")
+    if kind[0] == "%":
+        entry = message.nested_type.add(name=f"{name.title()}Entry")
+        entry.options.map_entry = True
+        entry.field.add(name="key", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
+        value = entry.field.add(name="value", number=2, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE)
+        value.type_name = f".{_PACKAGE}.{plain}"
+        declared.type, declared.type_name = field.TYPE_MESSAGE, f".{_PACKAGE}.{message.name}.{entry.name}"
+    elif plain in scalars:
+        declared.type = scalars[plain]
+    else:
+        declared.type = field.TYPE_ENUM if plain in _ENUMS else field.TYPE_MESSAGE
+        declared.type_name = f".{_PACKAGE}.{plain}"
 
 
 def _message(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The signature: checked with OpenSSF model-signing, by whoever is asked for."""
+"""The signature of a bundle, checked with OpenSSF model-signing against the keys that are asked for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Trust(NamedTuple):
 
 
 def verify_signature(folder: Path, trust: Trust) -> str:
-    """What there is to say of the signature.
+    """Whether the bundle is signed, and by whom, in a few words.
 
     Raises:
         Refused: one is asked for and missing, or does not hold.
@@ -39,9 +39,9 @@ def verify_signature(folder: Path, trust: Trust) -> str:
         from model_signing import verifying
     except ImportError:
         raise Unable("to check signatures: pip install 'torchstone[signing]' (model-signing and pyopenssl)") from None
-    for given in (trust.key, *trust.certificates):
-        if given is not None and not given.is_file():
-            raise Unable(f"{given} is not there: give the file of the public key or certificate")
+    for file in (trust.key, *trust.certificates):
+        if file is not None and not file.is_file():
+            raise Unable(f"{file} is not there: give the file of the public key or certificate")
     config = verifying.Config().set_hashing_config(all_but(path))
     if trust.key:
         config.use_elliptic_key_verifier(public_key=trust.key)
@@ -57,7 +57,7 @@ def verify_signature(folder: Path, trust: Trust) -> str:
 
 
 def all_but(signature: Path) -> Any:
-    """What is signed, as model-signing's settings: every file of the folder but the signature itself."""
+    """Model-signing's settings for what is signed: every file of the folder but the signature itself."""
     from model_signing import hashing
 
     return hashing.Config().use_file_serialization().set_ignored_paths(paths=[signature], ignore_git_paths=False)
