@@ -16,17 +16,17 @@ from pathlib import Path
 import pytest
 
 from bench.parity.cases import Pool, Tensors
-from bench.parity.jobs import SAMPLES
 from bench.parity.report import ParityReport
+from bench.run_folder import RunFolder
 from bench.verdict.judge import Row, Verdict
-from export import backend as backends
-from export.artifact import RECORD, Artifact, open_artifact
-from export.backend import BACKENDS, LoadOptions, Runner
+from export import registry
+from export.artifact import Artifact, open_artifact, read_artifact
+from export.backend import LoadOptions, Runner
 from export.environment import cores_count
 from export.errors import RecordError
 from export.record import digest, read
 
-SOURCE_FREE = tuple(name for name in BACKENDS if name != "eager")
+SOURCE_FREE = tuple(name for name in registry.names() if registry.get(name).source_free)
 BATCH_ROWS = (1, 32, 1024)
 
 
@@ -42,7 +42,7 @@ class Bench:
 
     def load(self) -> Runner:
         """Verify and load it, ONNX Runtime's spinning off."""
-        return backends.load(self.folder, LoadOptions(device=self.artifact.device, threads_count=cores_count()))
+        return registry.load(self.folder, LoadOptions(device=self.artifact.device, threads_count=cores_count()))
 
     def inputs(self, batch_rows: int) -> Tensors:
         """Real rows, ``batch_rows`` of them; skips where the signature does not allow so many."""
@@ -75,7 +75,7 @@ def run_folder(request: pytest.FixtureRequest) -> Path:
     """The run to look at; made by the pipeline, as a child, where it is missing."""
     named = request.config.getoption("--run")
     folder = Path(named) if named else Path(request.config.rootpath) / "artifacts" / "seed" / "latest"
-    if not (folder / "verdict.json").is_file():
+    if not RunFolder(folder).verdict.is_file():
         if named:
             raise pytest.UsageError(f"--run {named}: no verdict.json there; python -m pipeline.all makes a run")
         subprocess.run([sys.executable, "-m", "pipeline.all"], check=False, cwd=request.config.rootpath)
@@ -85,23 +85,22 @@ def run_folder(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(params=SOURCE_FREE)
 def bench(request: pytest.FixtureRequest, run_folder: Path) -> Bench:
     """Each artifact of the run, one at a time."""
-    verdict = read(Verdict, run_folder / "verdict.json")
-    found = [
-        one for one in (run_folder / "artifacts").glob(f"{request.param}*/{RECORD}") if _backend(one) == request.param
-    ]
-    if not found:
+    files = RunFolder(run_folder)
+    verdict = read(Verdict, files.verdict)
+    names = [name for name in files.artifact_names() if _backend(files.artifact(name)) == request.param]
+    if not names:
         pytest.skip(f"this run has no {request.param} artifact")
-    artifact = open_artifact(found[0].parent)
-    parity_file = run_folder / "parity" / f"{artifact.name}.json"
-    if not parity_file.exists():
+    folder = files.artifact(names[0])
+    artifact = open_artifact(folder)
+    if not files.parity_report(artifact.name).exists():
         pytest.fail(f"{artifact.name} has no parity report: python -m pipeline.all makes it")
-    samples = run_folder / "parity" / "reference" / SAMPLES
+    rows = files.existing_real_rows()
     return Bench(
-        folder=found[0].parent,
+        folder=folder,
         artifact=artifact,
-        parity=read(ParityReport, parity_file),
+        parity=read(ParityReport, files.parity_report(artifact.name)),
         row=next(row for row in verdict.rows if row.name == artifact.name),
-        samples=_load(samples) if samples.exists() else {},
+        samples=_load(rows) if rows else {},
     )
 
 
@@ -111,9 +110,9 @@ def _load(path: Path) -> Tensors:
     return dict(load_file(path))
 
 
-def _backend(record: Path) -> str:
-    """Of an artifact's record; an altered one still counts as found, and fails where it is opened."""
+def _backend(folder: Path) -> str:
+    """The backend in an artifact's record; an altered record still counts as found, and fails where it is opened."""
     try:
-        return read(Artifact, record).backend
+        return read_artifact(folder).backend
     except RecordError:
-        return record.parent.name
+        return folder.name

@@ -27,7 +27,8 @@ from typing import ClassVar
 import tyro
 
 from bench.ratios import Ratios
-from bench.stats.effects import FAMILY_ERROR, noise_floor, t_quantile
+from bench.run_folder import RunFolder
+from bench.stats.effects import FAMILY_ERROR, LARGEST_SHARE, noise_floor, t_quantile
 from export.environment import environment
 from export.errors import UserError
 from export.record import Observed, Record, from_json, observed, read, write
@@ -99,10 +100,12 @@ def ratio_to(now: Logs, then: Logs, again: Logs) -> list[Regression]:
     error = 2 * FAMILY_ERROR / max(len(common), 1)  # one-sided: only losses are held against a change
     lost = []
     for what in common:
-        ours, theirs = now[what], then[what]
-        centre = statistics.mean(ours) - statistics.mean(theirs)
-        spread = math.sqrt(statistics.variance(ours) / len(ours) + statistics.variance(theirs) / len(theirs))
-        half = t_quantile(1 - error / 2, min(len(ours), len(theirs)) - 1) * spread
+        now_logs, then_logs = now[what], then[what]
+        centre = statistics.mean(now_logs) - statistics.mean(then_logs)
+        spread = math.sqrt(
+            statistics.variance(now_logs) / len(now_logs) + statistics.variance(then_logs) / len(then_logs)
+        )
+        half = t_quantile(1 - error / 2, min(len(now_logs), len(then_logs)) - 1) * spread
         floor = noise_floor(again[what.rpartition(" ")[2]])
         lost.append(
             Regression(
@@ -110,7 +113,7 @@ def ratio_to(now: Logs, then: Logs, again: Logs) -> list[Regression]:
                 ratio=math.exp(centre),
                 low=math.exp(centre - half),
                 high=math.exp(centre + half),
-                floor=math.expm1(floor),
+                floor=math.expm1(min(floor, math.log1p(LARGEST_SHARE))),
             )
         )
     return lost
@@ -127,13 +130,13 @@ def committed() -> tuple[Baseline | None, str]:
         return None, f"there is no {BASELINE_FILE.name}"
     baseline = read(Baseline, BASELINE_FILE)
     here = environment()
-    for field, theirs, ours in (
+    for field, stored, present in (
         ("processor", baseline.cpu, here.machine.cpu),
         ("cores", baseline.cores_count, here.machine.cores_count),
         ("versions", baseline.versions, relevant_versions()),
     ):
-        if theirs != ours:
-            return None, f"the committed baseline has other {field}: {theirs}, here {ours}"
+        if stored != present:
+            return None, f"the committed baseline has other {field}: {stored}, here {present}"
     return baseline, ""
 
 
@@ -156,11 +159,11 @@ def gathered(sampled: Sequence[Ratios]) -> tuple[dict[str, list[float]], dict[st
     """Log-ratios by ``artifact at batch``, and eager's to itself by batch."""
     logs: dict[str, list[float]] = {}
     again: dict[str, list[float]] = {}
-    for one in sampled:
-        for name, by_batch in one.logs.items():
+    for ratios in sampled:
+        for name, by_batch in ratios.logs.items():
             for rows, log in by_batch.items():
                 logs.setdefault(f"{name} at batch {rows}", []).append(log)
-        for rows, log in one.again.items():
+        for rows, log in ratios.again.items():
             again.setdefault(rows, []).append(log)
     return logs, again
 
@@ -178,7 +181,7 @@ def against_commit(run: Path, revision: str) -> list[Regression]:
         UserError: the revision cannot be built or measured.
     """
     with _tree(revision) as tree:
-        recipe = run.parent.name
+        recipe = RunFolder(run).recipe_name
         out = tree / "artifacts"
         command = [sys.executable, "-m", "pipeline.all", recipe, "--out", str(out), "--only", "parity", "--quiet"]
         done = subprocess.run(
@@ -187,12 +190,12 @@ def against_commit(run: Path, revision: str) -> list[Regression]:
         runs = [path.parent for path in out.glob(f"{recipe}/*/recipe.json")]
         if done.returncode not in {0, 1} or len(runs) != 1:
             raise UserError(f"{revision} does not build {recipe}: {done.stderr[-1000:]}")
-        ours: list[Ratios] = []
-        theirs: list[Ratios] = []
+        present: list[Ratios] = []
+        base: list[Ratios] = []
         for seed in range(PROCESSES):
-            ours.append(sample_ratios(run, seed))
-            theirs.append(sample_ratios(runs[0], seed, tree))
-    (now, again), (then, _) = gathered(ours), gathered(theirs)
+            present.append(sample_ratios(run, seed))
+            base.append(sample_ratios(runs[0], seed, tree))
+    (now, again), (then, _) = gathered(present), gathered(base)
     return ratio_to(now, then, again)
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from bench.timing.inputs import BUFFERS_COUNT, buffers
-from export import backend as backends
+from export import registry
 from export.arrays import to_torch
-from export.backend import LoadOptions
-from export.record import Observed, Record, from_json
+from export.backend import LoadOptions, Runner
+from export.record import Observed, Record
+from export.task import task
 
 Scenario = Literal["SingleStream", "Offline", "Server"]
 _SEED = 0
@@ -43,7 +44,7 @@ class LoadJob:
     p99_ms: float
     """The Server scenario's limit."""
     duration_s: float
-    """Of each test, at least."""
+    """The duration of each test, at least."""
     callers_count: int
     """Threads that answer queries in the Server scenario."""
     offline_rows: int
@@ -62,7 +63,7 @@ class Tested:
     """The rate asked for, in the Server scenario."""
     achieved_per_s: float | None
     percentiles_ms: dict[str, float]
-    """Of latency; of Offline they are times in the queue, and left out."""
+    """Percentiles of latency; Offline's are times in the queue, and left out."""
     judgement: str
     """LoadGen's own words where it is not valid."""
 
@@ -71,7 +72,7 @@ class Tested:
 class LoadReport(Record):
     """What an artifact stands under load, one row a query."""
 
-    SCHEMA: ClassVar[str] = "torchstone.load/1"
+    SCHEMA: ClassVar[str] = "torchstone.load/2"
 
     artifact: str
     artifact_sha256: str
@@ -93,10 +94,10 @@ def missing() -> str | None:
     return None
 
 
-def load(payload: object) -> list[Tested]:
-    """Job: SingleStream, then Offline, then Server at rates that close in on the highest valid one."""
-    job = from_json(LoadJob, payload)
-    runner = backends.load(Path(job.artifact), job.options)
+@task
+def load(job: LoadJob) -> list[Tested]:
+    """SingleStream, then Offline, then Server at rates that close in on the highest valid one."""
+    runner = registry.load(Path(job.artifact), job.options)
     tests = []
     with _Host(job, runner) as host:
         single = _test(host, job, "SingleStream", None)
@@ -111,7 +112,7 @@ def load(payload: object) -> list[Tested]:
 
 def highest(tests: Sequence[Tested]) -> float | None:
     """The highest rate of the Server scenario that was valid."""
-    rates = [one.target_per_s for one in tests if one.scenario == "Server" and one.valid and one.target_per_s]
+    rates = [test.target_per_s for test in tests if test.scenario == "Server" and test.valid and test.target_per_s]
     return max(rates, default=None)
 
 
@@ -131,7 +132,7 @@ def _rates(host: _Host, job: LoadJob, ceiling_per_s: float) -> Iterator[Tested]:
 class _Host:
     """The system under test: each caller has bound calls of its own, of one row, and of many for Offline."""
 
-    def __init__(self, job: LoadJob, runner: backends.Runner) -> None:
+    def __init__(self, job: LoadJob, runner: Runner) -> None:
         import torch  # noqa: F401 - now, and not in the first query
 
         self._job = job
@@ -181,10 +182,11 @@ class _Host:
             import torch
 
             torch.set_num_threads(self._job.options.threads_count)
-            device = self._job.options.device
             known[rows] = [
-                self._runner.bind({name: to_torch(array.copy(), device) for name, array in one.items()}).run
-                for one in buffers(self._runner.signature, self._job.samples, rows, _SEED)
+                self._runner.bind(
+                    {name: to_torch(array.copy(), self._runner.device) for name, array in buffer.items()}
+                ).run
+                for buffer in buffers(self._runner.signature, self._job.samples, rows, _SEED)
             ]
         return known[rows]
 
@@ -240,7 +242,7 @@ def read_summary(scenario: Scenario, target_per_s: float | None, text: str) -> T
         "Server": r"Completed samples per second\s*: ([\d.]+)",
     }
     rate = re.search(rates[scenario], text)
-    found = re.findall(r"^([\d.]+) percentile latency \(ns\)\s*: (\d+)$", text, re.MULTILINE)
+    percentiles = re.findall(r"^([\d.]+) percentile latency \(ns\)\s*: (\d+)$", text, re.MULTILINE)
     valid = result.group(1) == "VALID"
     unmet = re.findall(r"^ +(\w[\w ]+ satisfied ?: NO)$", text, re.MULTILINE | re.IGNORECASE)
     return Tested(
@@ -248,6 +250,6 @@ def read_summary(scenario: Scenario, target_per_s: float | None, text: str) -> T
         valid=valid,
         target_per_s=target_per_s,
         achieved_per_s=float(rate.group(1)) if rate else None,
-        percentiles_ms={} if scenario == "Offline" else {name: int(value) / _MS for name, value in found},
+        percentiles_ms={} if scenario == "Offline" else {name: int(value) / _MS for name, value in percentiles},
         judgement="" if valid else "; ".join(unmet) or "not valid",
     )

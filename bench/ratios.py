@@ -16,8 +16,8 @@ from pathlib import Path
 
 import tyro
 
-from bench.parity.jobs import SAMPLES
 from bench.parity.report import ParityReport
+from bench.run_folder import RunFolder
 from bench.stats.effects import paired_logs
 from bench.timing.measurement import CONTROL
 from bench.timing.sample import Candidate, SampleJob, sample
@@ -25,8 +25,7 @@ from bench.timing.spec import BenchSpec
 from export.artifact import open_artifact
 from export.build import Source
 from export.record import digest, read, to_json
-
-EAGER = "eager"
+from export.registry import BASELINE
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Options:
     run: tyro.conf.Positional[Path]
     """The folder of a run."""
     seed: int = 0
-    """Of the order of everything."""
+    """The seed of the order of everything."""
     batch_rows: tuple[int, ...] = (1, 32)
     rounds: int = 20
 
@@ -47,7 +46,7 @@ class Ratios:
 
     logs: dict[str, dict[str, float]]
     again: dict[str, float]
-    """Of eager against itself, by batch size: noise."""
+    """Log of eager's time over its own, by batch size: noise."""
 
 
 def main(options: Options) -> int:
@@ -64,43 +63,44 @@ def ratios(options: Options) -> Ratios:
     """
     run = options.run.resolve()
     candidates = _candidates(run)
-    if not any(one.label == EAGER for one in candidates):
+    if not any(candidate.label == BASELINE for candidate in candidates):
         raise RuntimeError(f"{run} has no eager artifact that passed parity: ratios are taken to it")
-    samples = run / "parity" / "reference" / SAMPLES
+    rows = RunFolder(run).existing_real_rows()
     with tempfile.TemporaryDirectory() as scratch:
         job = SampleJob(
             candidates=tuple(candidates),
             source=Source(function="pipeline.training.source:run_module", argument=str(run)),
             spec=BenchSpec(batch_rows=options.batch_rows, rounds_count=options.rounds, callers_s=1e-3, callers=()),
-            samples=str(samples) if samples.exists() else None,
+            samples=str(rows) if rows else None,
             seed=options.seed,
             process=0,
             current=str(Path(scratch) / "current"),
         )
-        series = sample(to_json(job)).series
-    eager = series.pop(EAGER)
-    found = {
+        series = sample(job).series
+    eager = series.pop(BASELINE)
+    logs = {
         label: {
-            str(ours.batch_rows): paired_logs([ours.samples_s], [theirs.samples_s])[0]
-            for ours, theirs in zip(mine, eager, strict=True)
+            str(samples.batch_rows): paired_logs([samples.samples_s], [eager_samples.samples_s])[0]
+            for samples, eager_samples in zip(by_batch, eager, strict=True)
         }
-        for label, mine in series.items()
+        for label, by_batch in series.items()
     }
-    return Ratios(again=found.pop(CONTROL), logs=found)
+    return Ratios(again=logs.pop(CONTROL), logs=logs)
 
 
 def _candidates(run: Path) -> list[Candidate]:
     """Every artifact that passed parity, as proved, and eager twice."""
-    found = []
-    for folder in sorted((run / "artifacts").iterdir()):
-        report_file = run / "parity" / f"{folder.name}.json"
+    files = RunFolder(run)
+    candidates = []
+    for name in files.artifact_names():
+        folder, report_file = files.artifact(name), files.parity_report(name)
         if not report_file.exists():
             continue
         report, artifact = read(ParityReport, report_file), open_artifact(folder)
         if report.status == "pass" and report.artifact_sha256 == digest(artifact):
-            found.append(Candidate(label=folder.name, folder=str(folder), options=report.options, whole=False))
-    twins = [replace(one, label=CONTROL) for one in found if one.label == EAGER]
-    return found + twins
+            candidates.append(Candidate(label=name, folder=str(folder), options=report.options, whole=False))
+    controls = [replace(candidate, label=CONTROL) for candidate in candidates if candidate.label == BASELINE]
+    return candidates + controls
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from bench.timing.block import Block
 from bench.timing.clock import now_s
 from bench.timing.conditions import Watch, warnings
 from export.environment import cores_count
-from export.record import from_json
-from export.worker import Workspace, run_child
+from export.task import task
+from export.worker import Failed, Workspace
 
 _SPINS_S = (20e-6, 200e-6, 2e-3)
 _KNOWN_TOLERANCE = 0.01
@@ -82,7 +82,7 @@ def main(settings: Settings) -> int:
         good = good and finding.good
     console.print(table)
     for doubt in warnings(watch.stop()):
-        console.print(f"warning: {doubt}", soft_wrap=True)
+        console.print(f"warning: {doubt.message}", soft_wrap=True)
     return 0 if good else 1
 
 
@@ -104,10 +104,10 @@ def _empty() -> Iterator[Finding]:
     in_block_s = min(block.sample_s() for _ in range(20))
     alone_s = statistics.median(block.calls_s(2000))
     demanded = f"at most {_LARGEST_EMPTY_S * 1e9:.0f} ns"
-    found = f"{in_block_s * 1e9:.0f} ns ({in_block_s / 2.5e-6:.1%} of a call of 2.5 us)"
-    yield Finding(what="nothing, in a block", found=found, demanded=demanded, good=in_block_s <= _LARGEST_EMPTY_S)
-    found = f"{alone_s * 1e9:.0f} ns: single calls are timed from 10 us on"
-    yield Finding(what="nothing, alone", found=found, demanded="at most 500 ns", good=alone_s <= 500e-9)
+    in_block = f"{in_block_s * 1e9:.0f} ns ({in_block_s / 2.5e-6:.1%} of a call of 2.5 us)"
+    yield Finding(what="nothing, in a block", found=in_block, demanded=demanded, good=in_block_s <= _LARGEST_EMPTY_S)
+    alone = f"{alone_s * 1e9:.0f} ns: single calls are timed from 10 us on"
+    yield Finding(what="nothing, alone", found=alone, demanded="at most 500 ns", good=alone_s <= 500e-9)
 
 
 def _known(spin_s: float) -> Finding:
@@ -162,8 +162,8 @@ def _other_tools() -> Iterator[Finding]:
     for _ in range(40):
         for name, measure in others.items():
             ratios[name].append(block.sample_s() / measure())
-    for name, found in ratios.items():
-        yield _agreement(name, statistics.median(found) - 1)
+    for name, tool_ratios in ratios.items():
+        yield _agreement(name, statistics.median(tool_ratios) - 1)
     yield _pyperf()
 
 
@@ -179,9 +179,9 @@ def _pyperf() -> Finding:
         subprocess.run([*command, "-o", str(stored), "_spin(s)"], check=True, capture_output=True)
         show = [sys.executable, "-m", "pyperf", "stats", "-q", str(stored)]
         printed = subprocess.run(show, check=True, capture_output=True, text=True).stdout
-    theirs_s = _microseconds(next(line for line in printed.splitlines() if line.startswith("Minimum:")))
+    pyperf_s = _microseconds(next(line for line in printed.splitlines() if line.startswith("Minimum:")))
     block = _warm(lambda: _spin(spin_s))
-    return _agreement("pyperf", min(block.sample_s() for _ in range(30)) / theirs_s - 1)
+    return _agreement("pyperf", min(block.sample_s() for _ in range(30)) / pyperf_s - 1)
 
 
 def _microseconds(line: str) -> float:
@@ -224,49 +224,49 @@ def _simulated_false_wins(settings: Settings) -> Finding:
 
 def _races(settings: Settings) -> Iterator[Finding]:
     """Real fresh processes: a thing against itself, and against one 5 % slower."""
-    false_wins = found = 0
+    claimed = detected = 0
     with tempfile.TemporaryDirectory(prefix="torchstone-selfcheck-") as folder:
         workspace = Workspace(folder=Path(folder))
         for seed in range(settings.seeds_count):
             verdicts = _race(workspace, seed, settings.processes_count)
-            false_wins += differs(verdicts["same"])
-            found += verdicts["slower"].comparison == "slower"
+            claimed += differs(verdicts["same"])
+            detected += verdicts["slower"].comparison == "slower"
     count = settings.seeds_count
     yield Finding(
         what="races of a thing against itself that were won",
-        found=f"{false_wins} of {count}",
+        found=f"{claimed} of {count}",
         demanded=f"at most {_FALSE_WINS:.0%}",
-        good=false_wins <= _FALSE_WINS * count,
+        good=claimed <= _FALSE_WINS * count,
     )
     yield Finding(
         what="races in which 5 % slower was found slower",
-        found=f"{found} of {count}",
+        found=f"{detected} of {count}",
         demanded="at least 80%",
-        good=found >= 0.8 * count,
+        good=detected >= 0.8 * count,
     )
 
 
 def _race(workspace: Workspace, seed: int, processes_count: int) -> Mapping[str, Effect]:
-    """Four runners: the first, its twin for the noise floor, one as fast, one 5 % slower."""
+    """Four runners: the first, its second self for the noise floor, one as fast, one 5 % slower."""
     spin_s = 100e-6
     spins_s = (spin_s, spin_s, spin_s, spin_s * _SLOW_DOWN)
     sampled: list[list[list[float]]] = []
     for process in range(processes_count):
         job = RaceJob(spins_s=spins_s, seed=seed * processes_count + process)
-        outcome = run_child("race", "bench.selfcheck:race", job, workspace)
-        if outcome.status != "done":
-            raise RuntimeError(f"a race {outcome.status}: {outcome.cause}")
-        sampled.append(outcome.value)
+        end = workspace.run(race, job, "race")
+        if isinstance(end, Failed):
+            raise RuntimeError(f"a race {end.summary}")
+        sampled.append(end.result)
     runners: list[list[Sequence[float]]] = [list(runner) for runner in zip(*sampled, strict=True)]
-    first, twin, same, slower = runners
-    floor = noise_floor(paired_logs(twin, first))
+    first, control, same, slower = runners
+    floor = noise_floor(paired_logs(control, first))
     logs = {"same": paired_logs(same, first), "slower": paired_logs(slower, first)}
     return effects(logs, lambda _: floor, 0.02)
 
 
-def race(payload: object) -> list[list[float]]:
-    """Job: block times of every runner in random interleaved rounds."""
-    job = from_json(RaceJob, payload)
+@task
+def race(job: RaceJob) -> list[list[float]]:
+    """Block times of every runner in random interleaved rounds."""
     order = random.Random(job.seed)
     blocks = [(index, _warm(functools.partial(_spin, spin_s))) for index, spin_s in enumerate(job.spins_s)]
     samples: list[list[float]] = [[] for _ in blocks]

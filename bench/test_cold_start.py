@@ -17,7 +17,7 @@ from bench.conftest import Bench
 _FIRST_ANSWER = """
 import json, sys
 from pathlib import Path
-from export.backend import LoadOptions, load
+from export.registry import LoadOptions, load
 runner = load(Path(sys.argv[1]), LoadOptions(device=sys.argv[2]))
 outputs = runner(runner.signature.example(runner.signature.sizes_at(1), seed=0))
 print(json.dumps({name: list(output.shape) for name, output in outputs.items()}))

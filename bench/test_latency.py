@@ -28,10 +28,9 @@ def test_latency(bench: Bench, batch_rows: int, benchmark: BenchmarkFixture) -> 
     benchmark.group = f"batch {batch_rows}"
     benchmark.extra_info.update(bench.facts(batch_rows))
     runner = bench.load()
-    device = bench.artifact.device
     with torch.inference_mode():
         checked = runner(inputs)
-        bound = runner.bind({name: to_torch(array, device) for name, array in inputs.items()})
+        bound = runner.bind({name: to_torch(array, runner.device) for name, array in inputs.items()})
         outputs = benchmark(bound.run)
     assert mismatched_output(checked, outputs) is None, "the timed call answers otherwise than the checked one"
     witness = runner.witness()

@@ -25,8 +25,8 @@ def test_no_artifact_lost_ground_to_eager(run_folder: Path) -> None:
             lost = against_commit(run_folder, revision)
         except UserError as error:
             pytest.skip(f"{why_not}; {error}")
-    regressed = [one.message for one in lost if one.regressed]
+    regressed = [regression.message for regression in lost if regression.regressed]
     assert not regressed, "\n".join(regressed)
-    noisy = [one.message for one in lost if one.too_noisy]
+    noisy = [regression.message for regression in lost if regression.too_noisy]
     if noisy:
         pytest.skip("too noisy to judge here and now: " + "; ".join(noisy))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from export.device import HOST, Device
+
 if TYPE_CHECKING:
     import torch
 
@@ -24,11 +26,6 @@ def is_numpy(array: Array) -> bool:
 def dtype_name(array: Array) -> str:
     """``float32``, ``int64``, ``bool``, ...: the same word for NumPy and torch."""
     return str(array.dtype).removeprefix("torch.")
-
-
-def device_name(array: Array) -> str:
-    """``cpu`` or ``cuda``."""
-    return "cpu" if isinstance(array, np.ndarray) else str(array.device.type)
 
 
 def layout(array: Array) -> Hashable:
@@ -49,8 +46,8 @@ def contiguous(array: Array) -> Array:
     return array if array.is_contiguous() else array.contiguous()
 
 
-def to_torch(array: Array, device: str = "cpu") -> torch.Tensor:
-    """A torch tensor on ``device``; shares memory with a NumPy array when the device is the host.
+def to_torch(array: Array, where: Device = HOST) -> torch.Tensor:
+    """A torch tensor on the device ``where``; shares memory with a NumPy array when that is the host.
 
     It is an ordinary tensor also where inference mode is on: torch.compile keeps other graphs for inference tensors.
     """
@@ -64,10 +61,10 @@ def to_torch(array: Array, device: str = "cpu") -> torch.Tensor:
             tensor = torch.from_numpy(array)
     else:
         tensor = array
-    if device == "cpu" and tensor.is_cpu:
+    if where is HOST and tensor.is_cpu:
         return tensor
     with torch.inference_mode(False):
-        return tensor.to(device)
+        return where.move(tensor)
 
 
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:

@@ -1,46 +1,37 @@
-"""The contract of a backend, the list of them, and the driver that holds each of them to it.
+"""The contract of a backend, and the driver that holds each of them to it.
 
-A backend is a module in ``export/backends/`` with the attributes and functions of ``Backend``. It is imported when
-first asked for, and is the only file that imports its runtime. Building and running are two steps: ``build`` leaves
-files, ``load`` makes them callable. No backend measures time, and none checks its inputs: the driver (``Runner``) does.
+A backend is an instance of a subclass of ``Backend`` in ``export/backends/`` (or of a plug-in, see
+``export/registry.py``): its attributes are the facts about it that other parts need, its methods build and load.
+Building and running are two steps: ``build`` leaves files, ``load`` makes them callable. No backend measures time, and
+none checks its inputs: the driver (``Runner``) does.
 """
 
 from __future__ import annotations
 
-import importlib
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-
-from export.arrays import Array, contiguous, device_name, is_numpy, layout, to_numpy, to_torch
-from export.artifact import Artifact, open_artifact
+from export.arrays import Array, contiguous, is_numpy, layout
+from export.artifact import Artifact
+from export.device import device
 from export.errors import ContractError, UserError
-from export.signature import Signature
+from export.record import from_json
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from export.contents import Contents
+    from export.signature import Signature
+    from export.taps import Taps
+    from export.taps.trace import Trace
 
-BACKENDS: dict[str, str] = {
-    "eager": "export.backends.eager",
-    "torchscript": "export.backends.torchscript",
-    "exported": "export.backends.exported",
-    "compile": "export.backends.compile",
-    "aotinductor": "export.backends.aotinductor",
-    "onnx": "export.backends.onnx",
-    "onnx-legacy": "export.backends.onnx_legacy",
-    "onnx-int8": "export.backends.onnx_int8",
-    "openvino": "export.backends.openvino",
-    "openvino-int8": "export.backends.openvino_int8",
-}
-"""Name to module, in the order of tables."""
-STANDARD = ("eager", "torchscript", "exported", "compile", "aotinductor", "onnx")
-"""Those that a recipe gets if it does not say."""
 _KNOWN_CALLS = 256
+RuntimeValue = str | bool | int | float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +39,25 @@ class LoadOptions:
     """How an artifact is to be run; the same for parity, benchmarks and serving."""
 
     device: str = "cpu"
+    """A device's name, see export/device.py."""
     threads_count: int = 1
-    optimization: Literal["off", "basic", "extended", "all"] = "all"
-    """How far ONNX Runtime rewrites the graph when it loads it."""
-    spinning: bool = False
-    """Whether idle ONNX Runtime threads spin. Off wherever several runtimes share a process."""
-    cuda_graph: bool = False
-    """Whether a bound call of ONNX Runtime on CUDA is captured once, and replayed from then on."""
+    runtime: dict[str, RuntimeValue] = field(default_factory=dict)
+    """What only its runtime knows, where it differs from the default: see ``Backend.runtime_options``."""
+
+    def __hash__(self) -> int:
+        return hash((self.device, self.threads_count, json.dumps(self.runtime, sort_keys=True)))
+
+    @property
+    def summary(self) -> str:
+        """``2 threads, optimization extended, spinning``."""
+        more = [name if value is True else f"{name} {value}" for name, value in sorted(self.runtime.items())]
+        threads = f"{self.threads_count} thread{'' if self.threads_count == 1 else 's'}"
+        return ", ".join([threads, *(option.replace("_", " ") for option in more)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoRuntimeOptions:
+    """A runtime that has nothing to choose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,36 +106,119 @@ class Loaded(Protocol):
         ...
 
 
-class Backend(Protocol):
-    """The attributes and functions of a module in ``export/backends/``."""
+@dataclass(frozen=True, kw_only=True)
+class Backend(ABC):
+    """One way to run a model: what was exported how, at which precision, on which runtime."""
 
-    SOURCE_FREE: bool
-    DEVICE_BOUND: bool
-    """Whether an artifact runs only on the device it was built for."""
-    NEEDS_PROGRAM: bool
-    """Whether the build reads the traced program (else the user's module)."""
-    PACKAGES: tuple[str, ...]
+    name: str
+    """What its rows and artifacts are called: ``onnx-int8``."""
+    exporter: str
+    """How its files are made: ``dynamo``, ``script``, ``inductor``; ``none`` where there are none."""
+    runtime: str = "torch"
+    """The distribution that runs its files where they are served: ``torch``, ``onnxruntime``, ``openvino``."""
+    precision: str | None = None
+    """The precision that the build brings about; None: the program's own."""
+    file: str | None = None
+    """The file that is loaded, where others lie beside it; None where there is none."""
+    packages: tuple[str, ...] = ("torch",)
     """Distributions whose versions shape the artifact."""
-    MODULES: tuple[str, ...]
+    modules: tuple[str, ...] = ("torch",)
     """What a process imports before it can load an artifact; how long that takes is part of a cold start."""
-    THREADS: Threads
+    source_free: bool = True
+    """Whether it runs where the model's source cannot be imported; only such artifacts ship."""
+    device_bound: bool = False
+    """Whether an artifact runs only on the kind of device, and of machine, that it was built for."""
+    needs_program: bool = True
+    """Whether the build reads the traced program (else the user's module)."""
+    calibrated: bool = False
+    """Whether the build takes ranges from training rows."""
+    threads: Threads = "process"
     """Where the number of threads is decided."""
+    build_cost: int = 1
+    """About how long a build takes, in any unit: the longest start first."""
+    deployment_rank: int = 100
+    """Among equally fast artifacts the one with the lowest rank ships: it needs the least where it is served."""
+    compiler: Literal["onnxruntime", "inductor"] | None = None
+    """What rewrites or compiles the graph between the file and its execution: where ``locate`` looks for a fault."""
+    serving_form: Literal["onnx", "torch_aoti"] | None = None
+    """What servers take it as; None where no server of those in ``pipeline/bundle/forms`` does."""
+    nonfinite_notes: tuple[tuple[str, str], ...] = ()
+    """What the runtime is known to do with NaN and Inf: part of an operator's name, and a sentence."""
+    options: type = NoRuntimeOptions
+    """The dataclass of what ``LoadOptions.runtime`` may hold, with its defaults."""
 
-    def unavailable(self, device: str) -> str | None:
-        """Why this backend cannot build and run here, with the remedy; None if it can."""
-        ...
+    def unavailable(self, where: str) -> str | None:
+        """Why this backend cannot build and run on a device, with the remedy; None if it can."""
+        return None
 
+    @abstractmethod
     def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
         """Write the artifact's files into ``folder``; returns facts about how. Raises what its exporter raises."""
-        ...
+
+    @abstractmethod
+    def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
+        """Make the files, which the driver has verified, callable. Only ``eager`` may use ``module``."""
 
     def contents(self, artifact: Artifact, folder: Path) -> Contents | None:
         """The weights and settings that the files (verified) hold, without running them; None if it keeps none."""
-        ...
+        return None
 
-    def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
-        """Make the files, which the driver has verified, callable. Only ``eager`` may use ``module``."""
-        ...
+    def needs(self, artifact: Artifact, folder: Path) -> dict[str, str]:
+        """What the files need where they are served: versions (``>=`` or ``==``) by distribution, and other facts."""
+        from export.environment import version
+
+        installed = version(self.runtime)
+        return {self.runtime: f">={installed.partition('+')[0].partition('-')[0]}"} if installed else {}
+
+    def settings(self, before: LoadOptions, cores_count: int) -> list[LoadOptions]:
+        """Other settings that may be faster on ``cores_count`` cores: numbers of threads, unless they are built in."""
+        if self.threads == "build":
+            return []
+        counts = sorted({1, *(1 << power for power in range(1, cores_count.bit_length())), cores_count})
+        return [
+            replace(before, threads_count=count)
+            for count in counts
+            if count <= cores_count and count != before.threads_count
+        ]
+
+    def spins(self, options: LoadOptions) -> bool:
+        """Whether idle threads of the runtime go on spinning after a call, and so disturb whoever runs next."""
+        return False
+
+    def trace(self, exported: torch.export.ExportedProgram) -> Trace:
+        """The traced program, its values named as the artifact's files name them."""
+        from export.taps.trace import Trace
+
+        return Trace(exported)
+
+    def taps(self, folder: Path, trace: Trace, options: LoadOptions) -> Taps | None:
+        """The inside of an artifact, value by value; None where it cannot be looked into."""
+        return None
+
+    def runtime_options(self, options: LoadOptions) -> Any:
+        """``options.runtime`` as this backend's own typed options.
+
+        Raises:
+            UserError: an option that this backend's runtime does not have, or of another type.
+        """
+        known = {option.name for option in fields(self.options)}
+        if unknown := sorted(options.runtime.keys() - known):
+            raise UserError(
+                f"{self.name} has no runtime option {unknown[0]!r}, it has {', '.join(sorted(known)) or 'none'}"
+            )
+        return from_json(self.options, options.runtime, f"the runtime options of {self.name}")
+
+    def with_runtime(self, options: LoadOptions, chosen: Any) -> LoadOptions:
+        """``options`` with the typed ones, of which those that differ from the default are written down."""
+        default = asdict(self.options())
+        return replace(
+            options, runtime={name: value for name, value in asdict(chosen).items() if value != default[name]}
+        )
+
+    def artifact_name(self, where: str) -> str:
+        """The name of this backend's artifact for a device; the kind of device is named where it is bound to it."""
+        kind = device(where).kind
+        return f"{self.name}-{kind}" if self.device_bound and kind != "cpu" else self.name
 
 
 @dataclass(frozen=True)
@@ -158,6 +244,7 @@ class Runner:
         self.artifact = artifact
         self.signature = artifact.signature
         self.options = options
+        self.device = device(options.device)
         self._loaded = loaded
         self._names = tuple(spec.name for spec in self.signature.inputs)
         self._output_names = self.signature.output_names
@@ -172,12 +259,12 @@ class Runner:
         """
         try:
             arrays = [inputs[name] for name in self._names]
-            facts = [layout(array) for array in arrays]
+            layouts = [layout(array) for array in arrays]
         except (KeyError, AttributeError):
             return self._call_checked(inputs)  # which says what is wrong
         known = self._last
-        if facts != known[0]:  # to compare with the last call costs less than to look it up
-            known = self._last = (facts, self._known.get(tuple(facts)))
+        if layouts != known[0]:  # to compare with the last call costs less than to look it up
+            known = self._last = (layouts, self._known.get(tuple(layouts)))
         if known[1] is not None and len(inputs) == len(arrays):
             outputs = self._loaded(arrays)
             if [(output.shape, output.dtype) for output in outputs] == known[1]:
@@ -214,90 +301,6 @@ class Runner:
         sizes = self.signature.check_inputs(inputs)
         arrays = [contiguous(inputs[name]) for name in self._names]
         for name, array in zip(self._names, arrays, strict=True):
-            if not is_numpy(array) and device_name(array) != self.options.device:
-                raise ContractError(f"{name} must lie on {self.options.device}, got {device_name(array)}")
+            if not is_numpy(array) and not self.device.holds(array):  # type: ignore[arg-type]
+                raise ContractError(f"{name} must lie on {self.options.device}, got {array.device}")
         return arrays, sizes
-
-
-class TorchLoaded:
-    """``Loaded`` around a callable on flat torch tensors; four of the backends are one."""
-
-    def __init__(
-        self,
-        call: Callable[..., Sequence[Array]],
-        options: LoadOptions,
-        witness: Callable[[], Witness] | None = None,
-    ) -> None:
-        import torch
-
-        torch.set_num_threads(options.threads_count)
-        if options.device == "cuda":  # strict float32; convolutions would use TF32 otherwise
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
-        self._call = call
-        self._device = options.device
-        self._witness = witness
-        self._inference_mode = torch.inference_mode
-        self._is_inference_mode = torch.is_inference_mode_enabled
-
-    def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
-        """One call in inference mode; NumPy inputs are moved to the device, and the outputs back."""
-        for array in inputs:
-            if isinstance(array, np.ndarray):
-                return self._from_host(inputs)
-        if self._is_inference_mode():
-            return self._call(*inputs)
-        with self._inference_mode():
-            return self._call(*inputs)
-
-    def _from_host(self, inputs: Sequence[Array]) -> Sequence[Array]:
-        with self._inference_mode():
-            outputs = self._call(*[to_torch(array, self._device) for array in inputs])
-        return [to_numpy(output) for output in outputs] if is_numpy(inputs[0]) else outputs
-
-    def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:
-        """The call itself on these tensors; run it inside ``torch.inference_mode()``."""
-        tensors = [to_torch(array, self._device) for array in inputs]
-        call = self._call
-        return lambda: call(*tensors)
-
-    def witness(self) -> Witness:
-        """The device asked for (torch raises rather than move a computation elsewhere), how float32 is multiplied."""
-        import torch
-
-        found = self._witness() if self._witness else Witness(device=self._device)
-        products = torch.get_float32_matmul_precision()  # highest: no TF32, no bfloat16
-        return replace(found, evidence={"float32_products": products, **found.evidence})
-
-
-def get(name: str) -> Backend:
-    """Import one backend.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    if name not in BACKENDS:
-        raise UserError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    return cast(Backend, importlib.import_module(BACKENDS[name]))
-
-
-def artifact_name(backend: str, device: str) -> str:
-    """The folder's name of an artifact."""
-    return f"{backend}-{device}" if device != "cpu" and get(backend).DEVICE_BOUND else backend
-
-
-def load(folder: Path, options: LoadOptions, module: Callable[[], nn.Module] | None = None) -> Runner:
-    """Verify an artifact's files, then make it callable.
-
-    ``module`` builds the user's module where that is allowed; source-free backends never call it.
-
-    Raises:
-        RecordError: a file is missing or altered: nothing of it was loaded.
-    """
-    artifact = open_artifact(folder)
-    loaded = get(artifact.backend).load(artifact, folder, options, module or _no_module)
-    return Runner(artifact, loaded, options)
-
-
-def _no_module() -> nn.Module:
-    raise UserError("this artifact needs the model's source, which this process was not given")

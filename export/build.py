@@ -1,4 +1,4 @@
-"""The two jobs that turn a module into files, each run in a process of its own: ``capture`` and ``build``."""
+"""The two tasks that turn a module into files, each run in a process of its own: ``capture`` and ``build``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export import backend as backends
+from export import registry
 from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, RECORD, Artifact, ProgramRecord
+from export.backend import BuildInput
 from export.errors import UserError
-from export.record import digest, digest_files, from_json, observed, read, verify_files, write
+from export.record import digest, digest_files, observed, read, verify_files, write
 from export.signature import Signature
-from export.worker import resolve
+from export.task import resolve, task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,13 +64,13 @@ class BuildJob:
     """Training rows, for backends that take ranges from them."""
 
 
-def capture(payload: object) -> str:
-    """Job: leave ``program/``'s files and record, with the reason if the model cannot be traced. Returns its digest."""
+@task
+def capture(job: CaptureJob) -> str:
+    """Leave ``program/``'s files and record, with the reason if the model cannot be traced. Returns its digest."""
     import torch
 
     from export import program as programs
 
-    job = from_json(CaptureJob, payload)
     started = time.monotonic()
     folder = Path(job.folder)
     failure = None
@@ -105,20 +106,20 @@ def program_record(
     )
 
 
-def build(payload: object) -> str:
-    """Job: leave one artifact's files and record. Returns its digest."""
-    job = from_json(BuildJob, payload)
+@task
+def build(job: BuildJob) -> str:
+    """Leave one artifact's files and record. Returns its digest."""
     started = time.monotonic()
     folder = Path(job.folder)
-    backend = backends.get(job.backend)
+    backend = registry.get(job.backend)
     program_folder = Path(job.program)
     program = read(ProgramRecord, program_folder / PROGRAM_RECORD)
-    if backend.NEEDS_PROGRAM:
+    if backend.needs_program:
         if program.failure:
             raise UserError(program.failure)
         verify_files(program_folder, program.files)
     facts = backend.build(
-        backends.BuildInput(
+        BuildInput(
             signature=job.signature,
             seed=job.seed,
             device=job.device,
@@ -129,11 +130,11 @@ def build(payload: object) -> str:
         folder,
     )
     artifact = Artifact(
-        name=backends.artifact_name(job.backend, job.device),
+        name=backend.artifact_name(job.device),
         backend=job.backend,
         device=job.device,
-        precision=facts.pop("precision", program.precision),
-        source_free=backend.SOURCE_FREE,
+        precision=backend.precision or program.precision,
+        source_free=backend.source_free,
         key=job.key,
         checkpoint_sha256=job.checkpoint_sha256,
         program_sha256=digest(program),

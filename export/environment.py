@@ -58,15 +58,15 @@ def versions() -> dict[str, str]:
     Raises:
         UserError: two distributions that both provide the module ``onnxruntime`` are installed.
     """
-    found = {name: version for name in _PACKAGES if (version := _version(name))}
-    runtimes = {name: version for name in _ONNXRUNTIMES if (version := _version(name))}
+    packages = {name: installed for name in _PACKAGES if (installed := _installed(name))}
+    runtimes = {name: installed for name in _ONNXRUNTIMES if (installed := _installed(name))}
     if len(runtimes) > 1:
-        named = " and ".join(f"{name} {version}" for name, version in runtimes.items())
+        named = " and ".join(f"{name} {installed}" for name, installed in runtimes.items())
         raise UserError(
             f"{named} are installed side by side: each overwrites the other's files.\n"
             f"Keep one: pip uninstall -y {' '.join(runtimes)} && pip install {next(reversed(runtimes))}"
         )
-    return found | runtimes
+    return packages | runtimes
 
 
 @cache
@@ -97,7 +97,14 @@ def missing_compiler() -> str | None:
     return None
 
 
-def _version(distribution: str) -> str | None:
+def version(distribution: str) -> str | None:
+    """The installed version of a distribution; ``onnxruntime`` also by any of its builds. None if it is not there."""
+    if distribution == "onnxruntime":
+        return next((installed for name in _ONNXRUNTIMES if (installed := _installed(name))), None)
+    return _installed(distribution)
+
+
+def _installed(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from export.arrays import dtype_name, to_torch
+from export.device import HOST, Device
 from export.errors import RecordError, UserError
 from export.signature import Signature, Sizes, TensorSpec
 
@@ -116,9 +117,9 @@ def complete(module: nn.Module, signature: Signature, seed: int) -> Signature:
     if len(names) != len(runs[0]):
         raise UserError(f"output_names must name the {len(runs[0])} tensors {list(runs[0])}, got {list(names)}")
     outputs = []
-    for name, one, two in zip(names, runs[0].values(), runs[1].values(), strict=True):
-        shape = tuple(_symbol(a, b, first, second) for a, b in zip(one.shape, two.shape, strict=True))
-        outputs.append(TensorSpec(name, dtype_name(one), shape))
+    for name, tensor, other in zip(names, runs[0].values(), runs[1].values(), strict=True):
+        shape = tuple(_symbol(a, b, first, second) for a, b in zip(tensor.shape, other.shape, strict=True))
+        outputs.append(TensorSpec(name, dtype_name(tensor), shape))
     return signature.with_outputs(tuple(outputs))
 
 
@@ -162,13 +163,13 @@ def load_exported(path: Path) -> torch.export.ExportedProgram:
         return torch.export.load(path)
 
 
-def on_device(exported: torch.export.ExportedProgram, device: str) -> torch.export.ExportedProgram:
-    """The same program with its weights and constants on ``device``."""
-    if device == "cpu":
+def on_device(exported: torch.export.ExportedProgram, where: Device) -> torch.export.ExportedProgram:
+    """The same program with its weights and constants there."""
+    if where.torch_name == HOST.torch_name:
         return exported
     from torch.export.passes import move_to_device_pass
 
-    return move_to_device_pass(exported, device)
+    return move_to_device_pass(exported, where.torch_name)
 
 
 @contextmanager
@@ -226,11 +227,11 @@ def _run_example(flat: FlatModule, signature: Signature, sizes: Sizes, seed: int
         ) from error
 
 
-def _symbol(one: int, two: int, first: Sizes, second: Sizes) -> int | str:
-    """The name of the symbol that has size ``one`` in the first run and ``two`` in the second."""
-    if one == two:
-        return one
-    return next((name for name in first if (first[name], second[name]) == (one, two)), "?")
+def _symbol(size: int, other_size: int, first: Sizes, second: Sizes) -> int | str:
+    """The name of the symbol that is ``size`` in the first run and ``other_size`` in the second."""
+    if size == other_size:
+        return size
+    return next((name for name in first if (first[name], second[name]) == (size, other_size)), "?")
 
 
 def _refuse_frozen(exported: torch.export.ExportedProgram, signature: Signature) -> None:
@@ -260,11 +261,11 @@ def _explain(error: Exception, signature: Signature) -> str:
     """PyTorch's constraint violation in the words of the signature."""
     text = str(error).split("\nThe error above occurred")[0].strip()
     for name in signature.ranges:
-        found = re.search(
+        match = re.search(
             rf"\b{re.escape(name)}\b[^\n]*specialized[^\n]*\((\d+)\)|^\s*{re.escape(name)} = (\d+)", text, re.MULTILINE
         )
-        if found:
-            size = found.group(1) or found.group(2)
+        if match:
+            size = match.group(1) or match.group(2)
             return (
                 f"the dynamic dimension {name!r} is declared, but torch.export fixes it to {size}: make it static in "
                 "the signature, narrow its range, or change the model (TORCH_LOGS=+dynamic tells where)"

@@ -29,6 +29,8 @@ from export.errors import RecordError
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _CHUNK_BYTES = 1 << 20
+_LARGEST_WHOLE = 2**53 - 1
+"""The bound of RFC 8785: every whole number up to here is a float too."""
 
 T = TypeVar("T")
 
@@ -86,6 +88,17 @@ def from_json(kind: type[T], value: object, where: str = "value") -> T:
         raise RecordError(f"{where} is not a {kind.__name__}: {error}") from error
 
 
+def parse(data: bytes | str) -> Any:
+    """JSON values as they were before they were written.
+
+    RFC 8785 spells a float up to 1e21 without an exponent, so that a whole number beyond 2**53 is always a float.
+
+    Raises:
+        ValueError: not JSON.
+    """
+    return json.loads(data, parse_int=_number)
+
+
 def encode(record: Record) -> bytes:
     """The canonical bytes of a record, ``observed`` included."""
     return rfc8785.dumps({"schema": record.SCHEMA, **to_json(record)})
@@ -98,7 +111,7 @@ def decode(kind: type[R], data: bytes, where: str = "record") -> R:
         RecordError: not JSON, of another schema, or not canonical for its schema.
     """
     try:
-        fields = json.loads(data)
+        fields = parse(data)
     except ValueError as error:
         raise RecordError(f"{where} is not JSON: {error}") from error
     if not isinstance(fields, dict) or fields.pop("schema", None) != kind.SCHEMA:
@@ -201,6 +214,11 @@ def verify_files(root: Path, files: Iterable[FileDigest]) -> None:
             wrong.append(f"{path} is not the file that was recorded (SHA-256 {file.sha256[:12]}...)")
     if wrong:
         raise RecordError("; ".join(wrong))
+
+
+def _number(text: str) -> int | float:
+    value = int(text)
+    return value if abs(value) <= _LARGEST_WHOLE else float(value)
 
 
 def _spell(value: Any) -> Any:

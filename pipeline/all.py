@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.cli import GOOD, NOT_GOOD, choose_device, end, parse
+from pipeline.cli import GOOD, NOT_GOOD, end, parse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,22 +22,24 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the pipeline for one recipe."""
-    found, options = parse(arguments, "python -m pipeline.all")
+    located, options = parse(arguments, "python -m pipeline.all")
+    from export.device import choose
     from export.version import VERSION
     from pipeline.console import Console
     from pipeline.run import open_run
 
-    device = choose_device(options.device)
+    device = choose(options.device).name
     console = Console(quiet=options.quiet, json=options.json)
-    with open_run(found, device, options.out, console) as run:
-        console.say(f"torchstone {VERSION}: recipe {found.recipe.name} on {device}, in {run.folder}")
+    with open_run(located, device, options.out, console) as run:
+        console.say(f"torchstone {VERSION}: recipe {located.recipe.name} on {device}, in {run.folder}")
         return story(run, options)
 
 
 def story(run: Run, options: Options) -> int:
     """Every stage from the records before it; ``--only`` stops after one."""
-    from pipeline.stages.build import build, capture
+    from pipeline.stages.build import build
     from pipeline.stages.bundle import bundle
+    from pipeline.stages.capture import capture
     from pipeline.stages.judge import judge
     from pipeline.stages.measure import measure
     from pipeline.stages.parity import parity
@@ -79,7 +81,7 @@ def show(run: Run, verdict: Verdict, bundled: Path | None, options: Options) -> 
     wrong = [row.name for row in verdict.rows if row.parity == "fail"]
     hints = [f"where: python -m pipeline.locate {run.folder} {name}" for name in wrong]
     doubts = [f"warning: {warning}" for warning in verdict.warnings]
-    places = [f"report: {run.folder / 'report.html'}", *([f"bundle: {bundled}"] if bundled else [])]
+    places = [f"report: {run.files.page}", *([f"bundle: {bundled}"] if bundled else [])]
     run.console.say("\n".join([*verdict.reasons, *doubts, *hints, *places]))
     if options.json:
         print(encode(verdict).decode())

@@ -15,9 +15,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from export.errors import NO_SPACE, TorchstoneError, UserError
-from export.version import VERSION
-from pipeline.find import Found, built_in, find
+from pipeline.shadow import claim_names
+
+claim_names()  # before the first import of ours that a file of the user's could hide
+
+from export.errors import NO_SPACE, TorchstoneError, UserError  # noqa: E402
+from export.version import VERSION  # noqa: E402
+from pipeline.find import Found, built_in, find  # noqa: E402
 
 DEFAULT_RECIPE = "seed"
 GOOD, NOT_GOOD, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -32,8 +36,8 @@ class Options:
 
     out: Path = field(default=Path("artifacts"))
     """Where runs are kept."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes CUDA where it is usable."""
+    device: str = "auto"
+    """cpu, cuda, or one of several GPUs by its number: cuda:1; auto takes CUDA where it is usable."""
     seed: int | None = None
     """Governs everything random; the recipe's own if not given."""
     only: Stage | None = None
@@ -57,7 +61,7 @@ def parse(arguments: Sequence[str], command: str) -> tuple[Found, Options]:
         tyro.cli(Options, args=["--help"], prog=f"{command} [RECIPE]", description=_overview(command), config=_STYLE)
     if late := [flag for flag in flags if flag in built_in() or flag.endswith(".py")]:
         raise UserError(f"the recipe comes first: {command} {late[0]} {' '.join(f for f in flags if f != late[0])}")
-    found = find(text)
+    located = find(text)
     from pipeline.recipe import Recipe
 
     bare = tyro.conf.arg(name="")  # ``--train.epochs``, not ``--recipe.train.epochs``
@@ -66,37 +70,15 @@ def parse(arguments: Sequence[str], command: str) -> tuple[Found, Options]:
     parsed = tyro.cli(
         kind,
         args=flags,
-        default=kind(Options(), found.recipe),
+        default=kind(Options(), located.recipe),
         prog=f"{command} {text}",
-        description=f"Settings of the recipe {found.recipe.name!r}, with their defaults.",
+        description=f"Settings of the recipe {located.recipe.name!r}, with their defaults.",
         config=_STYLE,
     )
     recipe, options = parsed.recipe, parsed.options
     if options.seed is not None:
         recipe = replace(recipe, seed=options.seed)
-    return replace(found, recipe=recipe), options
-
-
-def choose_device(wanted: str) -> str:
-    """``cpu`` or ``cuda``.
-
-    Raises:
-        UserError: CUDA was asked for and cannot be used.
-    """
-    import torch
-
-    if wanted == "cpu":
-        return "cpu"
-    if torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        reason = (
-            "this build of torch has no CUDA" if torch.version.cuda is None else "torch finds no usable CUDA device"
-        )
-        raise UserError(
-            f"--device cuda: {reason} (torch {torch.__version__}). Use --device cpu, or install a CUDA build of torch"
-        )
-    return "cpu"
+    return replace(located, recipe=recipe), options
 
 
 def end(command: Callable[[Sequence[str]], int]) -> int:

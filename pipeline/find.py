@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from export import registry
 from export.errors import UserError
 from export.record import sha256
 
@@ -33,7 +34,7 @@ _OUR_PACKAGES = ("pipeline", "export", "bench")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class RecipeLocation:
     """Where a recipe's function lies, such that another process finds it too."""
 
     module: str
@@ -49,22 +50,22 @@ class Found:
     """A recipe, and what its behaviour depends on."""
 
     recipe: Recipe
-    reference: Reference
+    location: RecipeLocation
     source_sha256: dict[str, str]
     """Digest of every module outside site-packages that the recipe imports, by module name."""
 
 
 def built_in() -> dict[str, str]:
     """Names of the built-in recipes, and the first line of what each says of itself; nothing is imported."""
-    found = {}
+    summaries = {}
     for path in sorted(_RECIPES.glob("*.py")):
         if path.stem != "__init__":
             text = ast.get_docstring(ast.parse(path.read_text())) or ""
-            found[path.stem] = text.partition("\n")[0]
-    return found
+            summaries[path.stem] = text.partition("\n")[0]
+    return summaries
 
 
-def locate(text: str) -> Reference:
+def locate(text: str) -> RecipeLocation:
     """Parse what the user typed.
 
     Raises:
@@ -73,15 +74,15 @@ def locate(text: str) -> Reference:
     place, _, function = text.partition(":")
     function = function or "recipe"
     if place in built_in():
-        return Reference(module=f"pipeline.recipes.{place}", function=function, file=None, import_path=())
+        return RecipeLocation(module=f"pipeline.recipes.{place}", function=function, file=None, import_path=())
     if place.endswith(".py") or "/" in place:
         path = Path(place).resolve()
         if not path.is_file():
             raise UserError(f"there is no recipe file {place}")
-        return Reference(module=path.stem, function=function, file=str(path), import_path=(str(path.parent),))
+        return RecipeLocation(module=path.stem, function=function, file=str(path), import_path=(str(path.parent),))
     here = str(Path.cwd())
     if "." in place or ":" in text:
-        return Reference(module=place, function=function, file=None, import_path=(here,))
+        return RecipeLocation(module=place, function=function, file=None, import_path=(here,))
     nearest = difflib.get_close_matches(place, built_in(), n=1)
     raise UserError(
         f"there is no recipe {place!r}"
@@ -96,15 +97,15 @@ def find(text: str) -> Found:
     Raises:
         UserError: it cannot be found, imported, or is no recipe.
     """
-    reference = locate(text)
+    location = locate(text)
     loaded_before = set(sys.modules)
-    recipe = call(reference)
-    module = sys.modules[reference.module]
+    recipe = call(location)
+    module = sys.modules[location.module]
     loaded = {name for name in set(sys.modules) - loaded_before if not name.startswith("__")}
-    return Found(recipe=recipe, reference=reference, source_sha256=_sources(module, loaded))
+    return Found(recipe=recipe, location=location, source_sha256=_sources(module, loaded))
 
 
-def call(reference: Reference) -> Recipe:
+def call(location: RecipeLocation) -> Recipe:
     """Import a reference's module and call its function.
 
     Raises:
@@ -112,12 +113,12 @@ def call(reference: Reference) -> Recipe:
     """
     from pipeline.recipe import Recipe
 
-    module = _import(reference)
-    function = getattr(module, reference.function, None)
-    where = reference.file or reference.module
+    module = _import(location)
+    function = getattr(module, location.function, None)
+    where = location.file or location.module
     if not callable(function):
         raise UserError(
-            f"{where} has no recipe: it must define a function {reference.function!r} that returns a Recipe "
+            f"{where} has no recipe: it must define a function {location.function!r} that returns a Recipe "
             f"(or name another: {where}:function)"
         )
     try:
@@ -125,30 +126,30 @@ def call(reference: Reference) -> Recipe:
     except UserError:
         raise
     except Exception as error:  # the user's function may raise anything; the cause is kept
-        raise UserError(f"the recipe {where}:{reference.function} raised {type(error).__name__}: {error}") from error
+        raise UserError(f"the recipe {where}:{location.function} raised {type(error).__name__}: {error}") from error
     if not isinstance(recipe, Recipe):
         raise UserError(
-            f"{where}:{reference.function} must return a pipeline.recipe.Recipe, got {type(recipe).__name__}"
+            f"{where}:{location.function} must return a pipeline.recipe.Recipe, got {type(recipe).__name__}"
         )
     return recipe
 
 
-def _import(reference: Reference) -> ModuleType:
-    for folder in reference.import_path:
+def _import(location: RecipeLocation) -> ModuleType:
+    for folder in location.import_path:
         if folder not in sys.path:
             sys.path.insert(0, folder)
-    where = reference.file or reference.module
+    where = location.file or location.module
     try:
-        if reference.file is None:
-            return importlib.import_module(reference.module)
-        known = sys.modules.get(reference.module)
-        if known is not None and getattr(known, "__file__", None) == reference.file:
+        if location.file is None:
+            return importlib.import_module(location.module)
+        known = sys.modules.get(location.module)
+        if known is not None and getattr(known, "__file__", None) == location.file:
             return known
-        spec = importlib.util.spec_from_file_location(reference.module, reference.file)
+        spec = importlib.util.spec_from_file_location(location.module, location.file)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[reference.module] = module
+        sys.modules[location.module] = module
         spec.loader.exec_module(module)
         return module
     except UserError:
@@ -159,7 +160,8 @@ def _import(reference: Reference) -> ModuleType:
 
 def _sources(module: ModuleType, loaded: set[str]) -> dict[str, str]:
     """Digests of the modules that were loaded with the recipe, and of all that their source text imports."""
-    names = {module.__name__} | loaded
+    plugins = registry.plugin_packages()  # loaded on the way; the user's only if the recipe's own text imports them
+    names = {module.__name__} | {name for name in loaded if name.partition(".")[0] not in plugins}
     todo = [name for name in names if _is_users(name)]
     digests: dict[str, str] = {}
     while todo:

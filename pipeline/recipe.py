@@ -19,45 +19,16 @@ from torch import nn
 from bench.parity.spec import ParitySpec
 from bench.timing.spec import BenchSpec
 from bench.verdict.limits import Limits
-from export.backend import BACKENDS, STANDARD
+from export import registry
 from export.errors import UserError
+from export.registry import STANDARD
 from export.signature import Signature
 from export.worker import ProcessLimits
-from pipeline.training.loop import TrainSpec
+from pipeline.data import Data, Metric, Split
+from pipeline.training.spec import TrainSpec
 
+__all__ = ["Data", "Metric", "Recipe", "Split", "TrainSpec"]  # what a recipe is written with
 REQUIRED = ("torchscript", "compile", "aotinductor", "onnx")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """Rows of data, resident in memory: inputs by name, each ``(rows, ...)``, and targets ``(rows, ...)``."""
-
-    inputs: Mapping[str, torch.Tensor]
-    targets: torch.Tensor
-
-    @property
-    def rows_count(self) -> int:
-        """Number of rows."""
-        return len(self.targets)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """The splits of a data set; ``validation`` chooses the best epoch, ``test`` is looked at once, at the end."""
-
-    train: Split
-    validation: Split | None = None
-    test: Split | None = None
-
-    @property
-    def splits(self) -> dict[str, Split]:
-        """The splits that there are, by name."""
-        named = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: split for name, split in named.items() if split is not None}
-
-
-Metric = Callable[[Any, torch.Tensor], float]
-"""``metric(outputs, targets)``: the model's result on a whole split, to a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +39,7 @@ class Recipe:
     """
 
     name: tyro.conf.Suppress[str]
-    """Of the folder under ``artifacts/``."""
+    """The name of the folder under ``artifacts/``."""
     model: tyro.conf.Suppress[Callable[[], nn.Module]]
     """Builds the module; random initialisation is seeded before it is called."""
     signature: tyro.conf.Suppress[Signature]
@@ -79,7 +50,7 @@ class Recipe:
     optimizer: tyro.conf.Suppress[Callable[[nn.Module], torch.optim.Optimizer] | None] = None
     """Replaces the optimizer that ``train`` names."""
     licence: tyro.conf.Suppress[str | None] = None
-    """Of the model, as an SPDX identifier: a bundle says it."""
+    """The model's licence as an SPDX identifier: a bundle says it."""
     files: tyro.conf.Suppress[tuple[Path, ...]] = ()
     """Files that the recipe reads (data, weights): a change in one makes a new run."""
     seed: tyro.conf.Suppress[int] = 0
@@ -103,8 +74,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] in ".-":
             raise UserError(f"Recipe.name must be letters, digits, '-', '_' and '.', got {self.name!r}")
-        if unknown := [name for name in (*self.backends, *self.must_be_good) if name not in BACKENDS]:
-            raise UserError(f"backends must be of {', '.join(BACKENDS)}, got {unknown[0]!r}")
+        if unknown := [name for name in (*self.backends, *self.must_be_good) if name not in registry.names()]:
+            raise UserError(f"backends must be of {', '.join(registry.names())}, got {unknown[0]!r}")
         if absent := [name for name in self.must_be_good if name not in self.backends]:
             raise UserError(
                 f"required backends must be among backends, {absent[0]!r} is not: add it, or drop it from required"

@@ -12,28 +12,56 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import filelock
 
-from export.environment import environment, versions
+from bench.run_folder import RunFolder
+from export.environment import environment, version
 from export.errors import RecordError, UserError
-from export.record import FileDigest, Record, digest_file, key_of, publish, read, sha256, to_json, verify_files, write
-from export.worker import Workspace
+from export.record import (
+    FileDigest,
+    Record,
+    digest_file,
+    from_json,
+    key_of,
+    publish,
+    read,
+    sha256,
+    to_json,
+    verify_files,
+    write,
+)  # fmt: skip
+from export.worker import ProcessLimits, Workspace
 from pipeline.console import Console
 from pipeline.find import Found, built_in
 
 KEY_DIGITS = 12
 _ROOT = Path(__file__).resolve().parents[1]
-_TOOLS = {
-    "train": ("pipeline/training/*.py", "pipeline/data.py"),
-    "export": ("export/**/*.py",),
-    "bench": ("bench/**/*.py",),
-    "ship": ("pipeline/bundle/**/*.py", "pipeline/verifier/*.py"),
-}
+TOOLS = {
+    "training": (
+        "pipeline/data.py", "pipeline/stages/train.py", "pipeline/training/checkpoint.py",
+        "pipeline/training/evaluate.py", "pipeline/training/loop.py", "pipeline/training/resume.py",
+        "pipeline/training/source.py", "pipeline/training/spec.py",
+    ),
+    "metrics": ("pipeline/training/evaluate.py", "pipeline/training/metrics.py"),
+    "export": ("export/**/*.py", "pipeline/stages/build.py", "pipeline/stages/capture.py"),
+    "bench": ("bench/**/*.py", "pipeline/stages/measure.py", "pipeline/stages/parity.py"),
+    "ship": (
+        "pipeline/__init__.py", "pipeline/bundle/**/*.py", "pipeline/stages/bundle.py", "pipeline/verifier/*.py",
+    ),
+}  # fmt: skip
+"""Our own source by what it shapes. A stage's key holds the digests of the tools that it names: what an upgrade of
+Torchstone changes is made again."""
+SHAPES_NOTHING = (
+    "pipeline/*.py", "pipeline/commands/*.py", "pipeline/recipes/*.py", "pipeline/report/*.py",
+    "pipeline/stages/__init__.py", "pipeline/stages/children.py", "pipeline/stages/judge.py",
+    "pipeline/training/__init__.py",
+)  # fmt: skip
+"""What is done anew by every command, or (recipes) is digested as the recipe's own source."""
 _SETTINGS = ("train", "backends", "required", "parity", "bench", "limits", "process", "licence")
 
 
@@ -51,11 +79,11 @@ class RecipeRecord(Record):
     signature: Any
     settings: dict[str, Any]
     source_sha256: dict[str, str]
-    """Of the recipe's modules outside site-packages."""
+    """Digests of the recipe's modules outside site-packages."""
     file_sha256: dict[str, str]
-    """Of the files that the recipe names, by file name."""
+    """Digests of the files that the recipe names, by file name."""
     tool_sha256: dict[str, str]
-    """Of Torchstone's own source, by what it shapes."""
+    """Digests of Torchstone's own source, by what it shapes."""
     environment: Any
 
 
@@ -79,30 +107,30 @@ class Run:
     record: RecipeRecord
     console: Console
 
+    @property
+    def files(self) -> RunFolder:
+        """What lies where in it."""
+        return RunFolder(self.folder)
+
     @cached_property
     def workspace(self) -> Workspace:
-        """Where workers of this run leave their papers."""
-        reference = self.found.reference
-        users = {name.partition(".")[0] for name in self.found.source_sha256}
-        return Workspace(
-            folder=self.folder / "log",
-            limits=self.found.recipe.process,
-            hidden=tuple(sorted({"pipeline", *users})),
-            import_path=reference.import_path,
-        )
+        """Where its children work; those that may see the model's source find it."""
+        return replace(workspace_of(self.files, self.record), import_path=self.found.location.import_path)
 
     def key(
         self, stage: str, *, tools: tuple[str, ...], packages: tuple[str, ...] = ("torch", "numpy"), **parts: object
     ) -> str:
         """The key of a stage: its own settings and parents (``parts``), our code of it, the versions it rests on."""
-        installed = {name: version for name, version in versions().items() if name in packages}
         return key_of(
-            stage=stage, tools={name: self.record.tool_sha256[name] for name in tools}, versions=installed, **parts
+            stage=stage,
+            tools={name: self.record.tool_sha256[name] for name in tools},
+            versions={name: version(name) for name in packages},
+            **parts,
         )
 
     def stage(
         self,
-        where: str,
+        target: Path,
         kind: type[S],
         name: str,
         key: str,
@@ -111,13 +139,12 @@ class Run:
         keep_partial: bool = False,
         usable: Callable[[S], bool] = lambda record: True,
     ) -> tuple[S, bool]:
-        """The record of the stage folder ``where``, made only if no run of this recipe has it; and whether it was made.
+        """The record of a stage's folder, made only if no run of this recipe has it; and whether it was made.
 
         ``make`` fills a hidden folder, record included; ``keep_partial`` leaves that folder for the next try.
         A record that is not ``usable`` is made anew.
         """
-        target = self.folder / where
-        for place in self.places(where):
+        for place in self.places(target):
             record = self.good(place, kind, name, key)
             if record is None or not usable(record):
                 continue
@@ -131,9 +158,9 @@ class Run:
         publish(partial, target)
         return read(kind, target / name), True
 
-    def places(self, where: str) -> list[Path]:
+    def places(self, here: Path) -> list[Path]:
         """Where a file or folder of this run may lie already: here, and in the other runs of the recipe."""
-        here = self.folder / where
+        where = here.relative_to(self.folder)
         others = sorted(run / where for run in self.folder.parent.iterdir() if not run.is_symlink())
         return [place for place in [here, *(other for other in others if other != here)] if place.exists()]
 
@@ -155,13 +182,13 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(found: Found, device: str, out: Path, console: Console) -> Iterator[Run]:
+def open_run(located: Found, device: str, out: Path, console: Console) -> Iterator[Run]:
     """Make or open the run's folder, and hold its lock.
 
     Raises:
         UserError: ``out`` cannot be written, or another process works on this very run.
     """
-    record = _recipe_record(found, device)
+    record = _recipe_record(located, device)
     key = key_of(recipe=to_json(record))
     folder = out.resolve() / record.name / key[:KEY_DIGITS]
     try:
@@ -178,9 +205,10 @@ def open_run(found: Found, device: str, out: Path, console: Console) -> Iterator
         ) from error
     try:
         _sweep(folder)
-        if not (folder / "recipe.json").exists():
-            write(folder / "recipe.json", record)
-        yield Run(found=found, device=device, folder=folder, record=record, console=console)
+        files = RunFolder(folder)
+        if not files.recipe_record.exists():
+            write(files.recipe_record, record)
+        yield Run(found=located, device=device, folder=folder, record=record, console=console)
     finally:
         lock.release()
 
@@ -194,21 +222,25 @@ def set_latest(run: Run) -> None:
     os.replace(temporary, link)
 
 
-def find_run(text: str, out: Path) -> Path:
-    """The folder behind RUN: a folder, a recipe's name (its latest run) or ``<recipe>@<key prefix>``.
+def find_run(text: str, out: Path) -> RunFolder:
+    """The run behind RUN: a folder, a recipe's name (its latest run) or ``<recipe>@<key prefix>``.
 
     Raises:
         UserError: there is none, or the prefix fits several.
     """
-    if (Path(text) / "recipe.json").is_file():
-        return Path(text).resolve()
+    if RunFolder(Path(text)).recipe_record.is_file():
+        return RunFolder(Path(text).resolve())
     recipe, _, prefix = text.partition("@")
     base = out / recipe
     if not prefix and (base / "latest").exists():
-        return (base / "latest").resolve()
-    runs = [path.parent for path in base.glob(f"{prefix}*/recipe.json") if prefix and not path.parent.is_symlink()]
+        return RunFolder((base / "latest").resolve())
+    runs = [
+        folder
+        for folder in base.glob(f"{prefix}*")
+        if prefix and not folder.is_symlink() and RunFolder(folder).recipe_record.exists()
+    ]
     if len(runs) == 1:
-        return runs[0].resolve()
+        return RunFolder(runs[0].resolve())
     if runs:
         raise UserError(f"{text} fits several runs: {', '.join(sorted(run.name for run in runs))}")
     raise UserError(
@@ -217,27 +249,38 @@ def find_run(text: str, out: Path) -> Path:
     )
 
 
-def _recipe_record(found: Found, device: str) -> RecipeRecord:
-    recipe = found.recipe
+def workspace_of(files: RunFolder, record: RecipeRecord) -> Workspace:
+    """Where the children of a run work, also of a finished one: within the recipe's limits, its source hidden from
+    those that must do without it.
+    """
+    users = {name.partition(".")[0] for name in record.source_sha256}
+    return Workspace(
+        folder=files.log,
+        limits=from_json(ProcessLimits, record.settings["process"], "the process limits of the recipe"),
+        hidden=tuple(sorted({"pipeline", *users})),
+    )
+
+
+def _recipe_record(located: Found, device: str) -> RecipeRecord:
+    recipe = located.recipe
     missing = [str(path) for path in recipe.files if not path.is_file()]
     if missing:
         raise UserError(f"the recipe {recipe.name!r} names a file that is not there: {missing[0]}")
     return RecipeRecord(
         name=recipe.name,
-        function=f"{found.reference.module}:{found.reference.function}",
+        function=f"{located.location.module}:{located.location.function}",
         seed=recipe.seed,
         device=device,
         signature=to_json(recipe.signature),
         settings={name: to_json(getattr(recipe, name)) for name in _SETTINGS},
-        source_sha256=found.source_sha256,
+        source_sha256=located.source_sha256,
         file_sha256={path.name: digest_file(path) for path in recipe.files},
-        tool_sha256={name: _tool_sha256(places) for name, places in _TOOLS.items()},
+        tool_sha256={name: _tool_sha256(places) for name, places in TOOLS.items()},
         environment=to_json(environment()),
     )
 
 
 def _tool_sha256(places: tuple[str, ...]) -> str:
-    """Digest of our own source that shapes a stage: what an upgrade changes is made again."""
     files = [file for place in places for file in sorted(_ROOT.glob(place))]
     return sha256("".join(f"{file.relative_to(_ROOT).as_posix()} {digest_file(file)}\n" for file in files).encode())
 

@@ -15,28 +15,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from bench.locate.compared import LIMIT, local_ratio
 from bench.locate.inductor import compiled_fault
 from bench.locate.passes import guilty_passes
-from bench.parity.cases import Values
 from bench.parity.check import Check
-from bench.parity.jobs import FLOAT64, INPUTS, Reference
-from bench.parity.levels.weights import compare_contents
+from bench.parity.contents.settings import settings_check
+from bench.parity.contents.weights import weights_check
+from bench.parity.reference import FLOAT64, INPUTS, Reference
 from bench.parity.report import ParityReport
 from bench.parity.store import load_case
-from export import backend as backends
+from export import registry
 from export.arrays import to_numpy, to_torch
 from export.artifact import Artifact, open_artifact, verified_program
 from export.backend import LoadOptions
-from export.exporters.onnx import lowered
 from export.program import load_exported
-from export.record import from_json
 from export.signature import Signature
+from export.taps import Taps, Values
 from export.taps.trace import Trace
+from export.task import task
 
 _ROWS = 16
 _MOST_CASES = 4
@@ -68,7 +68,7 @@ class Suspect:
     runtime_operator: str
     """The artifact's."""
     line: str
-    """Of the user's code."""
+    """In the user's code."""
     between: tuple[str, ...]
     """Other modules whose work is in this value, since program and artifact have no value in common before it."""
     local_ratio: float
@@ -93,53 +93,26 @@ class Location:
 
 def likeliest_cases(report: ParityReport, reference: Reference) -> tuple[int, ...]:
     """Cases in which to look for a fault: those that the report names for failing, then the first rows."""
-    message = " ".join(check.message for check in report.checks if check.status == "fail")
-    named = [index for index, case in enumerate(reference.cases) if f"({case.name})" in message]
+    failing = {name for check in report.checks if check.status == "fail" for name in check.cases}
+    named = [index for index, case in enumerate(reference.cases) if case.name in failing]
     rows = [index for index in named if reference.cases[index].group == "rows"]
     return tuple(dict.fromkeys([*rows, *reference.indices("rows")[:1], *named]))[:_MOST_CASES]
 
 
-class Taps(Protocol):
-    """The inside of an artifact, its values known by the program's names."""
-
-    names: dict[str, str]
-    """By the program's name of a value: the artifact's."""
-
-    def run(self, inputs: Mapping[str, Values]) -> dict[str, Values]:
-        """Every matched value of one run of the whole."""
-        ...
-
-    def given(self, name: str) -> list[str]:
-        """The nearest matched values and inputs that a value is computed from."""
-        ...
-
-    def local(self, name: str, given: Mapping[str, Values]) -> Values:
-        """One value computed from ``given`` ones by the artifact's own operators."""
-        ...
-
-    def modules(self, name: str) -> list[str]:
-        """Paths of the modules whose work lies between the given values and this one, as the artifact tells them."""
-        ...
-
-    def operator(self, name: str) -> str:
-        """The artifact's word for what computes a value."""
-        ...
-
-
-def locate(payload: object) -> Location:
-    """Job: name the first operator at fault."""
-    job = from_json(LocateJob, payload)
+@task
+def locate(job: LocateJob) -> Location:
+    """Name the first operator at fault."""
     folder = Path(job.artifact)
     artifact = open_artifact(folder)
     exported = load_exported(verified_program(Path(job.program)))
-    trace = Trace(lowered(exported) if artifact.backend == "onnx" else exported)
-    checks = compare_contents(artifact, folder, Path(job.weights), job.program)
-    from_files = _from_files(trace, checks)
+    backend = registry.get(artifact.backend)
+    trace = backend.trace(exported)
+    from_files = _from_files(trace, _files_checks(artifact, job))
     taps: Taps | None = None
     for case in job.cases:
         inputs = _inputs(job, case, artifact.signature)
         trace.run([to_torch(array) for array in inputs.values()])
-        taps = taps or _taps(artifact.backend, folder, trace, job.options)
+        taps = taps or backend.taps(folder, trace, job.options)
         if taps is not None and (suspect := first_suspect(trace, taps, inputs)) is not None:
             return _location(
                 trace, taps, _told_apart(suspect, from_files), "its own values, computed from the program's"
@@ -151,12 +124,13 @@ def locate(payload: object) -> Location:
 
 def _by_compilation(job: LocateJob, artifact: Artifact, exported: Any, trace: Trace, taps: Taps | None) -> Location:
     """The fault lies neither in a single value nor in the files: it is made when the artifact is loaded or compiled."""
+    backend = registry.get(artifact.backend)
     inputs = _inputs(job, job.cases[0], artifact.signature)
     trace.run([to_torch(array) for array in inputs.values()])
-    if artifact.backend == "onnx":
-        message = guilty_passes(Path(job.artifact), artifact.signature, trace, inputs, job.options)
+    if taps is not None and backend.compiler == "onnxruntime":
+        message = guilty_passes(Path(job.artifact), artifact, trace, inputs, job.options)
         return _location(trace, taps, None, message)
-    if artifact.backend not in ("compile", "aotinductor"):
+    if backend.compiler != "inductor":
         message = f"{artifact.backend} keeps no names of inner values, and no weight or setting in its files differs"
         return _location(trace, taps, None, message)
     name = compiled_fault(exported, trace, list(inputs.values()))
@@ -168,10 +142,10 @@ def _by_compilation(job: LocateJob, artifact: Artifact, exported: Any, trace: Tr
 
 
 def _told_apart(suspect: Suspect, from_files: Suspect | None) -> Suspect:
-    """Of several modules whose work is in one value, the one whose weights or settings differ in the files."""
+    """The module whose weights or settings differ in the files, of several whose work is in one value."""
     if from_files is None or from_files.module not in suspect.between:
         return suspect
-    others = (suspect.module, *(one for one in suspect.between if one != from_files.module))
+    others = (suspect.module, *(module for module in suspect.between if module != from_files.module))
     return replace(
         suspect,
         module=from_files.module,
@@ -197,7 +171,7 @@ def first_suspect(trace: Trace, taps: Taps, inputs: Mapping[str, Values]) -> Sus
         truth, eager = (to_numpy(tensor) for tensor in trace.local(name, given))
         why = "its own error is beyond eager's"
         try:
-            got = taps.local(name, {one: to_numpy(trace.rounded(one)) for one in given})
+            got = taps.local(name, {source: to_numpy(trace.rounded(source)) for source in given})
             ratio = local_ratio(truth, eager, got)
         except Exception as error:  # noqa: BLE001 - each runtime refuses in its own type; the refusal is the finding
             ratio, why = np.inf, f"it does not run: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -226,7 +200,7 @@ def _suspect(
         operator=trace.operator(name),
         runtime_operator=runtime_operator,
         line=trace.line(name),
-        between=tuple(dict.fromkeys(one for one in between if one != trace.scope(name))),
+        between=tuple(dict.fromkeys(module for module in between if module != trace.scope(name))),
         local_ratio=local,
         inherited_ratio=inherited,
         why=why,
@@ -240,13 +214,20 @@ def _from_files(trace: Trace, checks: Sequence[Check]) -> Suspect | None:
     for check in checks:
         if check.status != "fail":
             continue
-        named = [users[weight] for weight in users if f"{weight} " in f"{check.message} "]
-        named += [
-            name for name in trace.nodes if check.subject == name or f" in {trace.scope(name)} must" in check.message
-        ]
+        named = [users[weight] for weight in check.places if weight in users]
+        named += [name for name in trace.nodes if name in check.places or (trace.scope(name) or None) in check.places]
         if named:
             return _suspect(trace, min(named, key=lambda name: order[name]), "unknown", np.inf, None, check.message)
     return None
+
+
+def _files_checks(artifact: Artifact, job: LocateJob) -> list[Check]:
+    """What of the weights and settings in the artifact's files is not the model's."""
+    folder, program = Path(job.artifact), Path(job.program)
+    return [
+        weights_check(artifact, folder, Path(job.weights), program),
+        settings_check(artifact, folder, program),
+    ]
 
 
 def _location(trace: Trace, taps: Taps | None, suspect: Suspect | None, message: str) -> Location:
@@ -256,19 +237,6 @@ def _location(trace: Trace, taps: Taps | None, suspect: Suspect | None, message:
         matched_count=len(taps.names) if taps else 0,
         message=message,
     )
-
-
-def _taps(backend: str, folder: Path, trace: Trace, options: LoadOptions) -> Taps | None:
-    """The artifact's inside, where it has one that can be looked into."""
-    if backend == "onnx":
-        from export.taps.onnx import OnnxTaps
-
-        return OnnxTaps(folder / "model.onnx", trace, options)
-    if backend in ("exported", "compile"):
-        from export.taps.graph import GraphTaps
-
-        return GraphTaps(load_exported(folder / "model.pt2"), trace)
-    return None
 
 
 def _inputs(job: LocateJob, case: int, signature: Signature) -> dict[str, Values]:
@@ -289,7 +257,7 @@ def _inputs(job: LocateJob, case: int, signature: Signature) -> dict[str, Values
 def _worst_rows(job: LocateJob, case: int, signature: Signature, inputs: Mapping[str, Values], count: int) -> Values:
     """The rows with the largest errors; none if the artifact does not answer."""
     try:
-        answers = backends.load(Path(job.artifact), job.options)(inputs)
+        answers = registry.load(Path(job.artifact), job.options)(inputs)
     except Exception:  # noqa: BLE001 - each runtime refuses in its own type; its parts are then looked at on other rows
         return np.arange(0)
     truth = load_case(Path(job.reference) / FLOAT64, case, signature.output_names)

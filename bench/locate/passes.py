@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from bench.locate.compared import LIMIT, local_ratio
-from bench.parity.cases import Values
+from export import registry
 from export.arrays import to_numpy
+from export.artifact import Artifact
 from export.backend import LoadOptions
-from export.backends.onnx import FILE
-from export.runtimes.onnxruntime import open_session
-from export.signature import Signature
+from export.runtimes.onnxruntime import OnnxRuntimeOptions, open_session
+from export.taps import Values
 from export.taps.trace import Trace
 
 Level = Literal["off", "basic", "extended", "all"]
@@ -34,19 +34,22 @@ PASSES = (
 
 
 def guilty_passes(
-    folder: Path, signature: Signature, trace: Trace, inputs: Mapping[str, Values], options: LoadOptions
+    folder: Path, artifact: Artifact, trace: Trace, inputs: Mapping[str, Values], options: LoadOptions
 ) -> str:
-    """In words: at which optimisation level the fault appears, and without which passes it goes."""
+    """A sentence: at which optimisation level the fault appears, and without which passes it goes."""
+    backend = registry.get(artifact.backend)
+    runtime: OnnxRuntimeOptions = backend.runtime_options(options)
 
     def wrong(level: Level, disabled: Sequence[str]) -> bool:
-        session = open_session(str(folder / FILE), replace(options, optimization=level), disabled)
-        answers = session.run(list(signature.output_names), dict(inputs))
+        rewriting = replace(runtime, optimization=level)
+        session = open_session(str(folder / str(backend.file)), options, rewriting, disabled_optimizers=disabled)
+        answers = session.run(list(artifact.signature.output_names), dict(inputs))
         return any(
             local_ratio(to_numpy(trace.values[name]), to_numpy(trace.local(name, trace.inputs)[1]), answer) > LIMIT
             for name, answer in zip(trace.outputs, answers, strict=True)
         )
 
-    level = next((level for level in LEVELS[: LEVELS.index(options.optimization) + 1] if wrong(level, ())), None)
+    level = next((level for level in LEVELS[: LEVELS.index(runtime.optimization) + 1] if wrong(level, ())), None)
     if level is None:
         return "no value is at fault, nor the whole on these inputs: look at the cases that the report names"
     if level == "off":

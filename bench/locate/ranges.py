@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from bench.parity.jobs import INPUTS
+from bench.parity.reference import INPUTS
 from bench.parity.store import load_case
 from export.arrays import to_torch
 from export.artifact import verified_program
 from export.program import load_exported
-from export.record import from_json
 from export.signature import Signature
 from export.taps.trace import Trace
+from export.task import task
 
 _LARGEST, _SMALLEST_NORMAL = 65504.0, 2.0**-14
 _MOST_VANISHING = 0.01
@@ -51,9 +51,9 @@ class Ranges:
     nodes_count: int
 
 
-def audit(payload: object) -> Ranges:
-    """Job: run the program in float64 over the rows, keep each value's extremes."""
-    job = from_json(RangeJob, payload)
+@task
+def audit(job: RangeJob) -> Ranges:
+    """Run the program in float64 over the rows, keep each value's extremes."""
     trace = Trace(load_exported(verified_program(Path(job.program))))
     largest: dict[str, float] = {}
     small: dict[str, int] = {}

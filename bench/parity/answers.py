@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,15 +10,36 @@ import numpy as np
 
 from bench.parity.cases import Case, Values
 
+Scores = Sequence[tuple[Values, Values]]
+"""Answers of other outputs: what float64 and what eager gave."""
 
-@dataclass(frozen=True)
+
+def _no_scores() -> Scores:
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answers:
-    """One output in one case: what float64, eager float32 and the artifact answered, all of one shape."""
+    """One output in one case: what float64, eager float32 and the artifact answered; of one shape, or ``malformed``."""
 
+    output: str
     case: Case
     wide: Values
     eager: Values
     got: Values
+    scores: Callable[[], Scores] = _no_scores
+    """The floating outputs of the same call, read when asked for: an integer output may be a choice among them."""
+
+    @property
+    def malformed(self) -> str | None:
+        """What is wrong with the form of the artifact's answer; None if nothing."""
+        got, eager = self.got, self.eager
+        if got.shape == eager.shape and got.dtype == eager.dtype:
+            return None
+        return (
+            f"{self.output} ({self.case.name}) must be {eager.dtype}{list(eager.shape)}, "
+            f"got {got.dtype}{list(got.shape)}"
+        )
 
     @property
     def floating(self) -> bool:

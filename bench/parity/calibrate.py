@@ -1,4 +1,4 @@
-"""Calibration on the user's own model: how many honest variants would fail, and the weakest faults that would not."""
+"""Calibration on the user's own model: how many equivalent variants fail, and the weakest faults that do not."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from bench.parity.answers import Answers
 from bench.parity.cases import Case
 from bench.parity.equivalent import EquivalentVariant, equivalent_variants, thresholds
 from bench.parity.faults import FAULTS, Fault
-from bench.parity.jobs import EAGER, FLOAT64, INPUTS
 from bench.parity.levels.error import ErrorTally
 from bench.parity.levels.structure import StructureTally
 from bench.parity.levels.systematic import SlopeTally
 from bench.parity.oracle import Oracle
+from bench.parity.reference import EAGER, FLOAT64, INPUTS
 from bench.parity.spec import ParitySpec, Thresholds
 from bench.parity.store import load_case
 from export.artifact import verified_program
 from export.build import Source
 from export.errors import UserError
-from export.record import Observed, Record, from_json, observed
+from export.record import Observed, Record, observed
 from export.signature import Signature
+from export.task import task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,13 +51,13 @@ class Sensitivity:
 class Calibration(Record):
     """What ``pipeline.calibrate`` leaves; ``pipeline.all`` judges by its variants too."""
 
-    SCHEMA: ClassVar[str] = "torchstone.calibration/1"
+    SCHEMA: ClassVar[str] = "torchstone.calibration/2"
 
     key: str
     reference_sha256: str
     variants: tuple[EquivalentVariant, ...]
     would_fail_count: int
-    """Honest variants beyond the recipe's own thresholds."""
+    """Equivalent variants beyond the recipe's own thresholds."""
     thresholds: Thresholds
     """The recipe's, raised if any variant exceeds them."""
     sensitivities: tuple[Sensitivity, ...]
@@ -79,13 +80,13 @@ class CalibrationJob:
     key: str
 
 
-def calibrate(payload: object) -> Calibration:
-    """Job: run every null variant and every class of fault.
+@task
+def calibrate(job: CalibrationJob) -> Calibration:
+    """Run every equivalent variant and every class of fault.
 
     Raises:
         UserError: the model has no float64 answer, or keeps state between calls: there is nothing to calibrate by.
     """
-    job = from_json(CalibrationJob, payload)
     started = time.monotonic()
     program_file = verified_program(Path(job.program)) if job.program else None
     oracle = Oracle(job.source.module(), job.signature, job.device, program_file)
@@ -102,14 +103,14 @@ def calibrate(payload: object) -> Calibration:
         for variant in variants
         if variant.rms_ratio > job.spec.max_rms_ratio or variant.peak_ratio > job.spec.max_peak_ratio
     ]
-    found = (_sensitivity(fault, oracle, folder, job.cases, limits) for fault in FAULTS)
+    sensitivities = (_sensitivity(fault, oracle, folder, job.cases, limits) for fault in FAULTS)
     return Calibration(
         key=job.key,
         reference_sha256=job.reference_sha256,
         variants=variants,
         would_fail_count=len(would_fail),
         thresholds=limits,
-        sensitivities=tuple(one for one in found if one is not None),
+        sensitivities=tuple(sensitivity for sensitivity in sensitivities if sensitivity is not None),
         observed=observed(time.monotonic() - started),
     )
 
@@ -142,16 +143,14 @@ def _fails(
     for index in [index for index, case in enumerate(cases) if case.group == "rows"][:_CASES_COUNT]:
         got = oracle.eager(load_case(folder / INPUTS, index, [spec.name for spec in oracle.signature.inputs]), module)
         wide, eager = (load_case(folder / kind, index, names) for kind in (FLOAT64, EAGER))
-        for structure, error, slope in tallies:
-            answers = Answers(cases[index], wide[error.name], eager[error.name], got[error.name])
-            for tally in (structure, error, slope):
+        for name, triple in zip(names, tallies, strict=True):
+            answers = Answers(output=name, case=cases[index], wide=wide[name], eager=eager[name], got=got[name])
+            for tally in triple:
                 tally.add(answers)
     checks = [
         check
         for structure, error, slope in tallies
-        for check in (
-            *structure.checks(nonfinite_inputs=False, known=None), *error.checks(limits), *slope.checks(limits),
-        )
-    ]  # fmt: skip
+        for check in (*structure.checks(), *error.checks(limits), *slope.checks(limits))
+    ]
     ratio = max(max(error.rms_ratio, error.peak_ratio) for _, error, _ in tallies)
     return any(check.status == "fail" for check in checks), ratio

@@ -199,11 +199,11 @@ def plan(pool: Pool, spec: ParitySpec) -> tuple[Case, ...]:
         *_rows(pool, spec),
         *_sizes(signature, sizes, spec.batch_rows),
     ]
-    one = few if batch is None else few | {batch: _within(signature, batch, 1)}
+    one_row = few if batch is None else few | {batch: _within(signature, batch, 1)}
     cases += [
         Case(group="values", name=f"{name}{_at(at)}", sizes=at, start=step * (2 + index), change=name)
         for index, name in enumerate(VALUES)
-        for at in ([few] if one == few else [few, one])
+        for at in ([few] if one_row == few else [few, one_row])
     ]
     if any(tensor.dtype.startswith("float") for tensor in signature.inputs):
         cases += [Case(group="extremes", name=name, sizes=few, change=name) for name in EXTREMES]

@@ -1,4 +1,4 @@
-"""Null variants: the same model, computed honestly in another order or with other rounding. None of them may fail.
+"""Equivalent variants: the same model, computed in another order or with other rounding. None of them may fail.
 
 They show how far from float64 an innocent artifact of *this* model can be. Where one exceeds the recipe's thresholds
 (an ill-conditioned model), the thresholds rise to 1.25 times it, and the report says so.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,17 +45,25 @@ _TRIED_ROWS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class EquivalentVariant:
-    """How far one honest variant of the model is from float64, at its worst output."""
+    """How far one equivalent variant of the model is from float64, at its worst output."""
 
-    name: str
+    kind: str
+    """``one thread``, ``batches of``, ``re-association``, ``rounding``."""
+    number: int | None
+    """Which of its kind: rows a batch, or the draw; None where there is one."""
     output: str
     rms_ratio: float
     peak_ratio: float
     slope_ulps: float | None
 
+    @property
+    def name(self) -> str:
+        """``batches of 5``."""
+        return self.kind if self.number is None else f"{self.kind} {self.number}"
+
 
 def thresholds(spec: ParitySpec, variants: Sequence[EquivalentVariant]) -> Thresholds:
-    """The recipe's thresholds, or higher ones where an honest variant of the model exceeds them."""
+    """The recipe's thresholds, or higher ones where an equivalent variant of the model exceeds them."""
     raised = []
     values = {"max_rms_ratio": spec.max_rms_ratio, "max_peak_ratio": spec.max_peak_ratio}
     for name, figure in (("max_rms_ratio", "rms_ratio"), ("max_peak_ratio", "peak_ratio")):
@@ -70,13 +79,14 @@ def thresholds(spec: ParitySpec, variants: Sequence[EquivalentVariant]) -> Thres
 
 
 def ill_conditioned(variants: Sequence[EquivalentVariant]) -> str | None:
-    """Why nothing can be proved of this model: an honest variant of it is as far off as a fault would be."""
+    """Why nothing can be proved of this model: an equivalent variant of it is as far off as a fault would be."""
     worst = max(variants, key=lambda variant: max(variant.rms_ratio, variant.peak_ratio), default=None)
     if worst is None or max(worst.rms_ratio, worst.peak_ratio) <= MOST:
         return None
+    ratio = max(worst.rms_ratio, worst.peak_ratio)
     return (
-        f"an honest variant of the model ({worst.name}) is {max(worst.rms_ratio, worst.peak_ratio):.3g} times as far "
-        f"from float64 as eager itself in {worst.output}: float32 does not determine this model"
+        f"an equivalent variant of the model ({worst.name}) is {ratio:.3g} times as far from float64 as eager itself "
+        f"in {worst.output}: float32 does not determine this model"
     )
 
 
@@ -93,26 +103,30 @@ def equivalent_variants(
         indices = indices[:1]
     results = []
     separable = oracle.signature.batch is not None and _separable(oracle, inputs[indices[0]])
-    for name, answer in variants(oracle, DRAWS[spec.depth], seed, separable):
+    for kind, number, answer in variants(oracle, DRAWS[spec.depth], seed, separable):
         tallies = [(ErrorTally(output), SlopeTally(output)) for output in oracle.signature.output_names]
         for index in indices:
             got = answer(inputs[index])
             wide, eager = (
-                load_case(folder / kind, index, oracle.signature.output_names) for kind in ("float64", "eager")
+                load_case(folder / place, index, oracle.signature.output_names) for place in ("float64", "eager")
             )
             for error, slope in tallies:
-                answers = Answers(cases[index], wide[error.name], eager[error.name], got[error.name])
+                output = error.name
+                answers = Answers(
+                    output=output, case=cases[index], wide=wide[output], eager=eager[output], got=got[output]
+                )
                 error.add(answers)
                 slope.add(answers)
-        results.append(summary(name, tallies))
+        results.append(worst_output(kind, number, tallies))
     return tuple(results)
 
 
-def summary(name: str, tallies: Sequence[tuple[ErrorTally, SlopeTally]]) -> EquivalentVariant:
+def worst_output(kind: str, number: int | None, tallies: Sequence[tuple[ErrorTally, SlopeTally]]) -> EquivalentVariant:
     """The worst output of one variant."""
     error, slope = max(tallies, key=lambda pair: max(pair[0].rms_ratio / 2, pair[0].peak_ratio / 4))
     return EquivalentVariant(
-        name=name,
+        kind=kind,
+        number=number,
         output=error.name,
         rms_ratio=error.rms_ratio,
         peak_ratio=error.peak_ratio,
@@ -122,23 +136,22 @@ def summary(name: str, tallies: Sequence[tuple[ErrorTally, SlopeTally]]) -> Equi
 
 def variants(
     oracle: Oracle, draws: int, seed: int, separable: bool
-) -> Iterator[tuple[str, Callable[[Tensors], Tensors]]]:
-    """Name and function of every variant.
+) -> Iterator[tuple[str, int | None, Callable[[Tensors], Tensors]]]:
+    """Kind, number and function of every variant.
 
     Other batches are none where rows are not ``separable``; without a traced graph nothing can be re-associated.
     """
-    yield "one thread", lambda inputs: _single_threaded(oracle, inputs)
+    yield "one thread", None, partial(_single_threaded, oracle)
     if separable and oracle.signature.batch is not None:
         least = oracle.signature.ranges[oracle.signature.batch].min
         for rows in sorted({max(least, rows) for rows in _BATCHES} - {0}):
-            yield f"batches of {rows}", lambda inputs, rows=rows: _split(oracle, inputs, rows, oracle.eager)  # type: ignore[misc]
+            yield "batches of", rows, partial(_split, oracle, rows, oracle.eager)
     if oracle.program_file is None:
         return
     exported = load_exported(oracle.program_file)
     for draw in range(draws):
         for kind in (Reassociated, Rounded):
-            interpreter = kind(exported, seed + draw)
-            yield f"{kind.WORD} {draw}", lambda inputs, run=interpreter.run: _run(oracle, run, inputs)  # type: ignore[misc]
+            yield kind.WORD, draw, partial(_run, oracle, kind(exported, seed + draw).run)
 
 
 def _separable(oracle: Oracle, inputs: Tensors) -> bool:
@@ -148,7 +161,7 @@ def _separable(oracle: Oracle, inputs: Tensors) -> bool:
         spec.name: inputs[spec.name][:_TRIED_ROWS] if spec.shape[:1] == (batch,) else inputs[spec.name]
         for spec in oracle.signature.inputs
     }
-    whole, parts = oracle.wide(few), _split(oracle, few, _BATCHES[1], oracle.wide)
+    whole, parts = oracle.wide(few), _split(oracle, _BATCHES[1], oracle.wide, few)
     return all(
         np.allclose(whole[name], parts[name], rtol=1e-9, atol=1e-12 * float(np.abs(whole[name]).max(initial=0.0)))
         for name in whole
@@ -230,7 +243,7 @@ def _single_threaded(oracle: Oracle, inputs: Tensors) -> Tensors:
         torch.set_num_threads(threads_count)
 
 
-def _split(oracle: Oracle, inputs: Tensors, rows: int, answer: Callable[[Tensors], Tensors]) -> Tensors:
+def _split(oracle: Oracle, rows: int, answer: Callable[[Tensors], Tensors], inputs: Tensors) -> Tensors:
     """The same rows, so many at a time; outputs that do not begin with the batch are taken from the whole call."""
     batch = oracle.signature.batch
     count = next(len(inputs[spec.name]) for spec in oracle.signature.inputs if spec.shape[:1] == (batch,))

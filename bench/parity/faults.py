@@ -37,8 +37,8 @@ class Fault:
 
 def _largest(module: nn.Module) -> torch.Tensor | None:
     """The weight tensor with the most elements."""
-    found = [p for p in module.parameters() if p.is_floating_point() and p.dim() >= 2]
-    return max(found, key=lambda p: p.numel(), default=None)
+    weights = [p for p in module.parameters() if p.is_floating_point() and p.dim() >= 2]
+    return max(weights, key=lambda p: p.numel(), default=None)
 
 
 def _on_largest(change: Callable[[torch.Tensor, float], None]) -> Plant:

@@ -1,4 +1,4 @@
-"""Golden samples: a few of the reference's calls, with what each value of the answer may differ by.
+"""Golden calls: a few of the reference's calls, with what each value of the answer may differ by.
 
 Whoever has them can judge an artifact anywhere, without the model, torch or this package: per element,
 
@@ -19,9 +19,9 @@ import numpy as np
 
 from bench.parity.answers import Answers
 from bench.parity.cases import Case, Tensors, Values
-from bench.parity.jobs import EAGER, FLOAT64, INPUTS, Reference
 from bench.parity.levels.error import ErrorTally
 from bench.parity.levels.fidelity import REAL_ROWS
+from bench.parity.reference import EAGER, FLOAT64, INPUTS, Reference
 from bench.parity.spec import Thresholds
 from bench.parity.store import case_file, load_case
 from export.signature import Signature
@@ -30,7 +30,7 @@ _MOST: dict[str, int] = {"rows": 1, "sizes": 6, "values": 2, "extremes": 3}
 """Calls of each group: the sizes prove the declared ranges, so they are the most."""
 _BUDGET_BYTES = 16 << 20
 _ROUNDINGS_WITHOUT_FLOAT64 = 64
-"""Of the largest value: a guess, used only where there is no float64 answer and the recipe lets that ship."""
+"""Roundings of the largest value: a guess, used only where there is no float64 answer and the recipe lets that ship."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Golden:
     allowed: Tensors
     """Per element, float32."""
     dtypes: dict[str, str]
-    """Of the artifact's answers."""
+    """The dtypes of the artifact's answers."""
 
     @property
     def real(self) -> bool:
@@ -61,39 +61,39 @@ def golden(reference: Reference, folder: Path, signature: Signature, limits: Thr
     inputs = [spec.name for spec in signature.inputs]
     for index in _chosen(reference, folder):
         case = reference.cases[index]
-        answers = {name: _answers(folder, index, case, name) for name in tallies}
+        by_output = {name: _answers(folder, index, case, name) for name in tallies}
         yield Golden(
             case=case,
             inputs=load_case(folder / INPUTS, index, inputs),
-            expected={name: one.wide for name, one in answers.items()},
+            expected={name: answers.wide for name, answers in by_output.items()},
             allowed={
                 name: _allowed(
-                    one,
-                    _guessed(one) if reference.failure else tallies[name].allowed(case) * limits.max_peak_ratio,
+                    answers,
+                    _guessed(answers) if reference.failure else tallies[name].allowed(case) * limits.max_peak_ratio,
                 )
-                for name, one in answers.items()
+                for name, answers in by_output.items()
             },
-            dtypes={name: str(one.eager.dtype) for name, one in answers.items()},
+            dtypes={name: str(answers.eager.dtype) for name, answers in by_output.items()},
         )
 
 
 def _answers(folder: Path, index: int, case: Case, name: str) -> Answers:
     """Eager stands in for the artifact: what is allowed depends on the model alone."""
     wide, eager = (load_case(folder / kind, index, (name,))[name] for kind in (FLOAT64, EAGER))
-    return Answers(case, wide, eager, eager)
+    return Answers(output=name, case=case, wide=wide, eager=eager, got=eager)
 
 
-def _guessed(one: Answers) -> float:
-    if not one.floating:
+def _guessed(answers: Answers) -> float:
+    if not answers.floating:
         return 0.0
-    largest = float(np.abs(one.eager[np.isfinite(one.eager)]).max(initial=0.0))
-    return _ROUNDINGS_WITHOUT_FLOAT64 * float(np.finfo(one.eager.dtype).eps) * largest
+    largest = float(np.abs(answers.eager[np.isfinite(answers.eager)]).max(initial=0.0))
+    return _ROUNDINGS_WITHOUT_FLOAT64 * float(np.finfo(answers.eager.dtype).eps) * largest
 
 
-def _allowed(one: Answers, most: float) -> Values:
-    numbers = np.isfinite(one.wide) if one.floating else np.zeros(one.wide.shape, bool)
+def _allowed(answers: Answers, most: float) -> Values:
+    numbers = np.isfinite(answers.wide) if answers.floating else np.zeros(answers.wide.shape, bool)
     allowed = np.where(numbers, most, 0.0)
-    return np.where(one.defined, allowed, np.inf).astype(np.float32)
+    return np.where(answers.defined, allowed, np.inf).astype(np.float32)
 
 
 def _chosen(reference: Reference, folder: Path) -> list[int]:
@@ -104,7 +104,7 @@ def _chosen(reference: Reference, folder: Path) -> list[int]:
         chosen += _spread(reference.indices(group), most)
     kept: list[int] = []
     for index in chosen:
-        if sum(sizes[one] for one in kept) + sizes[index] <= _BUDGET_BYTES:
+        if sum(sizes[earlier] for earlier in kept) + sizes[index] <= _BUDGET_BYTES:
             kept.append(index)
     real = [index for index in range(len(reference.cases)) if reference.cases[index].group in REAL_ROWS]
     if not any(index in real for index in kept):
@@ -120,6 +120,6 @@ def _spread(indices: Sequence[int], most: int) -> list[int]:
 
 
 def _bytes(folder: Path, index: int) -> int:
-    """Of a case's files, the float64 answers once more for what is allowed."""
+    """The size of a case's files, with the float64 answers once more for what is allowed."""
     places = (INPUTS, FLOAT64, FLOAT64)
     return sum(case_file(folder / place, index).stat().st_size for place in places)

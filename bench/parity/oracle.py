@@ -12,6 +12,7 @@ import torch
 
 from bench.parity.cases import Tensors
 from export.arrays import Array, to_numpy, to_torch
+from export.device import device
 from export.float64 import Float64Program, to_float64
 from export.program import FlatModule, load_exported
 from export.signature import Signature
@@ -31,14 +32,13 @@ class Oracle:
     its traced program with the casts widened; else there are none, and ``failure`` says why.
     """
 
-    def __init__(self, module: nn.Module, signature: Signature, device: str, program_file: Path | None) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+    def __init__(self, module: nn.Module, signature: Signature, where: str, program_file: Path | None) -> None:
+        self.device = device(where)
+        self.device.strict_float32()
         self.signature = signature
-        self.device = device
         self.program_file = program_file
         self.module = module.eval()
-        self._eager = FlatModule(copy.deepcopy(module).to(device), signature)
+        self._eager = FlatModule(copy.deepcopy(module).to(self.device.torch_name), signature)
         self.float64_by: str | None = None
         self.failure: str | None = None
         self._wide: Flat | None = None
@@ -53,7 +53,7 @@ class Oracle:
 
     def eager(self, inputs: Tensors, module: nn.Module | None = None) -> Tensors:
         """Eager float32 outputs of the module, or of another one in its place."""
-        flat = FlatModule(module.to(self.device), self.signature) if module is not None else self._eager
+        flat = FlatModule(module.to(self.device.torch_name), self.signature) if module is not None else self._eager
         named = self._named(flat, [to_torch(array, self.device) for array in self._ordered(inputs)])
         return {name: to_numpy(array) for name, array in named.items()}
 
@@ -67,7 +67,7 @@ class Oracle:
     def has_moved(self) -> bool:
         """Whether the calls have changed the model's state: a fresh copy then answers otherwise."""
         before, now = self.module.state_dict(), self._eager.module.state_dict()
-        return any(not torch.equal(tensor.to(self.device), now[name]) for name, tensor in before.items())
+        return any(not torch.equal(self.device.move(tensor), now[name]) for name, tensor in before.items())
 
     def _ordered(self, inputs: Tensors) -> list[Array]:
         return [inputs[spec.name] for spec in self.signature.inputs]
@@ -128,9 +128,9 @@ def _rounded_inside(module: Sequence[torch.Tensor], program: Sequence[torch.Tens
 
     Such a module casts inside and widens again. A larger difference is no rounding: the program is then not trusted.
     """
-    for one, two in zip(module, program, strict=True):
-        if one.is_floating_point() and one.numel() and one.shape == two.shape:
-            apart, size = float((one - two).abs().max()), float(one.abs().max())
+    for from_module, from_program in zip(module, program, strict=True):
+        if from_module.is_floating_point() and from_module.numel() and from_module.shape == from_program.shape:
+            apart, size = float((from_module - from_program).abs().max()), float(from_module.abs().max())
             if _FLOAT64_NOISE * size < apart < _FLOAT32_NOISE * size:
                 return True
     return False

@@ -13,7 +13,7 @@ class ParitySpec:
     """How parity is judged; docs/parity.md says where the thresholds come from."""
 
     depth: Depth = "quick"
-    """full repeats in fresh processes and with one thread, and draws ten times as many null variants."""
+    """full repeats in fresh processes and with one thread, and draws ten times as many equivalent variants."""
     rows_count: int = 2048
     """Rows on which errors are measured: real ones first, the rest real ones with noise."""
     batch_rows: tuple[int, ...] = (1, 2, 7, 32, 257)
@@ -51,7 +51,7 @@ class ParitySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """What a report was judged by: the recipe's thresholds, raised where honest variants of the model exceed them."""
+    """What a report was judged by: the recipe's thresholds, raised where equivalent variants exceed them."""
 
     max_rms_ratio: float
     max_peak_ratio: float

@@ -19,6 +19,10 @@ Comparison = Literal["faster", "slower", "same", "inconclusive"]
 
 FAMILY_ERROR = 0.05
 """The chance of one wrong claim among all comparisons that are made together."""
+LARGEST_RATIO = 1000.0
+"""An interval that reaches farther says that nothing is known in that direction."""
+LARGEST_SHARE = 10.0
+"""A difference of more than eleven times the time is no difference that a noise floor or a power is stated for."""
 _POWER = 0.8
 _MOST_PROCESSES = 1000
 Key = TypeVar("Key")
@@ -29,8 +33,25 @@ class Ratio:
     """A ratio of times with its interval over processes."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    """None where the interval reaches below 1 / ``LARGEST_RATIO``: it bounds nothing."""
+    high: float | None
+    """None where it reaches above ``LARGEST_RATIO``."""
+
+    @property
+    def inverse(self) -> Ratio:
+        """How many times faster instead of how many times as long."""
+        ends = (None if end is None else 1 / end for end in (self.high, self.low))
+        return Ratio(value=1 / self.value, low=next(ends), high=next(ends))
+
+    def holds(self, value: float) -> bool:
+        """Whether a value lies in the interval."""
+        return (self.low is None or self.low <= value) and (self.high is None or value <= self.high)
+
+    def spelled(self, digits: int = 2) -> str:
+        """``1.72 [1.64, 1.81]``, with a question mark for an end that is not known."""
+        ends = ("?" if end is None else f"{end:.{digits}f}" for end in (self.low, self.high))
+        return f"{self.value:.{digits}f} [{', '.join(ends)}]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +61,10 @@ class Effect:
     ratio: Ratio
     """With the interval at the level that Holm's rule gives it."""
     comparison: Comparison
-    noise_ratio: float
-    """The noise floor, a share: an artifact against itself differed by so much."""
-    detectable_ratio: float
-    """The smallest share that so many processes show four times out of five."""
+    noise_ratio: float | None
+    """The noise floor, a share: an artifact against itself differed by so much. None beyond ``LARGEST_SHARE``."""
+    detectable_ratio: float | None
+    """The smallest share that so many processes show four times out of five. None beyond ``LARGEST_SHARE``."""
     needs_processes_count: int | None
     """About how many processes would settle it; None if it is settled, or lies within the noise floor."""
 
@@ -57,15 +78,15 @@ def median_s(per_process: Sequence[Sequence[float]]) -> float:
     return statistics.median(statistics.median(samples) for samples in per_process)
 
 
-def paired_logs(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> list[float]:
-    """Per process, the median over rounds of the log of our time over theirs in the same round.
+def paired_logs(samples: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]]) -> list[float]:
+    """Per process, the median over rounds of the log of a sample over the baseline's in the same round.
 
     Raises:
         ValueError: samples that do not pair.
     """
     return [
-        statistics.median(math.log(a / b) for a, b in zip(one, other, strict=True))
-        for one, other in zip(ours, theirs, strict=True)
+        statistics.median(math.log(a / b) for a, b in zip(samples_s, baseline_s, strict=True))
+        for samples_s, baseline_s in zip(samples, baseline, strict=True)
     ]
 
 
@@ -78,7 +99,12 @@ def mean_ratio(logs: Sequence[float], error: float = FAMILY_ERROR) -> Ratio:
     if len(logs) < 2:
         raise ValueError(f"an interval needs at least 2 processes, got {len(logs)}")
     centre, half = statistics.mean(logs), _half_width(logs, error)
-    return Ratio(value=math.exp(centre), low=math.exp(centre - half), high=math.exp(centre + half))
+    reach = math.log(LARGEST_RATIO)
+    return Ratio(
+        value=math.exp(centre),
+        low=math.exp(centre - half) if centre - half >= -reach else None,
+        high=math.exp(centre + half) if centre + half <= reach else None,
+    )
 
 
 def noise_floor(logs: Sequence[float]) -> float:
@@ -87,8 +113,9 @@ def noise_floor(logs: Sequence[float]) -> float:
     Raises:
         ValueError: fewer than two processes.
     """
-    ratio = mean_ratio(logs)
-    return max(abs(math.log(ratio.low)), abs(math.log(ratio.high)))
+    if len(logs) < 2:
+        raise ValueError(f"a noise floor needs at least 2 processes, got {len(logs)}")
+    return abs(statistics.mean(logs)) + _half_width(logs, FAMILY_ERROR)
 
 
 def effects(logs: Mapping[Key, Sequence[float]], floor: Callable[[Key], float], tie_ratio: float) -> dict[Key, Effect]:
@@ -97,23 +124,23 @@ def effects(logs: Mapping[Key, Sequence[float]], floor: Callable[[Key], float], 
     ``floor(key)`` is the noise floor of that comparison, as a log-ratio; differences below ``tie_ratio`` interest
     nobody. ``same``: the interval lies within the tie; ``faster`` and ``slower``: it lies beyond the noise floor.
     """
-    chances = {key: _chance(one, floor(key)) for key, one in logs.items()}
-    found: dict[Key, Effect] = {}
+    chances = {key: _chance(log_ratios, floor(key)) for key, log_ratios in logs.items()}
+    judged: dict[Key, Effect] = {}
     open_count, settled = len(logs), True
     for key in sorted(logs, key=lambda key: chances[key]):
         error = FAMILY_ERROR / open_count
         settled = settled and chances[key] <= error
-        found[key] = _effect(logs[key], floor(key), tie_ratio, error, may_differ=settled)
+        judged[key] = _effect(logs[key], floor(key), tie_ratio, error, may_differ=settled)
         open_count -= settled  # Holm: one that holds lowers the bar for the next, one that does not ends it
-    return {key: found[key] for key in logs}
+    return {key: judged[key] for key in logs}
 
 
 def _effect(logs: Sequence[float], floor: float, tie_ratio: float, error: float, *, may_differ: bool) -> Effect:
     ratio = mean_ratio(logs, error)
     tie = math.log1p(tie_ratio)
-    centre = statistics.mean(logs)
+    centre, half = statistics.mean(logs), _half_width(logs, error)
     comparison: Comparison = "inconclusive"
-    if -tie <= math.log(ratio.low) and math.log(ratio.high) <= tie:
+    if -tie <= centre - half and centre + half <= tie:
         comparison = "same"
     elif may_differ:
         comparison = "faster" if centre < 0 else "slower"
@@ -124,8 +151,8 @@ def _effect(logs: Sequence[float], floor: float, tie_ratio: float, error: float,
     return Effect(
         ratio=ratio,
         comparison=comparison,
-        noise_ratio=math.expm1(floor),
-        detectable_ratio=math.expm1(min(detectable, 700.0)),
+        noise_ratio=_share(floor),
+        detectable_ratio=_share(detectable),
         needs_processes_count=_needed(spread, gap, error) if comparison == "inconclusive" else None,
     )
 
@@ -137,6 +164,11 @@ def _chance(logs: Sequence[float], floor: float) -> float:
         return 1.0
     spread = statistics.stdev(logs)
     return 0.0 if spread == 0 else 2 * (1 - t_cdf(ill_conditioned / (spread / math.sqrt(len(logs))), len(logs) - 1))
+
+
+def _share(log: float) -> float | None:
+    """A log-ratio as a share; None where it is so large that it says nothing."""
+    return math.expm1(log) if log <= math.log1p(LARGEST_SHARE) else None
 
 
 def _half_width(logs: Sequence[float], error: float) -> float:

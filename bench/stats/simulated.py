@@ -23,7 +23,7 @@ def coverage(processes_count: int) -> float:
     held = 0
     for _ in range(TRIALS):
         ratio = mean_ratio(simulated(generator, math.log(0.8), processes_count))
-        held += ratio.low <= 0.8 <= ratio.high
+        held += ratio.holds(0.8)
     return held / TRIALS
 
 
@@ -34,8 +34,8 @@ def false_wins(processes_count: int) -> float:
     for _ in range(FAMILIES):
         floor = noise_floor(simulated(generator, 0.0, processes_count))
         logs = {index: simulated(generator, 0.0, processes_count) for index in range(_COMPARISONS)}
-        found = effects(logs, functools.partial(_constant, floor), 0.02)
-        wrong += any(differs(effect) for effect in found.values())
+        judged = effects(logs, functools.partial(_constant, floor), 0.02)
+        wrong += any(differs(effect) for effect in judged.values())
     return wrong / FAMILIES
 
 
@@ -47,9 +47,9 @@ def simulated(generator: random.Random, truth: float, processes_count: int) -> l
         return math.exp(level + generator.gauss(0, _ROUND_SIGMA) + stall)
 
     levels = [truth + generator.gauss(0, _PROCESS_SIGMA) for _ in range(processes_count)]
-    ours = [[sample(level) for _ in range(ROUNDS)] for level in levels]
-    theirs = [[sample(0.0) for _ in range(ROUNDS)] for _ in levels]
-    return paired_logs(ours, theirs)
+    samples = [[sample(level) for _ in range(ROUNDS)] for level in levels]
+    baseline = [[sample(0.0) for _ in range(ROUNDS)] for _ in levels]
+    return paired_logs(samples, baseline)
 
 
 def differs(effect: Effect) -> bool:

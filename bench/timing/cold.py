@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.timing.clock import now_s
+from export import registry
 from export.artifact import read_artifact
-from export.backend import LoadOptions, get, load
+from export.backend import LoadOptions
 from export.build import Source
-from export.record import from_json
+from export.device import device
+from export.task import task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +57,19 @@ class ColdStart:
         return self.start_s + self.import_s + self.load_s + self.first_call_s
 
 
-def first_answer(payload: object) -> ColdStart:
-    """Job: import, load, answer."""
+@task
+def first_answer(job: ColdJob) -> ColdStart:
+    """Import, load, answer."""
     entered_s = time.monotonic()
-    job = from_json(ColdJob, payload)
-    folder = Path(job.artifact)
-    modules = get(read_artifact(folder).backend).MODULES
+    folder, where = Path(job.artifact), device(job.options.device)
+    modules = registry.get(read_artifact(folder).backend).modules
     began = now_s()
     for name in modules:
         importlib.import_module(name)
     imported = now_s()
-    free_before = _free_device_bytes(job.options.device)
+    free_before = where.free_bytes()
     loading = now_s()
-    runner = load(folder, job.options, job.source.module if job.source else None)
+    runner = registry.load(folder, job.options, job.source.module if job.source else None)
     loaded = now_s()
     smallest = job.batch_rows[0]
     inputs = runner.signature.example(runner.signature.sizes_at(smallest), seed=0)
@@ -77,7 +79,7 @@ def first_answer(payload: object) -> ColdStart:
     first_bytes = _peak_bytes()
     for rows in job.batch_rows:
         runner(runner.signature.example(runner.signature.sizes_at(rows), seed=0))
-    free_after = _free_device_bytes(job.options.device)
+    free_after = where.free_bytes()
     return ColdStart(
         start_s=entered_s - job.began_s,
         import_s=imported - began,
@@ -96,11 +98,3 @@ def _peak_bytes() -> int | None:
         return None
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) << 10
-
-
-def _free_device_bytes(device: str) -> int | None:
-    if device == "cpu":
-        return None
-    import torch
-
-    return int(torch.cuda.mem_get_info()[0])

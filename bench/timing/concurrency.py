@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.timing.clock import now_s
+from export.device import Device
 
 _KEPT_CALLS = 1000
 
@@ -22,7 +23,7 @@ class ConcurrencySample:
     duration_s: float
     calls_count: int
     latencies_s: tuple[float, ...]
-    """Of every k-th call, so many that no more than about a thousand are kept."""
+    """The latency of every k-th call, k such that no more than about a thousand are kept."""
 
 
 def callers_together(
@@ -31,7 +32,7 @@ def callers_together(
     batch_rows: int,
     duration_s: float,
     threads_count: int,
-    synchronise: Callable[[], None],
+    where: Device,
 ) -> ConcurrencySample:
     """Call each of ``runs`` from a thread of its own for ``duration_s``; at least once.
 
@@ -43,16 +44,18 @@ def callers_together(
     gate = threading.Barrier(len(runs) + 1)
     latencies: list[list[float]] = [[] for _ in runs]
     failed: list[BaseException] = []
+    synchronise = where.synchroniser()
 
-    def call(run: Callable[[], Any], mine: list[float]) -> None:
+    def call(run: Callable[[], Any], times_s: list[float]) -> None:
         import torch
 
+        where.enter_thread()
         torch.set_num_threads(threads_count)
         with torch.inference_mode():
             gate.wait()
             end_s = now_s() + duration_s
             began = now_s()
-            while began < end_s or not mine:
+            while began < end_s or not times_s:
                 try:
                     run()
                     synchronise()
@@ -60,11 +63,12 @@ def callers_together(
                     failed.append(error)
                     return
                 ended = now_s()
-                mine.append(ended - began)
+                times_s.append(ended - began)
                 began = ended
 
     threads = [
-        threading.Thread(target=call, args=(run, mine), daemon=True) for run, mine in zip(runs, latencies, strict=True)
+        threading.Thread(target=call, args=(run, times_s), daemon=True)
+        for run, times_s in zip(runs, latencies, strict=True)
     ]
     for thread in threads:
         thread.start()
@@ -75,7 +79,7 @@ def callers_together(
     elapsed_s = now_s() - started
     if failed:
         raise failed[0]
-    every = [latency for mine in latencies for latency in mine]
+    every = [latency for times_s in latencies for latency in times_s]
     return ConcurrencySample(
         process=process,
         callers_count=len(runs),

@@ -10,7 +10,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -27,9 +27,9 @@ class Conditions:
     """One process's surroundings."""
 
     steal_share: float | None
-    """Of the machine's time, what the hypervisor gave to others; None where the system does not tell."""
+    """The share of the machine's time that the hypervisor gave to others; None where the system does not tell."""
     foreign_share: float
-    """Of the cores' time, what other processes used."""
+    """The share of the cores' time that other processes used."""
     load_before: float
     """Runnable tasks over the last minute, when it began."""
     involuntary_switches_count: int
@@ -86,31 +86,43 @@ class Watch:
         }
 
 
-def warnings(conditions: Conditions) -> list[str]:
-    """What of it makes the figures warning: the number, the threshold, what to do."""
-    one = conditions
-    warnings_found = []
-    if one.steal_share is not None and one.steal_share > _STEAL_SHARE:
-        warnings_found.append(
-            f"the hypervisor gave {one.steal_share:.1%} of the time to others (more than {_STEAL_SHARE:.0%}): "
+@dataclass(frozen=True, kw_only=True)
+class ConditionWarning:
+    """Something about the machine that makes figures doubtful."""
+
+    kind: Literal["steal", "foreign", "capacity", "throttled", "swapped"]
+    severity: float
+    """The larger the worse, within a kind."""
+    message: str
+    """The number, the threshold, what to do."""
+
+
+def warnings(conditions: Conditions) -> list[ConditionWarning]:
+    """What of the conditions makes the figures doubtful."""
+    doubts = []
+    steal, foreign, capacity_cores = conditions.steal_share, conditions.foreign_share, conditions.capacity_cores
+    if steal is not None and steal > _STEAL_SHARE:
+        message = (
+            f"the hypervisor gave {steal:.1%} of the time to others (more than {_STEAL_SHARE:.0%}): "
             "measure on a dedicated machine, or at another hour"
         )
-    if one.foreign_share > _FOREIGN_SHARE:
-        warnings_found.append(
-            f"other processes used {one.foreign_share:.0%} of the cores (more than {_FOREIGN_SHARE:.0%}): stop them"
-        )
-    if one.capacity_cores < _CAPACITY_SHARE * one.cores_count:
-        warnings_found.append(
-            f"{one.cores_count} cores did the work of {one.capacity_cores:.1f} (less than {_CAPACITY_SHARE:.0%}): "
+        doubts.append(ConditionWarning(kind="steal", severity=steal, message=message))
+    if foreign > _FOREIGN_SHARE:
+        message = f"other processes used {foreign:.0%} of the cores (more than {_FOREIGN_SHARE:.0%}): stop them"
+        doubts.append(ConditionWarning(kind="foreign", severity=foreign, message=message))
+    if capacity_cores < _CAPACITY_SHARE * conditions.cores_count:
+        message = (
+            f"{conditions.cores_count} cores did the work of {capacity_cores:.1f} (less than {_CAPACITY_SHARE:.0%}): "
             "a quota or a neighbour takes part of them; ask for whole cores, or measure with fewer threads"
         )
-    if one.throttled_count:
-        warnings_found.append(
-            f"cores were slowed for heat {one.throttled_count} times (more than 0): let the machine cool down"
-        )
-    if one.swapped_bytes:
-        warnings_found.append(f"{one.swapped_bytes >> 10} KiB came back from swap (more than 0): free memory")
-    return warnings_found
+        doubts.append(ConditionWarning(kind="capacity", severity=-capacity_cores, message=message))
+    if throttled := conditions.throttled_count:
+        message = f"cores were slowed for heat {throttled} times (more than 0): let the machine cool down"
+        doubts.append(ConditionWarning(kind="throttled", severity=throttled, message=message))
+    if swapped := conditions.swapped_bytes:
+        message = f"{swapped >> 10} KiB came back from swap (more than 0): free memory"
+        doubts.append(ConditionWarning(kind="swapped", severity=swapped, message=message))
+    return doubts
 
 
 def capacity(cores_count: int) -> float:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from export.device import Device
+
 _POWERCAP = Path("/sys/class/powercap")
 
 
-def energy_counter(device: str) -> Callable[[], float] | None:
+def energy_counter(where: Device) -> Callable[[], float] | None:
     """Reads joules used since some time in the past; None where nothing counts them, or none may be read."""
-    return _nvml() if device == "cuda" else _packages()
+    return _nvml(where) if where.asynchronous else _packages()
 
 
 def _packages() -> Callable[[], float] | None:
@@ -26,12 +28,16 @@ def _packages() -> Callable[[], float] | None:
     return (lambda: sum(int(file.read_text()) for file in files) * 1e-6) if files else None
 
 
-def _nvml() -> Callable[[], float] | None:
-    """The first GPU's counter; needs ``nvidia-ml-py``."""
+def _nvml(where: Device) -> Callable[[], float] | None:
+    """The GPU's counter; needs ``nvidia-ml-py``, and a driver that lets it be read."""
     try:
         import pynvml
     except ModuleNotFoundError:
         return None
-    pynvml.nvmlInit()
-    board = pynvml.nvmlDeviceGetHandleByIndex(0)
+    try:
+        pynvml.nvmlInit()
+        board = pynvml.nvmlDeviceGetHandleByIndex(where.index)
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(board)
+    except pynvml.NVMLError:  # no library, a part of a GPU (MIG), a virtual one: nothing counts it
+        return None
     return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(board) * 1e-3

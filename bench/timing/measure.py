@@ -11,19 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.timing.cold import ColdJob, ColdStart
+from bench.timing.cold import ColdJob, ColdStart, first_answer
 from bench.timing.inputs import batch_sizes
 from bench.timing.measurement import CONTROL, Measurement, Samples, SessionRecord
-from bench.timing.roofline import Roofline, RooflineJob
-from bench.timing.sample import Candidate, Sampled, SampleJob
+from bench.timing.roofline import Roofline, RooflineJob, roofline
+from bench.timing.sample import Candidate, Sampled, SampleJob, sample
 from bench.timing.spec import BenchSpec
-from export import backend as backends
+from export import registry
 from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, ProgramRecord, read_artifact
 from export.backend import LoadOptions
 from export.build import Source
 from export.environment import environment
-from export.record import digest, from_json, observed, read, verify_files
-from export.worker import Outcome, Workspace, run_child
+from export.record import digest, observed, read, verify_files
+from export.worker import Failed, Workspace
 
 _POLL_S = 0.5
 """How often the parent looks at a measuring child: seldom, since looking costs a core that is being measured."""
@@ -36,7 +36,7 @@ class Session:
     folders: Mapping[str, Path]
     """The artifacts' folders by name."""
     options: Mapping[str, LoadOptions]
-    """The proved settings of each."""
+    """The settings with which each passed parity."""
     source: Source
     program: Path | None
     """The folder of the traced program, for the roofline."""
@@ -53,8 +53,8 @@ class Measured:
     session: SessionRecord | None
     """None if nothing could be measured."""
     measurements: dict[str, Measurement]
-    """By artifact, also of one whose cold start failed: the noise that it showed as the twin is still known."""
-    dropped: dict[str, Outcome]
+    """By artifact, also of one whose cold start failed: as the A/A control it still tells the noise."""
+    dropped: dict[str, Failed]
     """By artifact: how one that could not be measured, or did not start, ended."""
 
 
@@ -64,17 +64,17 @@ def measure_together(session: Session, workspace: Workspace, advance: Callable[[
     ``advance`` hears how many steps are done, of ``steps_count``.
     """
     folders = dict(session.folders)
-    dropped: dict[str, Outcome] = {}
+    dropped: dict[str, Failed] = {}
     started = time.monotonic()
     while folders:
         sampled, failed = sample_processes(session, _candidates(session, folders), workspace, advance)
         if failed is None:
-            left_out = {rows: reason for one in sampled for rows, reason in one.left_out.items()}
+            left_out = {rows: reason for process in sampled for rows, reason in process.left_out.items()}
             cold, cold_failed = _cold_starts(session, folders, left_out, workspace, advance)
             dropped |= cold_failed
-            roofline = _roofline(session, left_out, workspace)
+            ceiling = _roofline(session, left_out, workspace)
             return Measured(
-                session=_session_record(session, folders, sampled, left_out, roofline, started),
+                session=_session_record(session, folders, sampled, left_out, ceiling, started),
                 measurements={
                     name: _record(session, folders, name, sampled, left_out, cold[name], started) for name in folders
                 },
@@ -99,18 +99,20 @@ def _control_name(folders: Mapping[str, Path]) -> str:
 
 
 def _candidates(session: Session, folders: Mapping[str, Path]) -> tuple[Candidate, ...]:
-    """Every artifact as it was proved; its twin; and other thread counts where the artifact allows them."""
-    twin = _control_name(folders)
-    found = [
+    """Every artifact as it was tested; its second self; and other thread counts where the artifact allows them."""
+    control = _control_name(folders)
+    candidates = [
         Candidate(label=name, folder=str(folder), options=session.options[name]) for name, folder in folders.items()
     ]
-    found.append(Candidate(label=CONTROL, folder=str(folders[twin]), options=session.options[twin], whole=False))
+    candidates.append(
+        Candidate(label=CONTROL, folder=str(folders[control]), options=session.options[control], whole=False)
+    )
     for name, folder in folders.items():
-        if backends.get(read_artifact(folder).backend).THREADS == "build":
+        if registry.get(read_artifact(folder).backend).threads == "build":
             continue
         options = session.options[name]
         wanted = (1,) if session.spec.threads is None else session.spec.threads
-        found += [
+        candidates += [
             Candidate(
                 label=f"{name}@{count}",
                 folder=str(folder),
@@ -120,12 +122,12 @@ def _candidates(session: Session, folders: Mapping[str, Path]) -> tuple[Candidat
             for count in wanted
             if count != options.threads_count
         ]
-    return tuple(found)
+    return tuple(candidates)
 
 
 def sample_processes(
     session: Session, candidates: tuple[Candidate, ...], workspace: Workspace, advance: Callable[[int], None]
-) -> tuple[list[Sampled], tuple[str, Outcome] | None]:
+) -> tuple[list[Sampled], tuple[str, Failed] | None]:
     """What every fresh process measured; or the label of the candidate that brought one down, and how."""
     sampled: list[Sampled] = []
     current = workspace.folder / "measure.current"
@@ -141,11 +143,11 @@ def sample_processes(
             current=str(current),
         )
         current.unlink(missing_ok=True)
-        outcome = run_child(f"measure-{process}", "bench.timing.sample:sample", job, workspace, poll_s=_POLL_S)
-        if outcome.status != "done":
+        end = workspace.run(sample, job, f"measure-{process}", poll_s=_POLL_S)
+        if isinstance(end, Failed):
             culprit = current.read_text() if current.exists() else candidates[0].label
-            return [], (culprit, outcome)
-        sampled.append(from_json(Sampled, outcome.value))
+            return [], (culprit, end)
+        sampled.append(end.result)
         # What one process found too slow the others need not try.
         spec = replace(spec, batch_rows=tuple(n for n in spec.batch_rows if str(n) not in sampled[-1].left_out))
         advance(process + 1)
@@ -159,10 +161,10 @@ def _cold_starts(
     left_out: Mapping[str, str],
     workspace: Workspace,
     advance: Callable[[int], None],
-) -> tuple[dict[str, list[ColdStart]], dict[str, Outcome]]:
+) -> tuple[dict[str, list[ColdStart]], dict[str, Failed]]:
     """Cold starts of every artifact, in random order; and how those ended that did not answer."""
-    found: dict[str, list[ColdStart]] = {name: [] for name in folders}
-    failed: dict[str, Outcome] = {}
+    starts: dict[str, list[ColdStart]] = {name: [] for name in folders}
+    failed: dict[str, Failed] = {}
     order = random.Random(session.seed)
     done = session.spec.processes
     for _ in range(session.spec.cold_starts):
@@ -181,20 +183,13 @@ def _cold_starts(
                 batch_rows=tuple(rows for rows in sizes if str(rows) not in left_out),
                 began_s=time.monotonic(),
             )
-            outcome = run_child(
-                f"cold-{name}",
-                "bench.timing.cold:first_answer",
-                job,
-                workspace,
-                source_free=artifact.source_free,
-                poll_s=_POLL_S,
-            )
-            if outcome.status == "done":
-                found[name].append(from_json(ColdStart, outcome.value))
+            end = workspace.run(first_answer, job, f"cold-{name}", source_free=artifact.source_free, poll_s=_POLL_S)
+            if isinstance(end, Failed):
+                failed[name] = end
             else:
-                failed[name] = outcome
+                starts[name].append(end.result)
             advance(done)
-    return found, failed
+    return starts, failed
 
 
 def _roofline(session: Session, left_out: Mapping[str, str], workspace: Workspace) -> Roofline | str:
@@ -209,10 +204,10 @@ def _roofline(session: Session, left_out: Mapping[str, str], workspace: Workspac
         signature=record.signature,
         spec=replace(session.spec, batch_rows=tuple(n for n in session.spec.batch_rows if str(n) not in left_out)),
         device=options[0].device,
-        threads_counts=tuple(sorted({one.threads_count for one in options})),
+        threads_counts=tuple(sorted({setting.threads_count for setting in options})),
     )
-    outcome = run_child("roofline", "bench.timing.roofline:roofline", job, workspace, poll_s=_POLL_S)
-    return from_json(Roofline, outcome.value) if outcome.status == "done" else f"{outcome.status}: {outcome.cause}"
+    end = workspace.run(roofline, job, "roofline", poll_s=_POLL_S)
+    return end.summary if isinstance(end, Failed) else end.result
 
 
 def _session_record(
@@ -220,21 +215,21 @@ def _session_record(
     folders: Mapping[str, Path],
     sampled: Sequence[Sampled],
     left_out: dict[str, str],
-    roofline: Roofline | str,
+    ceiling: Roofline | str,
     started: float,
 ) -> SessionRecord:
-    twin = _control_name(folders)
+    control = _control_name(folders)
     return SessionRecord(
         key=session.key,
         artifacts=tuple(folders),
         spec=session.spec,
-        twin=twin,
+        control=control,
         control_samples=_samples(sampled, CONTROL, left_out),
-        empty_block_s=tuple(one.empty_block_s for one in sampled),
-        empty_call_s=tuple(one.empty_call_s for one in sampled),
-        conditions=tuple(one.conditions for one in sampled),
-        roofline=roofline if isinstance(roofline, Roofline) else None,
-        roofline_failure=roofline if isinstance(roofline, str) else None,
+        empty_block_s=tuple(process.empty_block_s for process in sampled),
+        empty_call_s=tuple(process.empty_call_s for process in sampled),
+        conditions=tuple(process.conditions for process in sampled),
+        roofline=ceiling if isinstance(ceiling, Roofline) else None,
+        roofline_failure=ceiling if isinstance(ceiling, str) else None,
         left_out=left_out,
         environment=environment(),
         observed=observed(time.monotonic() - started),
@@ -250,12 +245,12 @@ def _record(
     cold_starts: Sequence[ColdStart],
     started: float,
 ) -> Measurement:
-    labels = {label for of_process in sampled for label in of_process.series}
+    labels = {label for process in sampled for label in process.series}
     others = sorted(
         (label for label in labels if label.startswith(f"{name}@")), key=lambda label: int(label.partition("@")[2])
     )
-    samples = [one for label in (name, *others) for one in _samples(sampled, label, left_out)]
-    concurrency = [one for of_process in sampled for one in of_process.concurrency.get(name, ())]
+    every = [samples for label in (name, *others) for samples in _samples(sampled, label, left_out)]
+    concurrency = [concurrent for process in sampled for concurrent in process.concurrency.get(name, ())]
     artifact = read_artifact(folders[name])
     return Measurement(
         key=session.key,
@@ -263,13 +258,13 @@ def _record(
         artifact_sha256=digest(artifact),
         precision=artifact.precision,
         options=session.options[name],
-        samples=tuple(samples),
-        concurrency=tuple(sorted(concurrency, key=lambda one: (one.process, one.callers_count))),
+        samples=tuple(every),
+        concurrency=tuple(sorted(concurrency, key=lambda concurrent: (concurrent.process, concurrent.callers_count))),
         cold_starts=tuple(cold_starts),
         observed=observed(time.monotonic() - started),
     )
 
 
 def _samples(sampled: Sequence[Sampled], label: str, left_out: Mapping[str, str]) -> tuple[Samples, ...]:
-    every = (one for of_process in sampled for one in of_process.series.get(label, ()))
-    return tuple(one for one in every if str(one.batch_rows) not in left_out)
+    every = (samples for process in sampled for samples in process.series.get(label, ()))
+    return tuple(samples for samples in every if str(samples.batch_rows) not in left_out)

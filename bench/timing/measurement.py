@@ -1,7 +1,8 @@
-"""What measuring leaves on disk: every sample. Statistics are derived when they are read (``bench/verdict/figures.py``)."""
+"""What measuring leaves on disk: every sample. Statistics are derived when read (``bench/verdict/figures.py``)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from export.environment import Environment
 from export.errors import UserError
 from export.record import Observed, Record
 
-CONTROL = "again"
+CONTROL = "control"
 """Label of the artifact that is measured twice: what differs between the two is noise."""
 
 
@@ -39,14 +40,14 @@ class Samples:
     calls_s: tuple[float, ...]
     """Seconds of single bound calls, in order; empty where a call is too short to be timed alone."""
     joules_per_call: float | None
-    """Of the whole processor package or GPU, idling included; None where nothing counts it."""
+    """Energy of the whole processor package or GPU, idling included; None where nothing counts it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Record):
     """Raw timings of one artifact; statistics are derived when read."""
 
-    SCHEMA: ClassVar[str] = "torchstone.measurement/2"
+    SCHEMA: ClassVar[str] = "torchstone.measurement/3"
 
     key: str
     artifact: str
@@ -63,16 +64,16 @@ class Measurement(Record):
 class SessionRecord(Record):
     """What the measurements of one session share; samples of another session do not pair with these."""
 
-    SCHEMA: ClassVar[str] = "torchstone.session/1"
+    SCHEMA: ClassVar[str] = "torchstone.session/2"
 
     key: str
     artifacts: tuple[str, ...]
     """Those that shared its processes."""
     spec: BenchSpec
-    twin: str
+    control: str
     """The artifact that was loaded and measured twice."""
     control_samples: tuple[Samples, ...]
-    """Of its second self."""
+    """The samples of its second self."""
     empty_block_s: tuple[float, ...]
     """Per process: what the harness adds to a call timed in a block."""
     empty_call_s: tuple[float, ...]
@@ -87,22 +88,15 @@ class SessionRecord(Record):
     environment: Environment
     observed: Observed
 
+    def check_own(self, measurements: Iterable[Measurement]) -> None:
+        """Samples pair by round, and rounds exist within a session alone: refuse those of another.
 
-def check_comparable(one: SessionRecord, other: SessionRecord) -> None:
-    """Raise where figures of two sessions must not be compared.
-
-    Raises:
-        UserError: they come from different machines or settings; the field is named.
-    """
-    pairs: dict[str, tuple[object, object]] = {
-        "bench settings": (one.spec, other.spec),
-        "python": (one.environment.python, other.environment.python),
-        "versions": (one.environment.versions, other.environment.versions),
-        **{
-            f"machine.{name}": (getattr(one.environment.machine, name), getattr(other.environment.machine, name))
-            for name in ("system", "architecture", "cpu", "cores_count", "gpus")
-        },
-    }
-    for field, (ours, theirs) in pairs.items():
-        if ours != theirs:
-            raise UserError(f"these measurements do not compare: {field} was {theirs}, is {ours}. Measure both here")
+        Raises:
+            UserError: one was taken in another session; it is named.
+        """
+        for measured in measurements:
+            if measured.key != self.key:
+                raise UserError(
+                    f"{measured.artifact} was measured {measured.observed.at} in another session ({measured.key[:12]}) "
+                    f"than what it is compared with ({self.key[:12]}, {self.observed.at}): measure them together"
+                )

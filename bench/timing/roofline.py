@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.timing.clock import now_s, synchroniser
+from bench.timing.clock import now_s
 from bench.timing.inputs import batch_sizes
 from bench.timing.spec import BenchSpec
 from export.arrays import to_torch
-from export.record import from_json
+from export.device import Device, device
 from export.signature import Signature
+from export.task import task
 
 Term = Literal["arithmetic", "memory", "dispatch"]
-_COPIES_BYTES = {
-    "cpu": tuple(1 << power for power in range(16, 28, 2)),
-    "cuda": tuple(1 << power for power in range(16, 32, 2)),
-}
+_COPIES_BYTES = tuple(1 << power for power in range(16, 28, 2))
+_COPIES_BYTES_GPU = tuple(1 << power for power in range(16, 32, 2))
 """Working sets at which copying is timed: from 64 KiB to what no cache holds, 64 MiB and 1 GiB."""
-_SIDES = (256, 512, 1024, 2048)
+_SIDES, _SIDES_GPU = (256, 512, 1024, 2048), (1024, 2048, 4096, 8192)
+_LAUNCHES, _REPEATS = 200, 5
 _LEAST_S = 0.02
 
 
@@ -41,7 +41,7 @@ class Ceilings:
     bytes_per_s: dict[str, float]
     """Copying (read and write counted), by bytes of the working set."""
     dispatch_s: float
-    """One call into compiled code that does nothing; on CUDA, one empty kernel, waited for."""
+    """One call into compiled code that does nothing; on a GPU, a launch that nobody waits for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,18 +75,18 @@ class RooflineJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Roofline:
-    """Of one model on one machine."""
+    """The roofline of one model on one machine."""
 
     work: tuple[Work, ...]
     ceilings: tuple[Ceilings, ...]
 
 
-def roofline(payload: object) -> Roofline:
-    """Job: work by batch size, ceilings by thread count."""
-    job = from_json(RooflineJob, payload)
+@task
+def roofline(job: RooflineJob) -> Roofline:
+    """Work by batch size, ceilings by thread count."""
     return Roofline(
         work=tuple(_work(Path(job.program), job.signature, rows) for rows in batch_sizes(job.spec, job.signature)),
-        ceilings=tuple(_ceilings(job.device, count) for count in job.threads_counts),
+        ceilings=tuple(_ceilings(device(job.device), count) for count in job.threads_counts),
     )
 
 
@@ -115,73 +115,83 @@ def _work(program: Path, signature: Signature, rows: int) -> Work:
     with torch.inference_mode(), counter:
         outputs = exported.module()(*inputs)
     weights = [*exported.state_dict.values(), *exported.constants.values()]
-    tensors = [one for one in (*weights, *inputs, *_flat(outputs)) if isinstance(one, torch.Tensor)]
-    return Work(batch_rows=rows, flops=counter.get_total_flops(), bytes=sum(one.nbytes for one in tensors))
+    tensors = [tensor for tensor in (*weights, *inputs, *_flat(outputs)) if isinstance(tensor, torch.Tensor)]
+    return Work(batch_rows=rows, flops=counter.get_total_flops(), bytes=sum(tensor.nbytes for tensor in tensors))
 
 
 def _flat(outputs: Any) -> Sequence[Any]:
     return outputs if isinstance(outputs, (list, tuple)) else [outputs]
 
 
-def _ceilings(device: str, threads_count: int) -> Ceilings:
+def _ceilings(where: Device, threads_count: int) -> Ceilings:
     import torch
 
     torch.set_num_threads(threads_count)
-    wait = synchroniser(device)
+    where.strict_float32()
+    copies, sides = (_COPIES_BYTES_GPU, _SIDES_GPU) if where.asynchronous else (_COPIES_BYTES, _SIDES)
     with torch.inference_mode():
         return Ceilings(
             threads_count=threads_count,
-            flops_per_s=max(2 * side**3 / _matmul_s(side, device, wait) for side in _SIDES),
-            bytes_per_s={str(size): size / _copy_s(size, device, wait) for size in _COPIES_BYTES[device]},
-            dispatch_s=_dispatch_s(device, wait),
+            flops_per_s=max(2 * side**3 / _matmul_s(side, where) for side in sides),
+            bytes_per_s={str(size): size / _copy_s(size, where) for size in copies},
+            dispatch_s=_dispatch_s(where),
         )
 
 
-def _matmul_s(side: int, device: str, wait: Callable[[], None]) -> float:
+def _matmul_s(side: int, where: Device) -> float:
     import torch
 
-    a, b = torch.randn(side, side, device=device), torch.randn(side, side, device=device)
-    out = torch.empty(side, side, device=device)
-    return _best_s(lambda: torch.mm(a, b, out=out), wait)
+    a, b, out = (torch.randn(side, side, device=where.torch_name) for _ in range(3))
+    return _best_s(lambda: torch.mm(a, b, out=out), where)
 
 
-def _copy_s(size: int, device: str, wait: Callable[[], None]) -> float:
+def _copy_s(size: int, where: Device) -> float:
     """A copy whose source and target together hold ``size`` bytes."""
     import torch
 
-    source = torch.randn(size // 8, device=device)
+    source = torch.randn(size // 8, device=where.torch_name)
     target = torch.empty_like(source)
-    return _best_s(lambda: target.copy_(source), wait)
+    return _best_s(lambda: target.copy_(source), where)
 
 
-def _dispatch_s(device: str, wait: Callable[[], None]) -> float:
-    if device == "cpu":
-        return _best_s(ctypes.CDLL(None).getppid, wait)
+def _dispatch_s(where: Device) -> float:
+    """A call into compiled code that does nothing; on a GPU a launch that nobody waits for, since samples do not."""
+    if not where.asynchronous:
+        return _best_s(ctypes.CDLL(None).getppid, where)
     import torch
 
-    one = torch.zeros(1, device=device)
-
-    def launch() -> None:
-        one.add_(1)
-        wait()
-
-    return _best_s(launch, wait)
+    scalar = torch.zeros(1, device=where.torch_name)
+    wait = where.synchroniser()
+    return min(_block_s(lambda: scalar.add_(1), wait, _LAUNCHES) for _ in range(_REPEATS))
 
 
-def _best_s(call: Callable[[], Any], wait: Callable[[], None]) -> float:
-    """The shortest of repeated blocks, per call: a ceiling is what the machine can do at its best."""
+def _best_s(call: Callable[[], Any], where: Device) -> float:
+    """The shortest of repeated blocks, per call, by the device's own clock where it has one.
+
+    A ceiling is what the machine can do at its best.
+    """
+    wait = where.synchroniser()
     call()
-    wait()
-    started = now_s()
-    call()
-    wait()
-    one_s = max(now_s() - started, 1e-8)
-    calls_count = max(1, int(_LEAST_S / 5 / one_s))
-    best_s = float("inf")
-    for _ in range(5):
-        started = now_s()
+    one_s = max(_block_s(call, wait, 1), 1e-8)
+    calls_count = max(1, int(_LEAST_S / _REPEATS / one_s))
+
+    def block() -> None:
         for _ in range(calls_count):
             call()
-        wait()
-        best_s = min(best_s, (now_s() - started) / calls_count)
+
+    best_s = float("inf")
+    for _ in range(_REPEATS):
+        device_s = where.timed_s(block)
+        block_s = _block_s(call, wait, calls_count) if device_s is None else device_s / calls_count
+        best_s = min(best_s, block_s)
     return best_s
+
+
+def _block_s(call: Callable[[], Any], wait: Callable[[], None], calls_count: int) -> float:
+    """Seconds per call of a block, until all of it is done."""
+    wait()
+    started = now_s()
+    for _ in range(calls_count):
+        call()
+    wait()
+    return (now_s() - started) / calls_count

@@ -17,9 +17,12 @@ class ThreadSwitch:
         self._count: int | None = None
         self._spins = False
 
-    def to(self, options: LoadOptions) -> bool:
-        """Whether something changed, after which the next call starts threads, stops them or wakes them."""
-        spun, self._spins = self._spins, options.spinning and options.threads_count > 1
+    def to(self, options: LoadOptions, *, spins: bool) -> bool:
+        """Whether something changed, after which the next call starts threads, stops them or wakes them.
+
+        ``spins`` is whether the candidate's idle threads spin.
+        """
+        spun, self._spins = self._spins, spins
         if spun:
             time.sleep(_SPIN_S)
         if options.threads_count == self._count:

@@ -32,7 +32,7 @@ class Speed:
     """Per checked call, NumPy in and out, fresh outputs."""
     rows_per_s: float
     percentiles: tuple[Percentile, ...]
-    """Of single calls, where they last long enough to be timed and are enough of them."""
+    """Those of single calls, where these last long enough to be timed and are enough."""
     settled: bool
     """Whether its times had a steady level in most processes."""
     to_eager: Effect | None
@@ -91,10 +91,10 @@ class Figures:
     def impossible(self) -> list[str]:
         """Times below the roofline floor: work counted, or time taken, wrongly."""
         return [
-            f"batch {one.batch_rows} took {one.median_s:.3g} s, its floor is {one.least_s:.3g} s ({one.binds}): "
-            "the measurement is wrong"
-            for one in self.speeds
-            if one.efficiency is not None and one.binds is not None and one.efficiency > _IMPOSSIBLE[one.binds]
+            f"batch {speed.batch_rows} took {speed.median_s:.3g} s, its floor is {speed.least_s:.3g} s "
+            f"({speed.binds}): the measurement is wrong"
+            for speed in self.speeds
+            if speed.efficiency is not None and speed.binds is not None and speed.efficiency > _IMPOSSIBLE[speed.binds]
         ]
 
 
@@ -108,10 +108,10 @@ def figures(rounds: Rounds, baseline: str | None) -> dict[str, Figures]:
                 for rows in rounds.batches
                 if (name, rows) in rounds.samples
             ),
-            concurrency=_concurrency(one),
-            cold=_cold(one.cold_starts),
+            concurrency=_concurrency(measurement),
+            cold=_cold(measurement.cold_starts),
         )
-        for name, one in rounds.measurements.items()
+        for name, measurement in rounds.measurements.items()
     }
 
 
@@ -119,11 +119,16 @@ class Rounds:
     """The samples of a session as proved, by artifact and batch size, cut to the rounds in which all were steady."""
 
     def __init__(self, session: SessionRecord, measurements: Mapping[str, Measurement]) -> None:
+        session.check_own(measurements.values())
         self.session = session
         self.measurements = measurements
-        self.batches = sorted({one.batch_rows for measured in measurements.values() for one in measured.samples})
-        whole = {name: _by_batch(one.samples, one.options.threads_count) for name, one in measurements.items()}
-        twin = _by_batch(session.control_samples, None)
+        self.batches = sorted(
+            {samples.batch_rows for measured in measurements.values() for samples in measured.samples}
+        )
+        whole = {
+            name: _by_batch(measured.samples, measured.options.threads_count) for name, measured in measurements.items()
+        }
+        control = _by_batch(session.control_samples, None)
         self.samples: dict[tuple[str, int], list[Sequence[float]]] = {}
         self._control: dict[int, list[Sequence[float]]] = {}
         self._unsettled: dict[tuple[str, int], int] = {}
@@ -137,17 +142,17 @@ class Rounds:
                     self._unsettled[name, rows] = self._unsettled.get((name, rows), 0) + (at is None)
                 firsts.append(max((at for at in settled.values() if at is not None), default=0))
             for name in names:
-                self.samples[name, rows] = [one[at:] for one, at in zip(whole[name][rows], firsts, strict=True)]
-            if rows in twin:
-                self._control[rows] = [one[at:] for one, at in zip(twin[rows], firsts, strict=True)]
+                self.samples[name, rows] = [times_s[at:] for times_s, at in zip(whole[name][rows], firsts, strict=True)]
+            if rows in control:
+                self._control[rows] = [times_s[at:] for times_s, at in zip(control[rows], firsts, strict=True)]
 
     def settled(self, name: str, rows: int) -> bool:
         """Whether it had a steady level in most processes."""
         return self._unsettled[name, rows] * 2 <= self.session.spec.processes
 
     def control_logs(self, rows: int) -> list[float]:
-        """Per process, the log-ratio of the twin to itself."""
-        return paired_logs(self._control[rows], self.samples[self.session.twin, rows])
+        """Per process, the log-ratio of the artifact that was measured twice to itself."""
+        return paired_logs(self._control[rows], self.samples[self.session.control, rows])
 
     def process_times(self, name: str) -> list[float]:
         """Per process, the mean over batch sizes of the log of its median time."""
@@ -157,12 +162,12 @@ class Rounds:
         ]
 
     def noise_over_batches(self) -> float:
-        """The noise floor of ``process_times``, as a log-ratio: the twin against itself over all batch sizes."""
+        """The noise floor of ``process_times``, as a log-ratio: the A/A control over all batch sizes."""
         by_batch = [self.control_logs(rows) for rows in self.batches]
         return noise_floor([statistics.mean(logs) for logs in zip(*by_batch, strict=True)])
 
     def effects_to(self, baseline: str) -> dict[tuple[str, int], Effect]:
-        """Of every artifact at every batch size, as one family."""
+        """The effect of every artifact at every batch size, as one family."""
         logs = {
             (name, rows): paired_logs(samples, self.samples[baseline, rows])
             for (name, rows), samples in self.samples.items()
@@ -172,31 +177,33 @@ class Rounds:
         return effects(logs, lambda key: floors.get(key[1], 0.0), self.session.spec.tie_ratio)
 
 
-def _by_batch(samples: Sequence[Samples], threads_count: int | None) -> dict[int, list[Sequence[float]]]:
+def _by_batch(series: Sequence[Samples], threads_count: int | None) -> dict[int, list[Sequence[float]]]:
     """Block times of each process, by batch size."""
     table: dict[int, list[Sequence[float]]] = {}
-    for one in sorted(samples, key=lambda one: (one.batch_rows, one.process)):
-        if threads_count in {None, one.threads_count}:
-            table.setdefault(one.batch_rows, []).append(one.samples_s)
+    for samples in sorted(series, key=lambda samples: (samples.batch_rows, samples.process)):
+        if threads_count in {None, samples.threads_count}:
+            table.setdefault(samples.batch_rows, []).append(samples.samples_s)
     return table
 
 
 def _speed(rounds: Rounds, name: str, rows: int, effect: Effect | None) -> Speed:
     measured = rounds.measurements[name]
     threads_count = measured.options.threads_count
-    mine = [one for one in measured.samples if one.batch_rows == rows and one.threads_count == threads_count]
-    others = sorted({one.threads_count for one in measured.samples} - {threads_count})
+    series = [
+        samples for samples in measured.samples if samples.batch_rows == rows and samples.threads_count == threads_count
+    ]
+    others = sorted({samples.threads_count for samples in measured.samples} - {threads_count})
     typical_s = median_s(rounds.samples[name, rows])
-    calls_s = [call_s for one in mine for call_s in one.calls_s]
-    checked = [one.checked_s for one in mine if one.checked_s]
-    joules = [one.joules_per_call for one in mine if one.joules_per_call is not None]
+    calls_s = [call_s for samples in series for call_s in samples.calls_s]
+    checked = [samples.checked_s for samples in series if samples.checked_s]
+    joules = [samples.joules_per_call for samples in series if samples.joules_per_call is not None]
     least = None if is_quantized(measured.precision) else _floor(rounds.session, rows, threads_count)
     return Speed(
         batch_rows=rows,
         median_s=typical_s,
         checked_s=median_s(checked) if checked else None,
         rows_per_s=rows / typical_s,
-        percentiles=tuple(one for share in _SHARES if calls_s and (one := percentile(calls_s, share))),
+        percentiles=tuple(quantile for share in _SHARES if calls_s and (quantile := percentile(calls_s, share))),
         settled=rounds.settled(name, rows),
         to_eager=effect,
         at_threads={
@@ -213,41 +220,45 @@ def _speed(rounds: Rounds, name: str, rows: int, effect: Effect | None) -> Speed
 def _floor(session: SessionRecord, rows: int, threads_count: int) -> Floor | None:
     if session.roofline is None:
         return None
-    work = next((one for one in session.roofline.work if one.batch_rows == rows), None)
-    ceilings = next((one for one in session.roofline.ceilings if one.threads_count == threads_count), None)
+    work = next((work for work in session.roofline.work if work.batch_rows == rows), None)
+    ceilings = next(
+        (ceilings for ceilings in session.roofline.ceilings if ceilings.threads_count == threads_count), None
+    )
     return floor(work, ceilings) if work and ceilings else None
 
 
 def _concurrency(measured: Measurement) -> tuple[ConcurrencyFigures, ...]:
-    found = []
-    for key in sorted({(one.batch_rows, one.callers_count) for one in measured.concurrency}):
-        mine = [one for one in measured.concurrency if (one.batch_rows, one.callers_count) == key]
-        latencies_s = [latency for one in mine for latency in one.latencies_s]
-        found.append(
+    concurrency = []
+    for key in sorted({(sample.batch_rows, sample.callers_count) for sample in measured.concurrency}):
+        samples = [sample for sample in measured.concurrency if (sample.batch_rows, sample.callers_count) == key]
+        latencies_s = [latency for sample in samples for latency in sample.latencies_s]
+        concurrency.append(
             ConcurrencyFigures(
                 batch_rows=key[0],
                 callers_count=key[1],
-                rows_per_s=statistics.median(one.calls_count * one.batch_rows / one.duration_s for one in mine),
+                rows_per_s=statistics.median(
+                    sample.calls_count * sample.batch_rows / sample.duration_s for sample in samples
+                ),
                 calls_count=len(latencies_s),
                 p50_s=statistics.median(latencies_s),
                 p99=percentile(latencies_s, 0.99),
             )
         )
-    return tuple(found)
+    return tuple(concurrency)
 
 
 def _cold(starts: Sequence[ColdStart]) -> ColdFigures | None:
     if not starts:
         return None
     return ColdFigures(
-        start_s=statistics.median(one.start_s for one in starts),
-        import_s=statistics.median(one.import_s for one in starts),
-        load_s=statistics.median(one.load_s for one in starts),
-        first_call_s=statistics.median(one.first_call_s for one in starts),
-        total_s=statistics.median(one.total_s for one in starts),
-        first_bytes=_most(one.first_bytes for one in starts),
-        peak_bytes=_most(one.peak_bytes for one in starts),
-        device_bytes=_most(one.device_bytes for one in starts),
+        start_s=statistics.median(start.start_s for start in starts),
+        import_s=statistics.median(start.import_s for start in starts),
+        load_s=statistics.median(start.load_s for start in starts),
+        first_call_s=statistics.median(start.first_call_s for start in starts),
+        total_s=statistics.median(start.total_s for start in starts),
+        first_bytes=_most(start.first_bytes for start in starts),
+        peak_bytes=_most(start.peak_bytes for start in starts),
+        device_bytes=_most(start.device_bytes for start in starts),
     )
 
 

@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bench.parity.report import ParityReport, ParityStatus
-from bench.timing.conditions import warnings
+from bench.timing.conditions import ConditionWarning, warnings
 from bench.timing.measurement import Measurement, SessionRecord
 from bench.verdict.figures import ColdFigures, ConcurrencyFigures, Figures, Rounds, Speed, figures
 from bench.verdict.limits import Limits
-from bench.verdict.ranking import Choice, Eligible, choose
-from export import backend as backends
+from bench.verdict.ranking import Eligible, Ranking, rank
+from export import registry
 from export.artifact import Artifact
 from export.backend import LoadOptions
 from export.record import Observed, Record, digest, observed
-
-BASELINE = "eager"
+from export.registry import BASELINE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +38,14 @@ class Row:
     reasons: tuple[str, ...]
     """Why it is not shippable, or cannot win; empty if it is and can."""
     log: str | None
-    """Of the step that failed, relative to the run."""
+    """The log of the step that failed, relative to the run."""
     reproduce: str | None
     size_bytes: int | None
     build_s: float | None
     worst_ratio: float | None
     """Largest error as a multiple of eager float32's."""
     options: LoadOptions | None
-    """The settings that it was proved and measured with."""
+    """The settings that it passed parity and was measured with."""
     effective: dict[str, str]
     """What the runtime said it really used: precision, providers, threads."""
     speeds: tuple[Speed, ...]
@@ -65,7 +64,7 @@ class Row:
 class Verdict(Record):
     """The end of a run."""
 
-    SCHEMA: ClassVar[str] = "torchstone.verdict/2"
+    SCHEMA: ClassVar[str] = "torchstone.verdict/3"
 
     key: str
     recipe: str
@@ -111,118 +110,141 @@ class Evidence:
     failure: Failure | None = None
 
 
-def judge_evidence(
-    key: str,
-    recipe: str,
-    evidence: Sequence[Evidence],
-    session: SessionRecord | None,
-    limits: Limits,
-    metrics: Mapping[str, float],
-    *,
-    allow_no_reference: bool,
+@dataclass(frozen=True, kw_only=True)
+class Requirements:
+    """What a recipe holds its artifacts to."""
+
+    limits: Limits
+    metrics: Mapping[str, float]
+    """The checkpoint's, by name."""
+    allow_no_reference: bool
+    """Whether a model without a float64 answer may ship."""
+
+
+def judge(
+    key: str, recipe: str, all_evidence: Sequence[Evidence], session: SessionRecord | None, required: Requirements
 ) -> Verdict:
-    """Weigh all evidence of a run; ``session`` is what its measurements share."""
-    measurements = {one.name: one.measurement for one in evidence if one.measurement}
-    baseline = next((one.name for one in evidence if one.backend == BASELINE), None)
+    """Judge all evidence of a run; ``session`` is what its measurements share."""
+    measurements = {evidence.name: evidence.measurement for evidence in all_evidence if evidence.measurement}
+    baseline = next((evidence.name for evidence in all_evidence if evidence.backend == BASELINE), None)
     rounds = Rounds(session, measurements) if session else None
-    found = figures(rounds, baseline) if rounds else {}
+    measured = figures(rounds, baseline) if rounds else {}
     reasons = {
-        one.name: tuple(_reasons(one, found.get(one.name, Figures()), limits, allow_no_reference)) for one in evidence
+        evidence.name: tuple(_reasons(evidence, measured.get(evidence.name, Figures()), required))
+        for evidence in all_evidence
     }
-    broken = [
-        f"{name} is {metrics.get(name, math.nan):.4g}, at least {least:g} is required"
-        for name, least in limits.min_metrics.items()
-        if not metrics.get(name, math.nan) >= least
-    ]
+    broken = _broken_metrics(required)
     eligible = {
-        one.name: Eligible(
-            backend=one.backend,
-            figures=found[one.name],
-            size_bytes=one.artifact.size_bytes,
+        evidence.name: Eligible(
+            deployment_rank=registry.get(evidence.backend).deployment_rank,
+            figures=measured[evidence.name],
+            size_bytes=evidence.artifact.size_bytes,
         )
-        for one in evidence
-        if one.measurement and one.artifact and one.artifact.source_free and one.parity and not reasons[one.name]
+        for evidence in all_evidence
+        if evidence.measurement
+        and evidence.artifact
+        and evidence.artifact.source_free
+        and evidence.parity
+        and not reasons[evidence.name]
     }
-    choice = choose(eligible, rounds) if eligible and rounds and not broken else None
-    rows = tuple(_row(one, found.get(one.name, Figures()), reasons[one.name], choice) for one in evidence)
+    ranking = rank(eligible, rounds) if eligible and rounds and not broken else None
+    rows = tuple(
+        _row(evidence, measured.get(evidence.name, Figures()), reasons[evidence.name], ranking)
+        for evidence in all_evidence
+    )
     missing = [
         f"{row.name} is required: {'; '.join(row.reasons)}" for row in rows if row.required and not row.shippable
     ]
     return Verdict(
         key=key,
         recipe=recipe,
-        good=not broken and not missing and choice is not None,
-        winner=choice.winner if choice else None,
-        tied=choice.tied if choice else (),
-        reasons=(*broken, choice.reason if choice else "nothing may ship", *missing, *_left_out(session)),
+        good=not broken and not missing and ranking is not None,
+        winner=ranking.winner if ranking else None,
+        tied=ranking.tied if ranking else (),
+        reasons=(*broken, ranking.reason if ranking else "nothing may ship", *missing, *_left_out(session)),
         rows=rows,
         warnings=_warnings(session),
         session_sha256=digest(session) if session else None,
         empty_block_s=statistics.median(session.empty_block_s) if session else None,
         empty_call_s=statistics.median(session.empty_call_s) if session else None,
-        limits=limits,
-        metrics=dict(metrics),
+        limits=required.limits,
+        metrics=dict(required.metrics),
         observed=observed(0.0),
     )
 
 
+def _broken_metrics(required: Requirements) -> list[str]:
+    """Metrics of the checkpoint that are too small; one that was not measured does not meet its limit."""
+    metrics = required.metrics
+    return [
+        f"{name} is {metrics.get(name, math.nan):.4g}, at least {least:g} is required"
+        for name, least in required.limits.min_metrics.items()
+        if not metrics.get(name, math.nan) >= least
+    ]
+
+
 def _left_out(session: SessionRecord | None) -> list[str]:
     """Batch sizes that were asked for and not measured, with the reason."""
-    message = session.left_out if session else {}
-    return [f"batch {rows} was left out: {reason}" for rows, reason in message.items()]
+    left_out = session.left_out if session else {}
+    return [f"batch {rows} was left out: {reason}" for rows, reason in left_out.items()]
 
 
 def _warnings(session: SessionRecord | None) -> tuple[str, ...]:
-    """What was bad of the machine, each once, with the process that saw the most of it left to the record."""
-    seen: dict[str, str] = {}
-    for conditions in session.conditions if session else ():
-        for message in warnings(conditions):
-            seen.setdefault(message.partition("(")[2], message)
-    if session is not None and session.roofline_failure is not None:
-        seen["roofline"] = f"no roofline floor: {session.roofline_failure}"
-    return tuple(seen.values())
+    """What was bad of the machine, each kind once, as the process saw it that saw the most of it."""
+    if session is None:
+        return ()
+    worst: dict[str, ConditionWarning] = {}
+    for conditions in session.conditions:
+        for warning in warnings(conditions):
+            if warning.kind not in worst or warning.severity > worst[warning.kind].severity:
+                worst[warning.kind] = warning
+    messages = [warning.message for warning in worst.values()]
+    if session.roofline_failure is not None:
+        messages.append(f"no roofline floor: {session.roofline_failure}")
+    return tuple(messages)
 
 
-def _reasons(one: Evidence, found: Figures, limits: Limits, allow_no_reference: bool) -> list[str]:
+def _reasons(evidence: Evidence, measured: Figures, required: Requirements) -> list[str]:
     """Why an artifact may not ship; none if it may."""
     reasons = []
-    if one.failure:
-        reasons.append(f"{one.failure.step}: {one.failure.cause}")
-    status = one.parity.status if one.parity else None
-    if one.parity and status != "pass" and not (status == "no-reference" and allow_no_reference):
-        reasons += [f"parity {status}: {reason}" for reason in one.parity.reasons]
-    if one.parity and one.measurement and one.parity.options != one.measurement.options:
-        reasons.append(f"measured otherwise than it was proved: {one.measurement.options}, not {one.parity.options}")
-    if one.measurement and one.artifact:
-        device_bound = backends.get(one.backend).DEVICE_BOUND
-        reasons += limits.broken_by(found, one.artifact.size_bytes, device_bound=device_bound)
-        reasons += found.impossible
-    if one.artifact and not one.artifact.source_free:
+    if evidence.failure:
+        reasons.append(f"{evidence.failure.step}: {evidence.failure.cause}")
+    status = evidence.parity.status if evidence.parity else None
+    if evidence.parity and status != "pass" and not (status == "no-reference" and required.allow_no_reference):
+        reasons += [f"parity {status}: {reason}" for reason in evidence.parity.reasons]
+    if evidence.parity and evidence.measurement and evidence.parity.options != evidence.measurement.options:
+        measured_with, tested_with = evidence.measurement.options.summary, evidence.parity.options.summary
+        reasons.append(f"measured with {measured_with}, but its parity was tested with {tested_with}")
+    if evidence.measurement and evidence.artifact:
+        device_bound = registry.get(evidence.backend).device_bound
+        reasons += required.limits.broken_by(measured, evidence.artifact.size_bytes, device_bound=device_bound)
+        reasons += measured.impossible
+    if evidence.artifact and not evidence.artifact.source_free:
         reasons.append("needs the model's source: the baseline, never ships")
     return reasons
 
 
-def _row(one: Evidence, found: Figures, reasons: tuple[str, ...], choice: Choice | None) -> Row:
+def _row(evidence: Evidence, measured: Figures, reasons: tuple[str, ...], ranking: Ranking | None) -> Row:
     return Row(
-        name=one.name,
-        required=one.required,
-        shippable=one.parity is not None and not reasons,
-        built=one.artifact is not None,
-        parity=one.parity.status if one.parity else None,
+        name=evidence.name,
+        required=evidence.required,
+        shippable=evidence.parity is not None and not reasons,
+        built=evidence.artifact is not None,
+        parity=evidence.parity.status if evidence.parity else None,
         reasons=reasons,
-        log=one.failure.log if one.failure else None,
-        reproduce=one.failure.reproduce if one.failure else None,
-        size_bytes=one.artifact.size_bytes if one.artifact else None,
-        build_s=one.artifact.observed.duration_s if one.artifact else None,
-        worst_ratio=one.parity.worst_ratio if one.parity else None,
-        options=one.parity.options if one.parity else None,
-        effective=one.parity.witness.evidence if one.parity else {},
-        speeds=found.speeds,
-        concurrency=found.concurrency,
-        cold=found.cold,
-        on_pareto_front=choice is not None and one.name in choice.pareto_front,
-        why_not=choice.why_not.get(one.name) if choice else None,
-        artifact_sha256=digest(one.artifact) if one.artifact else None,
-        parity_sha256=digest(one.parity) if one.parity else None,
-        measurement_sha256=digest(one.measurement) if one.measurement else None,
+        log=evidence.failure.log if evidence.failure else None,
+        reproduce=evidence.failure.reproduce if evidence.failure else None,
+        size_bytes=evidence.artifact.size_bytes if evidence.artifact else None,
+        build_s=evidence.artifact.observed.duration_s if evidence.artifact else None,
+        worst_ratio=evidence.parity.worst_ratio if evidence.parity else None,
+        options=evidence.parity.options if evidence.parity else None,
+        effective=evidence.parity.witness.evidence if evidence.parity else {},
+        speeds=measured.speeds,
+        concurrency=measured.concurrency,
+        cold=measured.cold,
+        on_pareto_front=ranking is not None and evidence.name in ranking.pareto_front,
+        why_not=ranking.why_not.get(evidence.name) if ranking else None,
+        artifact_sha256=digest(evidence.artifact) if evidence.artifact else None,
+        parity_sha256=digest(evidence.parity) if evidence.parity else None,
+        measurement_sha256=digest(evidence.measurement) if evidence.measurement else None,
     )

@@ -53,7 +53,7 @@ class Limits:
 
     def _slow(self, figures: Figures) -> Iterator[str]:
         if self.max_median_ms is not None:
-            speed = next((one for one in figures.speeds if one.batch_rows == self.batch_rows), None)
+            speed = next((speed for speed in figures.speeds if speed.batch_rows == self.batch_rows), None)
             if speed is None:
                 yield f"the limit at batch {self.batch_rows} was not measured: add it to bench.batch_rows"
             else:
@@ -67,9 +67,9 @@ class Limits:
         where = f"batch {self.batch_rows} with {self.callers_count} callers"
         concurrent = next(
             (
-                one
-                for one in figures.concurrency
-                if (one.batch_rows, one.callers_count) == (self.batch_rows, self.callers_count)
+                concurrent
+                for concurrent in figures.concurrency
+                if (concurrent.batch_rows, concurrent.callers_count) == (self.batch_rows, self.callers_count)
             ),
             None,
         )

@@ -7,21 +7,9 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.stats.effects import Effect, Ratio, effects
+from bench.stats.effects import Effect, effects
 from bench.verdict.figures import Figures, Rounds
 
-SIMPLEST_FIRST = (
-    "onnx",
-    "onnx-legacy",
-    "onnx-int8",
-    "openvino",
-    "openvino-int8",
-    "aotinductor",
-    "torchscript",
-    "exported",
-    "compile",
-)
-"""Of tied artifacts the first of these wins: ONNX needs one small runtime, ``compile`` all of PyTorch."""
 _COSTS = ("time", "peak memory", "cold start", "size")
 
 
@@ -29,13 +17,14 @@ _COSTS = ("time", "peak memory", "cold start", "size")
 class Eligible:
     """An artifact that may ship."""
 
-    backend: str
+    deployment_rank: int
+    """The backend's: of artifacts that are equally fast the lowest ships."""
     figures: Figures
     size_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Ranking:
     """Who won, and why the others did not."""
 
     winner: str
@@ -48,7 +37,7 @@ class Choice:
     """By artifact."""
 
 
-def choose(eligible: Mapping[str, Eligible], rounds: Rounds) -> Choice:
+def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
     """The fastest over all batch sizes (geometric mean); of those that noise cannot tell from it, the simplest."""
     times = {name: rounds.process_times(name) for name in eligible}
     noise, tie_ratio = rounds.noise_over_batches(), rounds.session.spec.tie_ratio
@@ -59,10 +48,10 @@ def choose(eligible: Mapping[str, Eligible], rounds: Rounds) -> Choice:
         tie_ratio,
     )
     tied = [name for name, effect in behind.items() if _is_tie(effect, tie_ratio)]
-    winner = min([fastest, *tied], key=lambda name: SIMPLEST_FIRST.index(eligible[name].backend))
-    costs = {name: _costs(one, statistics.mean(times[name])) for name, one in eligible.items()}
+    winner = min([fastest, *tied], key=lambda name: eligible[name].deployment_rank)
+    costs = {name: _costs(artifact, statistics.mean(times[name])) for name, artifact in eligible.items()}
     pareto_front = tuple(name for name in eligible if not any(_beats(costs[other], costs[name]) for other in eligible))
-    return Choice(
+    return Ranking(
         winner=winner,
         tied=tuple(sorted([fastest, *tied], key=lambda name: statistics.mean(times[name]))) if tied else (),
         pareto_front=pareto_front,
@@ -73,14 +62,11 @@ def choose(eligible: Mapping[str, Eligible], rounds: Rounds) -> Choice:
     )
 
 
-def interval(ratio: Ratio) -> str:
-    """``1.72 [1.64, 1.81]``."""
-    return f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
-
-
 def _is_tie(effect: Effect, tie_ratio: float) -> bool:
     """Not shown to be slower, and no farther off than noise or indifference; else the likelier one is taken."""
-    return effect.comparison != "slower" and effect.ratio.value <= 1 + max(tie_ratio, effect.noise_ratio)
+    if effect.comparison == "slower":
+        return False
+    return effect.noise_ratio is None or effect.ratio.value <= 1 + max(tie_ratio, effect.noise_ratio)
 
 
 def _reason(winner: str, fastest: str, tied: list[str], behind: Mapping[str, Effect], batches: list[int]) -> str:
@@ -88,14 +74,14 @@ def _reason(winner: str, fastest: str, tied: list[str], behind: Mapping[str, Eff
     if not behind:
         return f"{winner} is the only artifact that may ship"
     if tied:
-        others = ", ".join(f"{name} {interval(behind[name].ratio)}" for name in tied)
+        others = ", ".join(f"{name} {behind[name].ratio.spelled()}" for name in tied)
         return (
             f"a tie {over}: {', '.join([fastest, *tied])} ({others} times {fastest}'s time); "
             f"{winner} is the simplest to deploy"
         )
     second = min(behind, key=lambda name: behind[name].ratio.value)
     summary = (
-        f"{fastest} is the fastest {over}: the next, {second}, takes {interval(behind[second].ratio)} times as long"
+        f"{fastest} is the fastest {over}: the next, {second}, takes {behind[second].ratio.spelled()} times as long"
     )
     return summary + _unsettled(behind[second])
 
@@ -119,27 +105,27 @@ def _why_not(
     if name == fastest:
         summary = f"tied with {winner}, which is simpler to deploy"
     else:
-        summary = f"takes {interval(behind[name].ratio)} times {fastest}'s time{_unsettled(behind[name])}"
+        summary = f"takes {behind[name].ratio.spelled()} times {fastest}'s time{_unsettled(behind[name])}"
     better = [cost for cost in _COSTS[1:] if _less(costs[name].get(cost), costs[winner].get(cost))]
     return f"{summary}; less {' and '.join(better)}" if name in pareto_front and better else summary
 
 
-def _costs(one: Eligible, log_time: float) -> dict[str, float]:
-    costs = {"time": math.exp(log_time), "size": float(one.size_bytes)}
-    if one.figures.cold is not None:
-        costs["cold start"] = one.figures.cold.total_s
-        if one.figures.cold.peak_bytes is not None:
-            costs["peak memory"] = float(one.figures.cold.peak_bytes)
+def _costs(artifact: Eligible, log_time: float) -> dict[str, float]:
+    costs = {"time": math.exp(log_time), "size": float(artifact.size_bytes)}
+    if artifact.figures.cold is not None:
+        costs["cold start"] = artifact.figures.cold.total_s
+        if artifact.figures.cold.peak_bytes is not None:
+            costs["peak memory"] = float(artifact.figures.cold.peak_bytes)
     return costs
 
 
-def _beats(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
-    """Whether ``one`` is nowhere costlier and somewhere cheaper, by more than indifference."""
-    known = [cost for cost in _COSTS if cost in one and cost in other]
-    return any(_less(one[cost], other[cost]) for cost in known) and not any(
-        _less(other[cost], one[cost]) for cost in known
+def _beats(costs: Mapping[str, float], others: Mapping[str, float]) -> bool:
+    """Whether ``costs`` are nowhere above ``others`` and somewhere below, by more than indifference."""
+    known = [cost for cost in _COSTS if cost in costs and cost in others]
+    return any(_less(costs[cost], others[cost]) for cost in known) and not any(
+        _less(others[cost], costs[cost]) for cost in known
     )
 
 
-def _less(one: float | None, other: float | None, tie_ratio: float = 0.02) -> bool:
-    return one is not None and other is not None and one < other * (1 - tie_ratio)
+def _less(value: float | None, other: float | None, tie_ratio: float = 0.02) -> bool:
+    return value is not None and other is not None and value < other * (1 - tie_ratio)

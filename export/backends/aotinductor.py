@@ -10,11 +10,13 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from export.backend import TorchLoaded
-from export.environment import missing_compiler
+from export.backend import Backend, BuildInput, Loaded, LoadOptions, Threads
+from export.device import Device, device
+from export.environment import missing_compiler, version
 from export.exporters.inductor import prepare
 
 if TYPE_CHECKING:
@@ -22,15 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from export.artifact import Artifact
-    from export.backend import BuildInput, Loaded, LoadOptions, Threads
     from export.contents import Contents
 
-SOURCE_FREE = True
-DEVICE_BOUND = True
-NEEDS_PROGRAM = True
-PACKAGES = ("torch",)
-MODULES = ("torch",)
-THREADS: Threads = "build"
 FILE = "model.pt2"
 _SETTINGS = {
     # Of 24 s from nothing for a 17-parameter model, 8 s went into precompiling headers that are used once.
@@ -40,70 +35,85 @@ _SETTINGS = {
 }
 
 
-def unavailable(device: str) -> str | None:
-    """The package is C++ compiled here, for the CPU and as the wrapper of CUDA kernels."""
-    return missing_compiler()
+@dataclass(frozen=True, kw_only=True)
+class AotInductor(Backend):
+    """The package, opened by PyTorch's own loader."""
+
+    exporter: str = "aotinductor"
+    file: str | None = FILE
+    device_bound: bool = True
+    threads: Threads = "build"
+    build_cost: int = 150
+    deployment_rank: int = 50
+    compiler: Literal["onnxruntime", "inductor"] | None = "inductor"
+    serving_form: Literal["onnx", "torch_aoti"] | None = "torch_aoti"
+
+    def unavailable(self, where: str) -> str | None:
+        """The package is C++ compiled here, for the CPU and as the wrapper of a GPU's kernels."""
+        return missing_compiler()
+
+    def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
+        """Compile the program for the device into ``model.pt2``."""
+        import torch._inductor
+
+        from export.program import load_exported, on_device, quiet
+
+        program = on_device(load_exported(source.program_file), device(source.device))
+        with tempfile.TemporaryDirectory(prefix="torchstone-aotinductor-") as cache, quiet():
+            prepare(Path(cache))
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(folder / FILE), inductor_configs=dict(_SETTINGS)
+            )
+        return {"form": "AOTInductor package"}
+
+    def contents(self, artifact: Artifact, folder: Path) -> Contents | None:
+        """The constants that the compiled library holds, as its own runtime hands them out; settings are gone."""
+        import torch
+
+        from export.contents import Contents
+
+        kind = f"AOTIModelContainerRunner{device(artifact.device).kind.title()}"
+        runner = getattr(getattr(torch._C, "_aoti", None), kind, None)
+        if runner is None or not hasattr(runner, "extract_constants_map"):
+            return Contents(how="package (this torch cannot read its constants)")
+        with tempfile.TemporaryDirectory(prefix="torchstone-aotinductor-") as unpacked:
+            with zipfile.ZipFile(folder / FILE) as archive:
+                archive.extractall(unpacked)
+            (library,) = Path(unpacked).rglob("*.wrapper.so")
+            opened = runner(str(library), 1)  # owns the memory of its constants
+            constants = opened.extract_constants_map(False)
+            weights = {name: tensor.detach().cpu().clone().numpy() for name, tensor in constants.items()}
+        return Contents(how="compiled library's constants", weights=weights)
+
+    def needs(self, artifact: Artifact, folder: Path) -> dict[str, str]:
+        """The very minor version of torch; what its code was compiled for, the package says itself."""
+        return {"torch": f"=={(version('torch') or '').partition('+')[0]}"}
+
+    def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
+        """Open the package with flat tensors in and out."""
+        from export.runtimes.torch import TorchSession
+
+        run = open_package(folder / FILE, device(options.device))
+
+        def call(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
+            return run(list(tensors))
+
+        return TorchSession(call, options)
 
 
-def build(source: BuildInput, folder: Path) -> dict[str, str]:
-    """Compile the program for the device into ``model.pt2``."""
-    import torch._inductor
-
-    from export.program import load_exported, on_device, quiet
-
-    program = on_device(load_exported(source.program_file), source.device)
-    with tempfile.TemporaryDirectory(prefix="torchstone-aotinductor-") as cache, quiet():
-        prepare(Path(cache))
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=str(folder / FILE), inductor_configs=dict(_SETTINGS)
-        )
-    return {"form": "AOTInductor package"}
-
-
-def contents(artifact: Artifact, folder: Path) -> Contents | None:
-    """The constants that the compiled library holds, as its own runtime hands them out; settings are compiled away."""
-    import torch
-
-    from export.contents import Contents
-
-    kind = "AOTIModelContainerRunnerCpu" if artifact.device == "cpu" else "AOTIModelContainerRunnerCuda"
-    runner = getattr(getattr(torch._C, "_aoti", None), kind, None)
-    if runner is None or not hasattr(runner, "extract_constants_map"):
-        return Contents(how="package (this torch cannot read its constants)")
-    with tempfile.TemporaryDirectory(prefix="torchstone-aotinductor-") as unpacked:
-        with zipfile.ZipFile(folder / FILE) as archive:
-            archive.extractall(unpacked)
-        (library,) = Path(unpacked).rglob("*.wrapper.so")
-        opened = runner(str(library), 1)  # owns the memory of its constants
-        constants = opened.extract_constants_map(False)
-        weights = {name: tensor.detach().cpu().clone().numpy() for name, tensor in constants.items()}
-    return Contents(how="compiled library's constants", weights=weights)
-
-
-def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
-    """Open the package with flat tensors in and out."""
-    run = open_package(folder / FILE, options.device)
-
-    def call(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
-        return run(list(tensors))
-
-    return TorchLoaded(call, options)
-
-
-def open_package(path: Path, device: str) -> Callable[[list[Any]], Sequence[Any]]:
+def open_package(path: Path, where: Device) -> Callable[[list[Any]], Sequence[Any]]:
     """The package's flat call: PyTorch's C++ loader where it has the shape known here, else its public Python one."""
     import torch
 
+    index = where.index if where.asynchronous else -1  # the loader's number of the CPU
     loader = getattr(getattr(torch._C, "_aoti", None), "AOTIModelPackageLoader", None)
     if loader is not None and hasattr(loader, "boxed_run"):
-        run: Callable[[list[Any]], Sequence[Any]] = loader(str(path), "model", False, 1, _index(device)).boxed_run
+        run: Callable[[list[Any]], Sequence[Any]] = loader(str(path), "model", False, 1, index).boxed_run
         return run
     import torch._inductor
 
-    package = torch._inductor.aoti_load_package(str(path))
+    package = torch._inductor.aoti_load_package(str(path), device_index=index)
     return lambda tensors: package(*tensors)
 
 
-def _index(device: str) -> int:
-    """The loader's device index: -1 is the CPU."""
-    return 0 if device == "cuda" else -1
+BACKENDS = (AotInductor(name="aotinductor"),)

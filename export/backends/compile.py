@@ -15,118 +15,137 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from export.arrays import to_torch
-from export.backend import TorchLoaded, Witness
-from export.environment import missing_compiler
+from export.backend import Backend, BuildInput, Loaded, LoadOptions, Threads, Witness
+from export.device import Device, device
+from export.environment import missing_compiler, version
 from export.exporters.inductor import prepare
 
 if TYPE_CHECKING:
     from torch import nn
 
     from export.artifact import Artifact
-    from export.backend import BuildInput, Loaded, LoadOptions, Threads
     from export.contents import Contents
     from export.signature import Signature
+    from export.taps import Taps
+    from export.taps.trace import Trace
 
-SOURCE_FREE = True
-DEVICE_BOUND = True
-NEEDS_PROGRAM = True
-PACKAGES = ("torch",)
-MODULES = ("torch", "torch._dynamo", "torch._inductor.compile_fx")
-THREADS: Threads = "build"
 FILE = "model.pt2"
 CACHE = "cache.tar"
 _LADDER_TOP = 1024
 _SLOW_CALL_S = 1.0
 
 
-def unavailable(device: str) -> str | None:
-    """Inductor needs a C++ compiler for the CPU."""
-    return missing_compiler() if device == "cpu" else None
+@dataclass(frozen=True, kw_only=True)
+class Compile(Backend):
+    """The program and what Inductor made of it."""
 
+    exporter: str = "inductor"
+    file: str | None = FILE
+    modules: tuple[str, ...] = ("torch", "torch._dynamo", "torch._inductor.compile_fx")
+    device_bound: bool = True
+    threads: Threads = "build"
+    build_cost: int = 140
+    deployment_rank: int = 80
+    compiler: Literal["onnxruntime", "inductor"] | None = "inductor"
 
-def build(source: BuildInput, folder: Path) -> dict[str, str]:
-    """Compile in an empty cache, at every size at which PyTorch compiles anew, and keep the cache and those sizes."""
-    from export.program import load_exported
+    def unavailable(self, where: str) -> str | None:
+        """Inductor compiles C++ for the CPU, and Triton a launcher in C for a GPU."""
+        return missing_compiler()
 
-    shutil.copyfile(source.program_file, folder / FILE)
-    with tempfile.TemporaryDirectory(prefix="torchstone-compile-") as cache:
-        prepare(Path(cache))
-        compiled = _Compiled(load_exported(folder / FILE), source.signature, source.device)
-        compiled_at = _climb(compiled, source.signature)
-        with tarfile.open(folder / CACHE, "w") as archive:
-            archive.add(cache, arcname=".", filter=_worth_keeping)
-        objects_count = len(_objects(Path(cache)))
-    return {
-        "form": "torch.compile with its cache",
-        "objects_in_cache": str(objects_count),
-        "compiled_at": json.dumps(compiled_at),
-    }
+    def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
+        """Compile in an empty cache, at every size at which PyTorch compiles anew; keep the cache and those sizes."""
+        from export.program import load_exported
 
+        shutil.copyfile(source.program_file, folder / FILE)
+        with tempfile.TemporaryDirectory(prefix="torchstone-compile-") as cache:
+            prepare(Path(cache))
+            compiled = _Compiled(load_exported(folder / FILE), source.signature, device(source.device))
+            compiled_at = _climb(compiled, source.signature)
+            with tarfile.open(folder / CACHE, "w") as archive:
+                archive.add(cache, arcname=".", filter=_worth_keeping)
+            objects_count = len(_objects(Path(cache)))
+        return {
+            "form": "torch.compile with its cache",
+            "objects_in_cache": str(objects_count),
+            "compiled_at": json.dumps(compiled_at),
+        }
 
-def contents(artifact: Artifact, folder: Path) -> Contents | None:
-    """The program's own weights and nodes: the cache holds kernels, no weights."""
-    from export.contents import of_program
-    from export.program import load_exported
+    def contents(self, artifact: Artifact, folder: Path) -> Contents | None:
+        """The program's own weights and nodes: the cache holds kernels, no weights."""
+        from export.contents import of_program
+        from export.program import load_exported
 
-    return of_program(load_exported(folder / FILE), "exported program that is compiled")
+        return of_program(load_exported(folder / FILE), "exported program that is compiled")
 
+    def needs(self, artifact: Artifact, folder: Path) -> dict[str, str]:
+        """The very minor version of torch."""
+        return {"torch": f"=={(version('torch') or '').partition('+')[0]}"}
 
-def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
-    """Unpack the cache into a folder of this process, and call the model at every size that was compiled for."""
-    import torch
+    def taps(self, folder: Path, trace: Trace, options: LoadOptions) -> Taps | None:
+        """The artifact's own program, node by node."""
+        from export.program import load_exported
+        from export.taps.graph import GraphTaps
 
-    from export.program import load_exported
+        return GraphTaps(load_exported(folder / FILE), trace)
 
-    torch.set_num_threads(options.threads_count)
-    cache = Path(tempfile.mkdtemp(prefix="torchstone-cache-"))
-    atexit.register(shutil.rmtree, cache, ignore_errors=True)
-    with tarfile.open(folder / CACHE) as archive:
-        archive.extractall(cache, filter="data")
-    shipped = _objects(cache)
-    prepare(cache)
-    compiled = _Compiled(load_exported(folder / FILE), artifact.signature, options.device)
-    for sizes in json.loads(artifact.facts["compiled_at"]):
-        compiled.compiles_at(sizes)
-    graphs_count = _counter("stats", "unique_graphs")
+    def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
+        """Unpack the cache into a folder of this process, and call the model at every size that was compiled for."""
+        import torch
 
-    def witness() -> Witness:
-        built_here = sorted(_objects(cache) - shipped)
-        recompiled_count = _counter("stats", "unique_graphs") - graphs_count
-        fallback = None
-        if built_here:
-            fallback = f"the cache did not hold: {len(built_here)} objects were compiled at load"
-        elif recompiled_count:
-            fallback = f"{recompiled_count} graphs were compiled anew while running"
-        return Witness(
-            device=options.device,
-            evidence={
-                "objects_compiled_at_load": str(len(built_here)),
-                "objects_in_cache": str(len(shipped)),
-                "graph_cache_hits": str(_counter("inductor", "fxgraph_cache_hit")),
-                "graph_cache_misses": str(_counter("inductor", "fxgraph_cache_miss")),
-                "graphs": str(graphs_count),
-            },
-            fallback=fallback,
-        )
+        from export.program import load_exported
+        from export.runtimes.torch import TorchSession
 
-    return TorchLoaded(compiled.call, options, witness)
+        torch.set_num_threads(options.threads_count)
+        cache = Path(tempfile.mkdtemp(prefix="torchstone-cache-"))
+        atexit.register(shutil.rmtree, cache, ignore_errors=True)
+        with tarfile.open(folder / CACHE) as archive:
+            archive.extractall(cache, filter="data")
+        shipped = _objects(cache)
+        prepare(cache)
+        compiled = _Compiled(load_exported(folder / FILE), artifact.signature, device(options.device))
+        for sizes in json.loads(artifact.facts["compiled_at"]):
+            compiled.compiles_at(sizes)
+        graphs_count = _counter("stats", "unique_graphs")
+
+        def witness() -> Witness:
+            built_here = sorted(_objects(cache) - shipped)
+            recompiled_count = _counter("stats", "unique_graphs") - graphs_count
+            fallback = None
+            if built_here:
+                fallback = f"the cache did not hold: {len(built_here)} objects were compiled at load"
+            elif recompiled_count:
+                fallback = f"{recompiled_count} graphs were compiled anew while running"
+            return Witness(
+                device=options.device,
+                evidence={
+                    "objects_compiled_at_load": str(len(built_here)),
+                    "objects_in_cache": str(len(shipped)),
+                    "graph_cache_hits": str(_counter("inductor", "fxgraph_cache_hit")),
+                    "graph_cache_misses": str(_counter("inductor", "fxgraph_cache_miss")),
+                    "graphs": str(graphs_count),
+                },
+                fallback=fallback,
+            )
+
+        return TorchSession(compiled.call, options, witness)
 
 
 class _Compiled:
     """The program under ``torch.compile``."""
 
-    def __init__(self, exported: Any, signature: Signature, device: str) -> None:
+    def __init__(self, exported: Any, signature: Signature, where: Device) -> None:
         import torch
 
         from export.program import on_device
 
-        self.call = torch.compile(on_device(exported, device).module(), fullgraph=True, dynamic=True)
+        self.call = torch.compile(on_device(exported, where).module(), fullgraph=True, dynamic=True)
         self._signature = signature
-        self._device = device
+        self._device = where
 
     def compiles_at(self, sizes: dict[str, int]) -> bool:
         """Call once at ``sizes``; whether PyTorch compiled (or took from its cache) another graph for it."""
@@ -149,7 +168,7 @@ def _climb(compiled: _Compiled, signature: Signature) -> list[dict[str, int]]:
     later, while running.
     """
     example = signature.example_sizes()
-    found = [example]
+    sizes = [example]
     compiled.compiles_at(example)
     for name, bounds in signature.ranges.items():
         for size in (1 << power for power in range(_LADDER_TOP.bit_length())):
@@ -157,10 +176,10 @@ def _climb(compiled: _Compiled, signature: Signature) -> list[dict[str, int]]:
                 continue
             started = time.monotonic()
             if compiled.compiles_at(example | {name: size}):
-                found.append(example | {name: size})
+                sizes.append(example | {name: size})
             elif time.monotonic() - started > _SLOW_CALL_S:
                 break
-    return found
+    return sizes
 
 
 def _objects(cache: Path) -> set[str]:
@@ -181,3 +200,6 @@ def _counter(group: str, name: str) -> int:
     from torch._dynamo.utils import counters
 
     return int(counters[group][name])
+
+
+BACKENDS = (Compile(name="compile"),)

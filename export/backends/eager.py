@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.backend import TorchLoaded
+from export.backend import Backend, BuildInput, Loaded, LoadOptions
+from export.device import device
 
 if TYPE_CHECKING:
     from torch import nn
 
     from export.artifact import Artifact
-    from export.backend import BuildInput, Loaded, LoadOptions, Threads
-    from export.contents import Contents
-
-SOURCE_FREE = False
-DEVICE_BOUND = False
-NEEDS_PROGRAM = False
-PACKAGES = ("torch",)
-MODULES = ("torch",)
-THREADS: Threads = "process"
 
 
-def unavailable(device: str) -> str | None:
-    """Eager runs wherever torch does."""
-    return None
+@dataclass(frozen=True, kw_only=True)
+class Eager(Backend):
+    """The module on the device, in eval mode."""
+
+    exporter: str = "none"
+    source_free: bool = False
+    needs_program: bool = False
+    build_cost: int = 0
+
+    def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
+        """Nothing to build."""
+        return {"form": "the module itself"}
+
+    def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
+        """The module behind flat tensors."""
+        from export.program import FlatModule
+        from export.runtimes.torch import TorchSession
+
+        on_device = module().to(device(options.device).torch_name).eval()
+        return TorchSession(FlatModule(on_device, artifact.signature), options)
 
 
-def build(source: BuildInput, folder: Path) -> dict[str, str]:
-    """Nothing to build."""
-    return {"form": "the module itself"}
-
-
-def contents(artifact: Artifact, folder: Path) -> Contents | None:
-    """Nothing: the weights are the checkpoint's own."""
-    return None
-
-
-def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
-    """The module on the device, in eval mode, behind flat tensors."""
-    from export.program import FlatModule
-
-    return TorchLoaded(FlatModule(module().to(options.device).eval(), artifact.signature), options)
+BACKENDS = (Eager(name="eager"),)

@@ -4,48 +4,63 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.backend import TorchLoaded
+from export.backend import Backend, BuildInput, Loaded, LoadOptions
+from export.device import device
+from export.environment import version
 
 if TYPE_CHECKING:
     from torch import nn
 
     from export.artifact import Artifact
-    from export.backend import BuildInput, Loaded, LoadOptions, Threads
     from export.contents import Contents
+    from export.taps import Taps
+    from export.taps.trace import Trace
 
-SOURCE_FREE = True
-DEVICE_BOUND = False
-NEEDS_PROGRAM = True
-PACKAGES = ("torch",)
-MODULES = ("torch", "torch.export")
-THREADS: Threads = "process"
 FILE = "model.pt2"
 
 
-def unavailable(device: str) -> str | None:
-    """``torch.export`` is part of torch."""
-    return None
+@dataclass(frozen=True, kw_only=True)
+class Exported(Backend):
+    """The captured program as a file."""
+
+    exporter: str = "export"
+    file: str | None = FILE
+    modules: tuple[str, ...] = ("torch", "torch.export")
+    deployment_rank: int = 70
+
+    def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
+        """The program as captured."""
+        shutil.copyfile(source.program_file, folder / FILE)
+        return {"form": "torch.export program"}
+
+    def contents(self, artifact: Artifact, folder: Path) -> Contents | None:
+        """The program's own weights and nodes."""
+        from export.contents import of_program
+        from export.program import load_exported
+
+        return of_program(load_exported(folder / FILE), "exported program")
+
+    def needs(self, artifact: Artifact, folder: Path) -> dict[str, str]:
+        """The very minor version of torch: the format changes between them."""
+        return {"torch": f"=={(version('torch') or '').partition('+')[0]}"}
+
+    def taps(self, folder: Path, trace: Trace, options: LoadOptions) -> Taps | None:
+        """The artifact's own program, node by node."""
+        from export.program import load_exported
+        from export.taps.graph import GraphTaps
+
+        return GraphTaps(load_exported(folder / FILE), trace)
+
+    def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
+        """The program's module on the device, with its own input guards."""
+        from export.program import load_exported, on_device
+        from export.runtimes.torch import TorchSession
+
+        return TorchSession(on_device(load_exported(folder / FILE), device(options.device)).module(), options)
 
 
-def build(source: BuildInput, folder: Path) -> dict[str, str]:
-    """The program as captured."""
-    shutil.copyfile(source.program_file, folder / FILE)
-    return {"form": "torch.export program"}
-
-
-def contents(artifact: Artifact, folder: Path) -> Contents | None:
-    """The program's own weights and nodes."""
-    from export.contents import of_program
-    from export.program import load_exported
-
-    return of_program(load_exported(folder / FILE), "exported program")
-
-
-def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
-    """The program's module on the device, with its own input guards."""
-    from export.program import load_exported, on_device
-
-    return TorchLoaded(on_device(load_exported(folder / FILE), options.device).module(), options)
+BACKENDS = (Exported(name="exported"),)

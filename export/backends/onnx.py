@@ -1,47 +1,146 @@
-"""ONNX through PyTorch's dynamo exporter, run on ONNX Runtime."""
+"""ONNX on ONNX Runtime: PyTorch's two exporters, and int8 by ONNX Runtime's own tool.
+
+* ``onnx``: the dynamo exporter, from the traced program.
+* ``onnx-legacy``: the older, TorchScript-based exporter, from a trace of the module. Deprecated upstream, and blind to
+  control flow; kept because on some models its graph runs faster: which exporter is used is decided by measuring.
+* ``onnx-int8``: static, per channel, ranges from training data (QDQ form). It does not compute the same function, so
+  parity holds it to the recipe's metric and to its signal-to-noise ratio.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from export.exporters.onnx import export_program
-from export.runtimes.onnxruntime import OnnxSession, runtime_missing
+from export.backend import Backend, BuildInput, Loaded, LoadOptions, Threads
+from export.device import device
+from export.exporters.quantize import INT8, calibration_calls, refuse_unquantized, rows_count
+from export.runtimes.onnxruntime import OnnxRuntimeOptions, OnnxSession, oldest_runtime, runtime_missing
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from export.artifact import Artifact
-    from export.backend import BuildInput, Loaded, LoadOptions, Threads
     from export.contents import Contents
+    from export.taps import Taps
+    from export.taps.trace import Trace
 
-SOURCE_FREE = True
-DEVICE_BOUND = False
-NEEDS_PROGRAM = True
-PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
-MODULES = ("onnxruntime",)
-THREADS: Threads = "session"
 FILE = "model.onnx"
 
 
-def unavailable(device: str) -> str | None:
-    """Whether an ONNX Runtime is installed, and has the device's provider."""
-    return runtime_missing(device)
+@dataclass(frozen=True, kw_only=True)
+class Onnx(Backend):
+    """An ONNX file by one of the exporters, at one precision."""
+
+    runtime: str = "onnxruntime"
+    file: str | None = FILE
+    packages: tuple[str, ...] = ("torch", "onnx", "onnxscript", "onnxruntime")
+    modules: tuple[str, ...] = ("onnxruntime",)
+    threads: Threads = "session"
+    build_cost: int = 40
+    compiler: Literal["onnxruntime", "inductor"] | None = "onnxruntime"
+    serving_form: Literal["onnx", "torch_aoti"] | None = "onnx"
+    nonfinite_notes: tuple[tuple[str, str], ...] = (
+        ("max_pool", "ONNX Runtime's MaxPool drops NaN"),
+        ("argmax", "ONNX Runtime's ArgMax ignores NaN"),
+        ("sign", "ONNX Runtime's Sign of NaN is NaN"),
+    )
+    options: type = OnnxRuntimeOptions
+
+    def unavailable(self, where: str) -> str | None:
+        """Whether an ONNX Runtime is installed, and has the device's provider."""
+        return runtime_missing(device(where))
+
+    def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
+        """Export, check the file with ONNX's own checker, quantise where that is asked."""
+        if self.precision != INT8:
+            return self._export(source, folder / FILE)
+        from export.runtimes.onnxruntime import quantize_file
+
+        calls = list(calibration_calls(source))
+        with tempfile.TemporaryDirectory(prefix="torchstone-int8-") as scratch:
+            plain = Path(scratch) / FILE
+            facts = self._export(source, plain)
+            quantized_count = quantize_file(plain, folder / FILE, calls)
+        refuse_unquantized(quantized_count, "matrix product or convolution with weights")
+        return facts | {
+            "form": "ONNX, int8 QDQ per channel",
+            "quantized": str(quantized_count),
+            "calibration_rows": str(rows_count(calls)),
+        }
+
+    def _export(self, source: BuildInput, path: Path) -> dict[str, str]:
+        from export.exporters.onnx import export_program, export_trace
+
+        return export_trace(source, path) if self.exporter == "legacy" else export_program(source, path)
+
+    def contents(self, artifact: Artifact, folder: Path) -> Contents | None:
+        """Initializers and constants by name, and the watched settings of nodes whose module the exporter recorded."""
+        from export.exporters.onnx_file import read_contents
+
+        return read_contents(folder / FILE)
+
+    def needs(self, artifact: Artifact, folder: Path) -> dict[str, str]:
+        """Opsets and IR version of the file; the oldest ONNX Runtime that can know them, as far as its table goes."""
+        import onnx
+
+        model = onnx.load(str(folder / FILE), load_external_data=False)
+        opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+        return {
+            "opset": ", ".join(f"{domain} {version}" for domain, version in sorted(opsets.items())),
+            "ir_version": str(model.ir_version),
+            "onnxruntime": f">={oldest_runtime(opsets.get('ai.onnx', 0), model.ir_version)}",
+        }
+
+    def settings(self, before: LoadOptions, cores_count: int) -> list[LoadOptions]:
+        """Threads; how far to rewrite the graph; whether idle threads spin, which answers sooner and keeps cores busy
+        that others may want; on a GPU also whether a bound call is captured as a graph.
+        """
+        now = self.runtime_options(before)
+        levels: tuple[Any, ...] = ("all", "extended")
+        choices = [
+            self.with_runtime(threads, replace(now, optimization=level, spinning=spinning, cuda_graph=graph))
+            for threads in sorted(
+                [*super().settings(before, cores_count), before], key=lambda options: options.threads_count
+            )
+            for level in levels
+            for spinning in ((False, True) if threads.threads_count > 1 else (False,))
+            for graph in ((False, True) if device(before.device).asynchronous else (False,))
+        ]
+        return [options for options in choices if options != before]
+
+    def spins(self, options: LoadOptions) -> bool:
+        """Where that was asked for, and there are threads besides the caller's own."""
+        return bool(self.runtime_options(options).spinning) and options.threads_count > 1
+
+    def trace(self, exported: torch.export.ExportedProgram) -> Trace:
+        """Lowered as the dynamo exporter does it, so that nodes bear the names of the file's values."""
+        from export.exporters.onnx import lowered
+        from export.taps.trace import Trace
+
+        return Trace(lowered(exported) if self._keeps_names else exported)
+
+    def taps(self, folder: Path, trace: Trace, options: LoadOptions) -> Taps | None:
+        """The file's values, where the exporter kept the program's names."""
+        from export.taps.onnx import OnnxTaps
+
+        return OnnxTaps(folder / FILE, trace, options, self.runtime_options(options)) if self._keeps_names else None
+
+    @property
+    def _keeps_names(self) -> bool:
+        return self.exporter == "dynamo" and self.precision is None
+
+    def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
+        """A session on the file; on a GPU a node that would compute on the CPU is an error."""
+        return OnnxSession(folder / FILE, artifact, options, self.runtime_options(options))
 
 
-def build(source: BuildInput, folder: Path) -> dict[str, str]:
-    """Export the traced program, check the file with ONNX's own checker."""
-    return export_program(source, folder / FILE)
-
-
-def contents(artifact: Artifact, folder: Path) -> Contents | None:
-    """Initializers and constants by name, and the watched settings of nodes whose module the exporter recorded."""
-    from export.exporters.onnx_file import read_contents
-
-    return read_contents(folder / FILE)
-
-
-def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
-    """A session on the file; on CUDA a node that would run on the CPU is an error."""
-    return OnnxSession(folder / FILE, artifact, options)
+BACKENDS = (
+    Onnx(name="onnx", exporter="dynamo", deployment_rank=0),
+    Onnx(name="onnx-legacy", exporter="legacy", needs_program=False, deployment_rank=10, build_cost=20),
+    Onnx(name="onnx-int8", exporter="dynamo", precision=INT8, calibrated=True, deployment_rank=20, build_cost=60),
+)

@@ -7,85 +7,103 @@ warnings are silenced here, the only file that touches ``torch.jit``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.arrays import to_torch
-from export.backend import TorchLoaded
+from export.backend import Backend, BuildInput, Loaded, LoadOptions
+from export.device import device
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from export.artifact import Artifact
-    from export.backend import BuildInput, Loaded, LoadOptions, Threads
     from export.contents import Contents, Setting
 
-SOURCE_FREE = True
-DEVICE_BOUND = False
-NEEDS_PROGRAM = False
-PACKAGES = ("torch",)
-MODULES = ("torch",)
-THREADS: Threads = "process"
 FILE = "model.ts"
 
 
-def unavailable(device: str) -> str | None:
-    """TorchScript is part of torch."""
-    return None
+@dataclass(frozen=True, kw_only=True)
+class TorchScript(Backend):
+    """A frozen graph in PyTorch's older format."""
 
+    exporter: str = "script"
+    file: str | None = FILE
+    needs_program: bool = False
+    build_cost: int = 15
+    deployment_rank: int = 60
 
-def build(source: BuildInput, folder: Path) -> dict[str, str]:
-    """Script the module as it is; where that fails, trace it on the example, behind flat tensors.
+    def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
+        """Script the module as it is; where that fails, trace it on the example, behind flat tensors.
 
-    Raises:
-        RuntimeError: neither worked; the message holds both reasons.
-    """
-    import torch
+        Raises:
+            RuntimeError: neither worked; the message holds both reasons.
+        """
+        import torch
 
-    from export.program import FlatModule, quiet
+        from export.program import FlatModule, quiet
 
-    module = source.module()
-    facts: dict[str, str]
-    with torch.no_grad(), quiet():
-        try:
-            scripted = torch.jit.script(module)
-            facts = {"form": "script", "why": "scripted, so that control flow is kept; tracing was not needed"}
-        except Exception as script_error:  # noqa: BLE001 - the script compiler raises many types; the cause is kept
-            reason = _first_line(script_error)
-            example = source.signature.example(source.signature.example_sizes(), source.seed)
-            tensors = tuple(to_torch(array) for array in example.values())
+        module = source.module()
+        facts: dict[str, str]
+        with torch.no_grad(), quiet():
             try:
-                scripted = torch.jit.trace(FlatModule(module, source.signature).eval(), tensors)
-            except Exception as trace_error:
-                raise RuntimeError(f"not scripted: {reason}; not traced: {_first_line(trace_error)}") from trace_error
-            facts = {"form": "trace", "why": f"not scripted: {reason}"}
-        torch.jit.freeze(scripted.eval()).save(str(folder / FILE))
-    return facts
+                scripted = torch.jit.script(module)
+                facts = {"form": "script", "why": "scripted, so that control flow is kept; tracing was not needed"}
+            except Exception as script_error:  # noqa: BLE001 - the script compiler raises many types; the cause is kept
+                reason = _first_line(script_error)
+                example = source.signature.example(source.signature.example_sizes(), source.seed)
+                tensors = tuple(to_torch(array) for array in example.values())
+                try:
+                    scripted = torch.jit.trace(FlatModule(module, source.signature).eval(), tensors)
+                except Exception as trace_error:
+                    raise RuntimeError(
+                        f"not scripted: {reason}; not traced: {_first_line(trace_error)}"
+                    ) from trace_error
+                facts = {"form": "trace", "why": f"not scripted: {reason}"}
+            torch.jit.freeze(scripted.eval()).save(str(folder / FILE))
+        return facts
 
+    def contents(self, artifact: Artifact, folder: Path) -> Contents | None:
+        """The constants of the frozen graph, which have lost their names, and the watched settings of its operators."""
+        import torch
 
-def contents(artifact: Artifact, folder: Path) -> Contents | None:
-    """The constants of the frozen graph, which have lost their names, and the watched settings of its operators."""
-    import torch
+        from export.contents import Contents
+        from export.program import quiet
 
-    from export.contents import Contents
-    from export.program import quiet
+        with quiet():
+            module = torch.jit.load(str(folder / FILE), map_location="cpu")
+        graph = module.graph.copy()
+        torch._C._jit_pass_inline(graph)
+        kept = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for index, node in enumerate(graph.findAllNodes("prim::Constant")):
+            value = node.output().toIValue()
+            if isinstance(value, torch.Tensor):
+                kept[f"constant {index}"] = value
+        return Contents(
+            how="frozen graph's constants",
+            weights={name: tensor.detach().numpy() for name, tensor in kept.items()},
+            settings=tuple(setting for node in graph.nodes() for setting in _settings(node)),
+            dialect="operators without scope",
+        )
 
-    with quiet():
-        module = torch.jit.load(str(folder / FILE), map_location="cpu")
-    graph = module.graph.copy()
-    torch._C._jit_pass_inline(graph)
-    kept = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    for index, node in enumerate(graph.findAllNodes("prim::Constant")):
-        value = node.output().toIValue()
-        if isinstance(value, torch.Tensor):
-            kept[f"constant {index}"] = value
-    return Contents(
-        how="frozen graph's constants",
-        weights={name: tensor.detach().numpy() for name, tensor in kept.items()},
-        settings=tuple(setting for node in graph.nodes() for setting in _settings(node)),
-        dialect="operators without scope",
-    )
+    def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
+        """The frozen graph on the device; a scripted one keeps the module's own arguments and nested result."""
+        import torch
+
+        from export.program import FlatModule, quiet
+        from export.runtimes.torch import TorchSession
+
+        with quiet():
+            graph: nn.Module = torch.jit.load(str(folder / FILE), map_location=device(options.device).torch_name)
+        if artifact.facts["form"] == "script":
+            return TorchSession(FlatModule(graph, artifact.signature), options)
+
+        def call(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
+            return tuple(graph(*tensors))
+
+        return TorchSession(call, options)
 
 
 def _settings(node: Any) -> Iterator[Setting]:
@@ -116,23 +134,9 @@ def _constant(value: Any) -> Any:
     return value.toIValue() if node.kind() == "prim::Constant" else None
 
 
-def load(artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
-    """The frozen graph on the device; a scripted one keeps the module's own arguments and nested result."""
-    import torch
-
-    from export.program import FlatModule, quiet
-
-    with quiet():
-        graph: nn.Module = torch.jit.load(str(folder / FILE), map_location=options.device)
-    if artifact.facts["form"] == "script":
-        return TorchLoaded(FlatModule(graph, artifact.signature), options)
-
-    def call(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
-        return tuple(graph(*tensors))
-
-    return TorchLoaded(call, options)
-
-
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+BACKENDS = (TorchScript(name="torchscript"),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from export.errors import UserError
 if TYPE_CHECKING:
     from export.backend import BuildInput
 
-PRECISION = "int8"
+INT8 = "int8"
 CALIBRATION_ROWS = 512
 """Rows of the training data that ranges are taken from; more change them little and take longer."""
 _CALL_ROWS = 32
@@ -33,6 +33,11 @@ def calibration_calls(source: BuildInput) -> Iterator[dict[str, np.ndarray[Any, 
     step = _CALL_ROWS if source.signature.batch else 1
     for start in range(0, count, step):
         yield {spec.name: rows[spec.name][start : start + step] for spec in source.signature.inputs}
+
+
+def rows_count(calls: Sequence[Mapping[str, np.ndarray[Any, Any]]]) -> int:
+    """Rows of all calls together."""
+    return sum(len(next(iter(call.values()))) for call in calls)
 
 
 def refuse_unquantized(quantized_count: int, what: str) -> None:

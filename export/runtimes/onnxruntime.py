@@ -10,52 +10,78 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from export.arrays import Array, is_numpy, to_numpy, to_torch
-from export.backend import Witness
+from export.backend import LoadOptions, Witness
+from export.device import Device, device
 from export.environment import versions
 
 if TYPE_CHECKING:
-    import torch
-
     from export.artifact import Artifact
-    from export.backend import LoadOptions
     from export.signature import TensorSpec
 
 _INT8 = re.compile(r"QLinear|QGemm|QAttention|MatMulInteger|ConvInteger|DynamicQuantize")
 """Operators that compute in integers; what is only dequantised first is computed in float32."""
+_RUNTIME_OF_OPSET = {
+    13: "1.6", 14: "1.8", 15: "1.10", 16: "1.11", 17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18",
+}  # fmt: skip
+"""The first ONNX Runtime that knows an opset, from its compatibility table; newer opsets are left to the loader."""
+_RUNTIME_OF_IR = {8: "1.10", 9: "1.15", 10: "1.18"}
 _NO_GRAPH = "-1"
 """The run option ``gpu_graph_id`` of a call that is not captured."""
 
 
-def runtime_missing(device: str) -> str | None:
+@dataclass(frozen=True, kw_only=True)
+class OnnxRuntimeOptions:
+    """What ONNX Runtime can be told otherwise."""
+
+    optimization: Literal["off", "basic", "extended", "all"] = "all"
+    """How far the graph is rewritten when it is loaded."""
+    spinning: bool = False
+    """Whether idle threads spin. Off wherever several runtimes share a process."""
+    cuda_graph: bool = False
+    """Whether a bound call on a GPU is captured once, and replayed from then on."""
+
+
+def runtime_missing(where: Device) -> str | None:
     """Whether an ONNX Runtime is installed, and has the device's provider."""
     if not any(name.startswith("onnxruntime") for name in versions()):
         return "onnxruntime is not installed: pip install onnxruntime-gpu (or onnxruntime where it has no wheel)"
-    if device == "cuda":
+    if where.asynchronous:
         import onnxruntime
 
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            return "this onnxruntime has no CUDAExecutionProvider: pip install onnxruntime-gpu"
+        if where.provider not in onnxruntime.get_available_providers():
+            return f"this onnxruntime has no {where.provider}: pip install onnxruntime-gpu"
     return None
+
+
+def oldest_runtime(opset: int, ir_version: int) -> str:
+    """The oldest ONNX Runtime that can know a file's opset and IR version, as far as the tables go."""
+    floors = [_RUNTIME_OF_OPSET.get(opset), _RUNTIME_OF_IR.get(ir_version)]
+    known = [floor for floor in floors if floor is not None]
+    return max(known, key=lambda version: tuple(map(int, version.split(".")))) if known else "1.6"
 
 
 def open_session(
     model: str | bytes,
     options: LoadOptions,
+    runtime: OnnxRuntimeOptions,
+    *,
     disabled_optimizers: Sequence[str] = (),
     rewritten: Path | None = None,
-    stream: torch.cuda.Stream | None = None,
+    stream: Any = None,
 ) -> Any:
     """ONNX Runtime on a file, or on a serialized model, with the settings that every use of an artifact shares.
 
-    ``rewritten`` is where the graph is left as the runtime runs it; on CUDA all work goes to ``stream``, if given.
+    ``rewritten`` is where the graph is left as the runtime runs it; on a GPU all work goes to ``stream``, if given.
     """
-    if options.device == "cuda":
+    where = device(options.device)
+    if where.asynchronous:
         import torch  # noqa: F401 - brings the CUDA libraries that the provider is linked against
     import onnxruntime
 
@@ -66,33 +92,33 @@ def open_session(
         "basic": levels.ORT_ENABLE_BASIC,
         "extended": levels.ORT_ENABLE_EXTENDED,
         "all": levels.ORT_ENABLE_ALL,
-    }[options.optimization]
+    }[runtime.optimization]
     settings.intra_op_num_threads = options.threads_count
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
     if rewritten is not None:
         settings.optimized_model_filepath = str(rewritten)
-    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
+    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(runtime.spinning)))
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if options.device != "cpu":
+    if where.asynchronous:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return onnxruntime.InferenceSession(
         model,
         settings,
-        providers=_providers(options, stream),
+        providers=_providers(where, runtime, stream),
         enable_fallback=0,
         disabled_optimizers=list(disabled_optimizers) or None,
     )
 
 
-def _providers(options: LoadOptions, stream: torch.cuda.Stream | None) -> list[Any]:
-    """The one provider: without the CPU's beside it, and no fallback, a node that CUDA cannot run is an error."""
-    if options.device == "cpu":
-        return ["CPUExecutionProvider"]
-    settings = {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": str(int(options.cuda_graph))}
+def _providers(where: Device, runtime: OnnxRuntimeOptions, stream: Any) -> list[Any]:
+    """The one provider: without the CPU's beside it, and no fallback, a node that a GPU cannot run is an error."""
+    if not where.asynchronous:
+        return [where.provider]
+    settings = {"device_id": str(where.index), "use_tf32": "0", "enable_cuda_graph": str(int(runtime.cuda_graph))}
     if stream is not None:
         settings |= {"user_compute_stream": str(stream.cuda_stream), "do_copy_in_default_stream": "1"}
-    return [("CUDAExecutionProvider", settings)]
+    return [(where.provider, settings)]
 
 
 def quantize_file(plain: Path, quantized: Path, calls: Sequence[Mapping[str, Array]]) -> int:
@@ -131,13 +157,13 @@ def quantize_file(plain: Path, quantized: Path, calls: Sequence[Mapping[str, Arr
     return sum(node.op_type in {"Conv", "Gemm", "MatMul"} and dequantized.issuperset(node.input[:2]) for node in nodes)
 
 
-def _precision(model: Path, options: LoadOptions) -> str:
+def _precision(model: Path, options: LoadOptions, runtime: OnnxRuntimeOptions) -> str:
     """What the graph computes in after the runtime rewrote it: the float types of its weights, and nodes in int8."""
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="torchstone-onnx-") as scratch:
         rewritten = Path(scratch) / "rewritten.onnx"
-        open_session(str(model), options, rewritten=rewritten)
+        open_session(str(model), options, runtime, rewritten=rewritten)
         graph = onnx.load(str(rewritten)).graph
     kinds = {onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type) for tensor in graph.initializer}
     floats = sorted(kind.name for kind in kinds if kind.name.startswith(("float", "bfloat")))
@@ -147,23 +173,17 @@ def _precision(model: Path, options: LoadOptions) -> str:
     )
 
 
-def _stream() -> torch.cuda.Stream:
-    """A stream that torch knows too: calls are put in order on the device, and nobody waits on the host."""
-    import torch
-
-    return torch.cuda.Stream()
-
-
 class OnnxSession:
     """``Loaded`` around an ONNX Runtime session."""
 
-    def __init__(self, model: Path, artifact: Artifact, options: LoadOptions) -> None:
-        self._stream = _stream() if options.device == "cuda" else None
-        self._session = open_session(str(model), options, stream=self._stream)
-        self._graphs = itertools.count()
+    def __init__(self, model: Path, artifact: Artifact, options: LoadOptions, runtime: OnnxRuntimeOptions) -> None:
+        self._device = device(options.device)
+        self._stream = self._device.new_stream()
+        self._session = open_session(str(model), options, runtime, stream=self._stream)
+        self._graphs = itertools.count(1)  # the runtime itself gives 0 to calls that name none
         self._model = model
         self._options = options
-        self._device = options.device
+        self._runtime = runtime
         self._signature = artifact.signature
         self._inputs = [spec.name for spec in artifact.signature.inputs]
         self._outputs = [spec.name for spec in artifact.signature.outputs]
@@ -171,9 +191,9 @@ class OnnxSession:
     def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
         """One run with outputs that ONNX Runtime allocates, where the inputs lie."""
         as_numpy = is_numpy(inputs[0])
-        if as_numpy or self._device == "cpu":
+        if as_numpy or self._stream is None:
             fed = dict(zip(self._inputs, inputs if as_numpy else map(to_numpy, inputs), strict=True))
-            outputs: list[Array] = self._session.run(self._outputs, fed)
+            outputs: list[Array] = self._session.run(self._outputs, fed, self._uncaptured())
             return outputs if as_numpy else [to_torch(output) for output in outputs]
         return self._views(self._run_bound(inputs).get_outputs(), as_numpy=False)
 
@@ -186,8 +206,7 @@ class OnnxSession:
         arrays = self._views(results, as_numpy=is_numpy(inputs[0]))
         run = self._session.run_with_iobinding
         if self._stream is not None:
-            graph = str(next(self._graphs)) if self._options.cuda_graph else _NO_GRAPH
-            run = self._in_order(graph)
+            run = self._in_order(str(next(self._graphs)) if self._runtime.cuda_graph else _NO_GRAPH)
 
         def call() -> Sequence[Array]:
             run(binding)
@@ -201,44 +220,55 @@ class OnnxSession:
         ``graph`` numbers what is captured: the first calls with it record, later ones replay on the same memory.
         """
         import onnxruntime
-        import torch
 
-        stream, run = self._stream, self._session.run_with_iobinding
-        assert stream is not None
+        stream, run, current = self._stream, self._session.run_with_iobinding, self._device.current_stream
         run_options = onnxruntime.RunOptions()
         run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        if self._options.cuda_graph:
+        if self._runtime.cuda_graph:
             run_options.add_run_config_entry("gpu_graph_id", graph)
 
         def call(binding: Any) -> None:
-            caller = torch.cuda.current_stream()
+            caller = current()
             stream.wait_stream(caller)
             run(binding, run_options)
             caller.wait_stream(stream)
 
         return call
 
+    def _uncaptured(self) -> Any:
+        """Run options of a call that must not be captured; None where none is.
+
+        Without a number the runtime would capture the call, and replay it on the memory of the first one's inputs.
+        """
+        if not self._runtime.cuda_graph:
+            return None
+        import onnxruntime
+
+        run_options = onnxruntime.RunOptions()
+        run_options.add_run_config_entry("gpu_graph_id", _NO_GRAPH)
+        return run_options
+
     def witness(self) -> Witness:
         """Nodes per execution provider, as the runtime assigned them."""
         nodes: Counter[str] = Counter()
         for subgraph in self._session.get_provider_graph_assignment_info():
             nodes[subgraph.ep_name] += len(subgraph.get_nodes())
-        wanted = "CUDAExecutionProvider" if self._device == "cuda" else "CPUExecutionProvider"
-        strangers = {provider: count for provider, count in nodes.items() if provider != wanted}
+        wanted = self._device.provider
+        elsewhere = {provider: count for provider, count in nodes.items() if provider != wanted}
         return Witness(
-            device=self._device,
+            device=self._device.name,
             evidence={
                 **{f"nodes_on_{provider}": str(count) for provider, count in sorted(nodes.items())},
-                "precision": _precision(self._model, self._options),
+                "precision": _precision(self._model, self._options, self._runtime),
             },
-            fallback=f"{strangers} nodes ran elsewhere than on {wanted}" if strangers else None,
+            fallback=f"{elsewhere} nodes ran elsewhere than on {wanted}" if elsewhere else None,
         )
 
     def _run_bound(self, inputs: Sequence[Array]) -> Any:
         """A binding to ``inputs`` that has run once, into outputs that ONNX Runtime allocated on the device."""
         binding = self._binding(inputs)
         for name in self._outputs:
-            binding.bind_output(name, self._device)
+            binding.bind_output(name, self._device.kind, self._device.index)
         if self._stream is None:
             self._session.run_with_iobinding(binding)
         else:
@@ -251,14 +281,14 @@ class OnnxSession:
 
         binding = self._session.io_binding()
         for spec, array in zip(self._signature.inputs, inputs, strict=True):
-            if self._device == "cpu":
+            if self._stream is None:
                 binding.bind_ortvalue_input(spec.name, onnxruntime.OrtValue.ortvalue_from_numpy(to_numpy(array)))
             elif isinstance(array, np.ndarray):
-                value = onnxruntime.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(array, self._device.kind, self._device.index)
                 binding.bind_ortvalue_input(spec.name, value)
             else:
                 dtype, shape = np.dtype(spec.dtype), tuple(array.shape)
-                binding.bind_input(spec.name, self._device, 0, dtype, shape, array.data_ptr())
+                binding.bind_input(spec.name, self._device.kind, self._device.index, dtype, shape, array.data_ptr())
         return binding
 
     def _views(self, values: Sequence[Any], *, as_numpy: bool) -> list[Array]:
@@ -266,7 +296,7 @@ class OnnxSession:
 
     def _view(self, value: Any, spec: TensorSpec, as_numpy: bool) -> Array:
         """The memory of a runtime value, without a copy where it lies on the device of the answer."""
-        if as_numpy or self._device == "cpu":
+        if as_numpy or self._stream is None:
             array: np.ndarray[Any, Any] = value.numpy()
             return array if as_numpy else to_torch(array)
         import torch

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from export.arrays import Array, contiguous, is_numpy, to_numpy, to_torch
 from export.backend import Witness
 from export.contents import Contents
+from export.device import HOST
 
 if TYPE_CHECKING:
     from export.artifact import Artifact
@@ -23,11 +24,11 @@ FILE = "model.xml"
 _FLOAT32 = "float32"
 
 
-def runtime_missing(device: str, module: str = "openvino", extra: str = "openvino") -> str | None:
+def runtime_missing(where: str, module: str = "openvino", extra: str = "openvino") -> str | None:
     """Whether OpenVINO is installed, with the command that mends it; it runs on the CPU only."""
     import importlib.util
 
-    if device != "cpu":
+    if where != HOST.name:
         return "openvino runs on the CPU: leave it out of backends for another device"
     if importlib.util.find_spec(module) is None:
         return f"{module} is not installed: pip install 'torchstone[{extra}]'"

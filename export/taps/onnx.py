@@ -9,26 +9,27 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bench.parity.cases import Values
 from export.backend import LoadOptions
 from export.exporters.onnx_file import module_of, note
-from export.runtimes.onnxruntime import open_session
+from export.runtimes.onnxruntime import OnnxRuntimeOptions, open_session
+from export.taps import Values
 from export.taps.trace import Trace
 
 
 class OnnxTaps:
     """An ONNX file whose values are matched with those of the traced program by the names that the exporter kept."""
 
-    def __init__(self, path: Path, trace: Trace, options: LoadOptions) -> None:
+    def __init__(self, path: Path, trace: Trace, options: LoadOptions, runtime: OnnxRuntimeOptions) -> None:
         self._model = onnx.load(str(path))
         self._options = options
+        self._runtime = runtime
         graph = self._model.graph
         self._producers = {name: node for node in graph.node for name in node.output if name}
         self._order = {id(node): index for index, node in enumerate(graph.node)}
         self._inputs = [value.name for value in graph.input]
         self.names = self._match(trace)
         """By the program's name of a value: the file's."""
-        self._program_names = {theirs: ours for ours, theirs in self.names.items()}
+        self._program_names = {own_name: name for name, own_name in self.names.items()}
         self._program_names |= dict(zip(self._inputs, trace.inputs, strict=True))
 
     def run(self, inputs: Mapping[str, Values]) -> dict[str, Values]:
@@ -37,7 +38,7 @@ class OnnxTaps:
         model.CopyFrom(self._model)
         present = {value.name for value in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.names.values() if name not in present)
-        session = open_session(model.SerializeToString(), self._options)
+        session = open_session(model.SerializeToString(), self._options, self._runtime)
         answers = session.run(list(self.names.values()), dict(inputs))
         return dict(zip(self.names, answers, strict=True))
 
@@ -64,7 +65,7 @@ class OnnxTaps:
         )
         model = onnx.helper.make_model(graph, functions=self._model.functions, opset_imports=self._model.opset_import)
         model.ir_version = self._model.ir_version
-        (answer,) = open_session(model.SerializeToString(), self._options).run([self.names[name]], fed)
+        (answer,) = open_session(model.SerializeToString(), self._options, self._runtime).run([self.names[name]], fed)
         return np.asarray(answer)
 
     def modules(self, name: str) -> list[str]:
@@ -80,12 +81,12 @@ class OnnxTaps:
         names = {}
         ends = dict(zip((value.name for value in self._model.graph.output), trace.outputs, strict=False))
         for value, node in self._producers.items():
-            ours = ends.get(value, value)
-            if ours not in trace.nodes or not trace.is_tensor(ours):
+            name = ends.get(value, value)
+            if name not in trace.nodes or not trace.is_tensor(name):
                 continue
             scopes = note(node, "name_scopes")
-            if value in ends or scopes is None or trace.scope(ours) in scopes:
-                names[ours] = value
+            if value in ends or scopes is None or trace.scope(name) in scopes:
+                names[name] = value
         return names
 
     def _segment(self, name: str) -> tuple[list[Any], list[str]]:

@@ -38,7 +38,7 @@ class Trace:
             elif node.op == "call_function":
                 self.nodes[node.name] = node
         self.inputs = tuple(signature.user_inputs)
-        self.outputs = tuple(getattr(one, "name", "") for one in exported.graph.output_node().args[0])
+        self.outputs = tuple(getattr(output, "name", "") for output in exported.graph.output_node().args[0])
         self.values: dict[str, Any] = {}
         self._inputs: dict[str, Any] = {}
 
@@ -62,9 +62,9 @@ class Trace:
 
     def local(self, name: str, given: Iterable[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """One value computed from the rounded truth of ``given`` values alone: in float64, and in eager float32."""
-        feeds = {one: self.rounded(one) for one in given}
+        feeds = {source: self.rounded(source) for source in given}
         wanted = self._needed(name, feeds)
-        truth = self._evaluate(wanted, {one: to_float64(value) for one, value in feeds.items()}, wide=True)
+        truth = self._evaluate(wanted, {source: to_float64(value) for source, value in feeds.items()}, wide=True)
         eager = self._evaluate(wanted, feeds, wide=False)
         return truth[name], eager[name]
 
@@ -113,7 +113,7 @@ class Trace:
                 if source.name in self.nodes and source.name not in wanted and source.name not in given:
                     wanted.add(source.name)
                     waiting.append(source)
-        return [one for one in self.nodes if one in wanted]
+        return [node for node in self.nodes if node in wanted]
 
     def _evaluate(self, names: Iterable[str], given: Mapping[str, Any], *, wide: bool) -> dict[str, Any]:
         values: dict[str, Any] = {**given}
@@ -122,10 +122,10 @@ class Trace:
             if node.name in values:
                 return values[node.name]
             if node.op == "get_attr":
-                found = operator.attrgetter(str(node.target))(self._exported.graph_module)
+                stored = operator.attrgetter(str(node.target))(self._exported.graph_module)
             else:
-                found = self._weights[node.name] if node.name in self._weights else self._inputs[node.name]
-            return to_float64(found) if wide else found
+                stored = self._weights[node.name] if node.name in self._weights else self._inputs[node.name]
+            return to_float64(stored) if wide else stored
 
         with torch.inference_mode():
             for name in names:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from export.errors import UserError
-from pipeline.cli import GOOD, NOT_GOOD, end
+from pipeline.cli import GOOD, NOT_GOOD
 
 if TYPE_CHECKING:
     from bench.load import LoadReport
@@ -35,7 +35,7 @@ class Options:
     p99_ms: float | None = None
     """The limit on latency; the recipe's own if left out."""
     duration_s: float = 5.0
-    """Of each test, at least."""
+    """Duration of each test, at least."""
     callers: int = 2
     """Threads that answer arrivals."""
     offline_rows: int = 32
@@ -49,49 +49,48 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Load it in a process of its own, write the record, show it."""
     options = tyro.cli(Options, args=list(arguments), prog="python -m pipeline.load", description=__doc__)
-    from bench.load import LoadJob, LoadReport, Tested, highest, missing
-    from bench.parity.jobs import SAMPLES
+    from bench.load import LoadJob, LoadReport, highest, load, missing
     from bench.parity.report import ParityReport
     from bench.verdict.judge import Verdict
     from export.artifact import open_artifact
-    from export.record import digest, encode, from_json, observed, read, write
-    from export.worker import Workspace, run_child
+    from export.record import digest, encode, observed, read, write
+    from export.worker import Failed
     from pipeline.console import Console
-    from pipeline.run import find_run
+    from pipeline.run import RecipeRecord, find_run, workspace_of
 
     if (reason := missing()) is not None:
         raise UserError(reason)
     run = find_run(options.run, options.out)
-    verdict = read(Verdict, run / "verdict.json")
+    verdict = read(Verdict, run.verdict)
     name = options.artifact or verdict.winner
-    if name is None or not (run / "artifacts" / name / "artifact.json").exists():
-        raise UserError(f"{run} has no artifact {name!r}, it has {', '.join(row.name for row in verdict.rows)}")
+    if name is None or name not in run.artifact_names():
+        raise UserError(f"{run.path} has no artifact {name!r}, it has {', '.join(row.name for row in verdict.rows)}")
     p99_ms = options.p99_ms or verdict.limits.max_p99_ms
     if p99_ms is None:
         raise UserError("the recipe states no limits.max_p99_ms: say what latency must hold, --p99-ms MS")
-    report = read(ParityReport, run / "parity" / f"{name}.json")
+    report = read(ParityReport, run.parity_report(name))
     if report.status != "pass":
         raise UserError(f"{name} did not pass parity: a wrong artifact is not timed")
     console = Console(json=options.json)
     console.stage("load", f"{name}, p99 within {p99_ms:g} ms")
-    artifact = open_artifact(run / "artifacts" / name)
+    artifact = open_artifact(run.artifact(name))
     rows = artifact.signature.ranges[artifact.signature.batch].max if artifact.signature.batch else 1
-    samples = run / "parity" / "reference" / SAMPLES
+    rows_file = run.existing_real_rows()
     with tempfile.TemporaryDirectory(prefix="torchstone-loadgen-") as logs:
         job = LoadJob(
-            artifact=str(run / "artifacts" / name),
+            artifact=str(run.artifact(name)),
             options=report.options,
-            samples=str(samples) if samples.exists() else None,
+            samples=str(rows_file) if rows_file else None,
             p99_ms=p99_ms,
             duration_s=options.duration_s,
             callers_count=options.callers,
             offline_rows=min(options.offline_rows, rows),
             logs=logs,
         )
-        outcome = run_child("load", "bench.load:load", job, Workspace(folder=run / "log"))
-    if outcome.status != "done":
-        raise UserError(f"loading {name} {outcome.status}: {outcome.cause}\nThe whole story: {outcome.log}")
-    tests = tuple(from_json(Tested, one) for one in outcome.value)
+        end = workspace_of(run, read(RecipeRecord, run.recipe_record)).run(load, job, "load")
+    if isinstance(end, Failed):
+        raise UserError(f"loading {name} {end.summary}\nThe whole story: {end.log}")
+    tests = tuple(end.result)
     record = LoadReport(
         artifact=name,
         artifact_sha256=digest(artifact),
@@ -100,9 +99,9 @@ def main(arguments: Sequence[str]) -> int:
         callers_count=options.callers,
         server_per_s=highest(tests),
         tests=tests,
-        observed=observed(outcome.duration_s),
+        observed=observed(end.duration_s),
     )
-    write(run / "load" / f"{name}.json", record)
+    write(run.load_report(name), record)
     _show(console, record)
     if options.json:
         print(encode(record).decode())
@@ -115,20 +114,16 @@ def _show(console: Console, record: LoadReport) -> None:
     from rich.table import Table
 
     table = Table("scenario", "asked /s", "achieved /s", "p50", "p99", "LoadGen says", box=box.SIMPLE)
-    for one in record.tests:
-        p50, p99 = (one.percentiles_ms.get(name) for name in ("50.00", "99.00"))
+    for test in record.tests:
+        p50, p99 = (test.percentiles_ms.get(name) for name in ("50.00", "99.00"))
         table.add_row(
-            one.scenario,
-            "-" if one.target_per_s is None else f"{one.target_per_s:,.0f}",
-            "-" if one.achieved_per_s is None else f"{one.achieved_per_s:,.0f}",
+            test.scenario,
+            "-" if test.target_per_s is None else f"{test.target_per_s:,.0f}",
+            "-" if test.achieved_per_s is None else f"{test.achieved_per_s:,.0f}",
             "-" if p50 is None else f"{p50:.3g} ms",
             "-" if p99 is None else f"{p99:.3g} ms",
-            "valid" if one.valid else one.judgement,
+            "valid" if test.valid else test.judgement,
         )
     console.show(table)
     held = "no rate" if record.server_per_s is None else f"{record.server_per_s:,.0f} queries/s of one row"
     console.say(f"{record.artifact}: {held} with the 99th percentile within {record.p99_ms:g} ms")
-
-
-if __name__ == "__main__":
-    raise SystemExit(end(main))

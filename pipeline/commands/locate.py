@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, TypeVar
 import tyro
 
 from export.errors import UserError
-from pipeline.cli import GOOD, NOT_GOOD, end
+from pipeline.cli import GOOD, NOT_GOOD
 
 if TYPE_CHECKING:
     from bench.locate.job import Location
     from bench.parity.report import ParityReport
+    from bench.run_folder import RunFolder
     from export.artifact import Artifact
+    from export.task import Task
     from pipeline.console import Console
 
-T = TypeVar("T")
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -46,77 +49,76 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Locate, in a process of its own."""
     options = tyro.cli(Options, args=list(arguments), prog="python -m pipeline.locate", description=__doc__)
-    from export.artifact import RECORD, Artifact
-    from export.record import read
+    from export.artifact import read_artifact
     from pipeline.console import Console
     from pipeline.run import find_run
 
     run = find_run(options.run, options.out)
-    folder = run / "artifacts" / options.backend
-    if not (folder / RECORD).exists():
-        built = sorted(path.parent.name for path in (run / "artifacts").glob(f"*/{RECORD}"))
-        raise UserError(f"{run} has no artifact {options.backend!r}, it has {', '.join(built)}")
+    if options.backend not in run.artifact_names():
+        raise UserError(
+            f"{run.path} has no artifact {options.backend!r}, it has {', '.join(run.artifact_names()) or 'none'}"
+        )
     console = Console(json=options.json)
-    artifact = read(Artifact, folder / RECORD)
+    artifact = read_artifact(run.artifact(options.backend))
     if options.range_audit:
         return _audit(run, artifact, console, options)
-    return _locate(run, folder, artifact, console, options)
+    return _locate(run, artifact, console, options)
 
 
-def _locate(run: Path, folder: Path, artifact: Artifact, console: Console, options: Options) -> int:
-    from bench.locate.job import LocateJob, Location, likeliest_cases
-    from bench.parity.jobs import REFERENCE_RECORD, Reference
+def _locate(run: RunFolder, artifact: Artifact, console: Console, options: Options) -> int:
+    from bench.locate.job import LocateJob, likeliest_cases, locate
+    from bench.parity.reference import Reference
     from bench.parity.report import ParityReport
     from export.record import read
-    from pipeline.training import loop as trainer
 
-    report = read(ParityReport, run / "parity" / f"{artifact.name}.json")
-    reference = read(Reference, run / "parity" / "reference" / REFERENCE_RECORD)
+    report = read(ParityReport, run.parity_report(artifact.name))
+    reference = read(Reference, run.reference_record)
     job = LocateJob(
-        artifact=str(folder),
-        program=str(run / "program"),
-        reference=str(run / "parity" / "reference"),
-        weights=str(run / "checkpoint" / trainer.WEIGHTS),
+        artifact=str(run.artifact(artifact.name)),
+        program=str(run.program),
+        reference=str(run.reference),
+        weights=str(run.weights),
         cases=likeliest_cases(report, reference),
         options=report.options,
     )
-    location = _child(run, f"locate-{artifact.name}", "bench.locate.job:locate", job, Location, options.json)
+    location = _child(run, f"locate-{artifact.name}", locate, job, options.json)
     _show(location, report, console)
     return GOOD if location.suspect is not None or report.status == "pass" else NOT_GOOD
 
 
-def _audit(run: Path, artifact: Artifact, console: Console, options: Options) -> int:
-    from bench.locate.ranges import RangeJob, Ranges
-    from bench.parity.jobs import REFERENCE_RECORD, Reference
+def _audit(run: RunFolder, artifact: Artifact, console: Console, options: Options) -> int:
+    from bench.locate.ranges import RangeJob, audit
+    from bench.parity.reference import Reference
     from export.record import read
 
-    reference = read(Reference, run / "parity" / "reference" / REFERENCE_RECORD)
+    reference = read(Reference, run.reference_record)
     job = RangeJob(
-        program=str(run / "program"),
-        reference=str(run / "parity" / "reference"),
+        program=str(run.program),
+        reference=str(run.reference),
         signature=artifact.signature,
         cases=tuple(reference.indices("rows")),
     )
-    ranges = _child(run, "range-audit", "bench.locate.ranges:audit", job, Ranges, options.json)
-    for one in ranges.outside:
-        console.say(f"{one.module or 'the model'}: {one.message} ({one.line})")
+    ranges = _child(run, "range-audit", audit, job, options.json)
+    for value in ranges.outside:
+        console.say(f"{value.module or 'the model'}: {value.message} ({value.line})")
     console.say(f"{len(ranges.outside)} of {ranges.nodes_count} values leave the range of float16")
     return NOT_GOOD if ranges.outside else GOOD
 
 
-def _child(run: Path, name: str, function: str, job: object, kind: type[T], as_json: bool) -> T:
-    """Run a job; its result, printed as JSON where that is asked for."""
+def _child(run: RunFolder, name: str, task: Task[J, R], job: J, as_json: bool) -> R:
+    """Run a task; its result, printed as JSON where that is asked for."""
     import json
 
-    from export.record import from_json
-    from export.worker import Workspace, run_child
+    from export.record import read, to_json
+    from export.worker import Failed
+    from pipeline.run import RecipeRecord, workspace_of
 
-    outcome = run_child(name, function, job, Workspace(folder=run / "log"))
-    if outcome.status != "done":
-        raise UserError(f"{name} {outcome.status}: {outcome.cause}\nThe whole story: {outcome.log}")
+    end = workspace_of(run, read(RecipeRecord, run.recipe_record)).run(task, job, name)
+    if isinstance(end, Failed):
+        raise UserError(f"{name} {end.summary}\nThe whole story: {end.log}")
     if as_json:
-        print(json.dumps(outcome.value, indent=1))
-    return from_json(kind, outcome.value)
+        print(json.dumps(to_json(end.result), indent=1))
+    return end.result
 
 
 def _show(location: Location, report: ParityReport, console: Console) -> None:
@@ -129,7 +131,9 @@ def _show(location: Location, report: ParityReport, console: Console) -> None:
             console.say(f"no single operator is at fault: {location.message}")
         return
     whole = "" if suspect.inherited_ratio is None else f"; {suspect.inherited_ratio:.3g} roundings in the whole run"
-    between = f"\n  in between   {', '.join(one or 'the model' for one in suspect.between)}" if suspect.between else ""
+    between = (
+        f"\n  in between   {', '.join(module or 'the model' for module in suspect.between)}" if suspect.between else ""
+    )
     console.say(
         f"first at fault: {suspect.module or 'the model'}\n"
         f"  line         {suspect.line}\n"
@@ -139,7 +143,3 @@ def _show(location: Location, report: ParityReport, console: Console) -> None:
         f"  because      {suspect.why}\n"
         f"  found by     {location.message} ({location.matched_count} of {location.nodes_count} values compared)"
     )
-
-
-if __name__ == "__main__":
-    raise SystemExit(end(main))

@@ -3,7 +3,7 @@
     python -m pipeline.tune RUN [options]
 
 RUN is a folder, a recipe's name (its latest run) or RECIPE@KEY. What is found faster must pass parity as before; then
-it is written down, and `pipeline.all` proves and measures the artifact with it from now on. Exit code 0: searched;
+it is written down, and `pipeline.all` tests and measures the artifact with it from now on. Exit code 0: searched;
 1: a faster setting changed the parity verdict; 2: usage or environment.
 """
 
@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 import tyro
 
 from export.errors import UserError
-from pipeline.cli import GOOD, NOT_GOOD, end
+from pipeline.cli import GOOD, NOT_GOOD
 
 if TYPE_CHECKING:
     from bench.parity.report import ParityReport
+    from bench.run_folder import RunFolder
     from bench.stats.effects import Effect
     from bench.timing.measure import Session
     from bench.tune import Tuning
@@ -52,59 +53,65 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Search, prove, write down."""
+    """Search, check parity again, write down."""
     options = tyro.cli(Options, args=list(arguments), prog="python -m pipeline.tune", description=__doc__)
-    from bench.tune import search, settings, tuning_file
+    from bench.tune import search
+    from export import registry
     from export.environment import cores_count
-    from export.record import encode, write
-    from export.worker import Workspace
+    from export.record import encode, read, write
     from pipeline.console import Console
-    from pipeline.run import find_run
+    from pipeline.run import RecipeRecord, find_run, workspace_of
 
     run = find_run(options.run, options.out)
     console = Console(json=options.json)
-    workspace = Workspace(folder=run / "log")
-    artifacts, reports = _proved(run, options.artifacts)
+    recheck = Recheck(run, workspace_of(run, read(RecipeRecord, run.recipe_record)))
+    artifacts, reports = _passed(run, options.artifacts)
     session = _session(run, artifacts, reports, options)
     most = min(options.threads or cores_count(), cores_count())
-    choices = {name: settings(one, reports[name].options, most) for name, one in artifacts.items()}
+    choices = {
+        name: registry.get(artifact.backend).settings(reports[name].options, most)
+        for name, artifact in artifacts.items()
+    }
     started = time.monotonic()
-    found = search(session, choices, workspace, lambda text: console.stage("tune", text))
+    effects = search(session, choices, recheck.workspace, lambda text: console.stage("tune", text))
     tunings = [
-        _tuning(run, one, reports[name], found.get(name, {}), session, workspace, started)
-        for name, one in artifacts.items()
+        _tuning(artifact, reports[name], effects.get(name, {}), session.key, recheck, started)
+        for name, artifact in artifacts.items()
     ]
     for tuning in tunings:
-        write(tuning_file(run, tuning.artifact), tuning)
+        write(run.tuning(tuning.artifact), tuning)
     _show(console, tunings)
     if options.json:
-        print(f"[{','.join(encode(one).decode() for one in tunings)}]")
-    return NOT_GOOD if any(one.refused for one in tunings) else GOOD
+        print(f"[{','.join(encode(tuning).decode() for tuning in tunings)}]")
+    return NOT_GOOD if any(tuning.refused for tuning in tunings) else GOOD
 
 
-def _proved(run: Path, wanted: Sequence[str]) -> tuple[dict[str, Artifact], dict[str, ParityReport]]:
+def _passed(run: RunFolder, wanted: Sequence[str]) -> tuple[dict[str, Artifact], dict[str, ParityReport]]:
     """The source-free artifacts of the run that passed parity, and their reports."""
     from bench.parity.report import ParityReport
     from export.artifact import open_artifact
     from export.record import digest, read
 
     artifacts, reports = {}, {}
-    for path in sorted((run / "parity").glob("*.json")):
-        if path.stem == "calibration" or (wanted and path.stem not in wanted):
+    for name, path in run.parity_reports().items():
+        if wanted and name not in wanted:
             continue
-        report, artifact = read(ParityReport, path), open_artifact(run / "artifacts" / path.stem)
+        report, artifact = read(ParityReport, path), open_artifact(run.artifact(name))
         if report.status == "pass" and report.artifact_sha256 == digest(artifact) and artifact.source_free:
-            artifacts[path.stem], reports[path.stem] = artifact, report
+            artifacts[name], reports[name] = artifact, report
     if missing := sorted(set(wanted) - artifacts.keys()):
-        raise UserError(f"{run} has no artifact {missing[0]!r} that passed parity: python -m pipeline.all makes it")
+        raise UserError(
+            f"{run.path} has no artifact {missing[0]!r} that passed parity: python -m pipeline.all makes it"
+        )
     if not artifacts:
-        raise UserError(f"{run} has no artifact that passed parity: python -m pipeline.all makes them")
+        raise UserError(f"{run.path} has no artifact that passed parity: python -m pipeline.all makes them")
     return artifacts, reports
 
 
-def _session(run: Path, artifacts: dict[str, Artifact], reports: dict[str, ParityReport], options: Options) -> Session:
+def _session(
+    run: RunFolder, artifacts: dict[str, Artifact], reports: dict[str, ParityReport], options: Options
+) -> Session:
     """A measuring session on the recipe's own settings, save what the options change."""
-    from bench.parity.jobs import SAMPLES
     from bench.timing.measure import Session
     from bench.timing.spec import BenchSpec
     from bench.verdict.limits import Limits
@@ -113,58 +120,70 @@ def _session(run: Path, artifacts: dict[str, Artifact], reports: dict[str, Parit
     from export.record import from_json, key_of, read
     from pipeline.run import RecipeRecord
 
-    record = read(RecipeRecord, run / "recipe.json")
-    spec, limits = from_json(BenchSpec, record.settings["bench"]), from_json(Limits, record.settings["limits"])
+    recipe = read(RecipeRecord, run.recipe_record)
+    spec, limits = from_json(BenchSpec, recipe.settings["bench"]), from_json(Limits, recipe.settings["limits"])
     limited = limits.max_median_ms is not None or limits.max_p99_ms is not None
     rows = options.batch_rows or ((limits.batch_rows,) if limited else spec.batch_rows)
     spec = replace(spec, batch_rows=rows, processes_count=options.processes)
-    samples = run / "parity" / "reference" / SAMPLES
     return Session(
-        folders={name: run / "artifacts" / name for name in artifacts},
+        folders={name: run.artifact(name) for name in artifacts},
         options={name: report.options for name, report in reports.items()},
         source=Source(function="", argument=""),  # every candidate is source-free
         program=None,
         spec=spec,
-        samples=samples if samples.exists() else None,
-        seed=record.seed,
+        samples=run.existing_real_rows(),
+        seed=recipe.seed,
         key=key_of(stage="tune", spec=spec, machine=machine(), threads=options.threads),
     )
 
 
+@dataclass(frozen=True)
+class Recheck:
+    """Parity once more, of an artifact with other settings, as the run itself checked it."""
+
+    run: RunFolder
+    workspace: Workspace
+
+    def differs(self, artifact: Artifact, options: LoadOptions, before: ParityReport) -> str | None:
+        """How the settings change what parity finds; None if they do not."""
+        from bench.parity.run import ParityRun, differs
+
+        folder = self.run.artifact(artifact.name)
+        report = ParityRun.of(self.run, before.spec).judge(folder, options, self.workspace, before.key)
+        return differs(report, before, artifact.precision)
+
+
 def _tuning(
-    run: Path,
     artifact: Artifact,
     report: ParityReport,
-    found: dict[LoadOptions, Effect],
-    session: Session,
-    workspace: Workspace,
+    effects: dict[LoadOptions, Effect],
+    key: str,
+    recheck: Recheck,
     started: float,
 ) -> Tuning:
     """The fastest setting that is shown to be faster and passes parity as the present one does."""
-    from bench.tune import Tuning, spelled
+    from bench.tune import Tuning
     from export.environment import machine
     from export.record import digest, observed
-    from pipeline.reprove import changed, reprove
 
     refused: dict[str, str] = {}
     best = report.options
-    for options, effect in sorted(found.items(), key=lambda pair: pair[1].ratio.value):
+    for options, effect in sorted(effects.items(), key=lambda pair: pair[1].ratio.value):
         if effect.comparison != "faster":
             continue
-        folder = run / "artifacts" / artifact.name
-        why = changed(reprove(run, folder, artifact, options, report, workspace), report, artifact.precision)
+        why = recheck.differs(artifact, options, report)
         if why is None:
             best = options
             break
-        refused[spelled(options)] = why
+        refused[options.summary] = why
     return Tuning(
-        key=session.key,
+        key=key,
         artifact=artifact.name,
         artifact_sha256=digest(artifact),
         machine=machine(),
         before=report.options,
         options=best,
-        gains={spelled(options): effect for options, effect in found.items()},
+        gains={options.summary: effect for options, effect in effects.items()},
         refused=refused,
         observed=observed(time.monotonic() - started),
     )
@@ -175,21 +194,16 @@ def _show(console: Console, tunings: Sequence[Tuning]) -> None:
     from rich import box
     from rich.table import Table
 
-    from bench.tune import gain, spelled
+    from bench.tune import gain
 
     table = Table("artifact", "setting", "against the present", "", box=box.SIMPLE)
-    for one in tunings:
-        table.add_row(one.artifact, spelled(one.before), "present", "kept" if one.options == one.before else "")
-        for setting, effect in one.gains.items():
-            verdict = one.refused.get(setting, "taken" if setting == spelled(one.options) else "")
+    for tuning in tunings:
+        table.add_row(
+            tuning.artifact, tuning.before.summary, "present", "kept" if tuning.options == tuning.before else ""
+        )
+        for setting, effect in tuning.gains.items():
+            verdict = tuning.refused.get(setting, "taken" if setting == tuning.options.summary else "")
             table.add_row("", setting, gain(effect), verdict)
     console.show(table)
-    taken = [one.artifact for one in tunings if one.options != one.before]
-    summary = (
-        f"tuned: {', '.join(taken)}; pipeline.all uses these settings from now on" if taken else "nothing was faster"
-    )
-    console.say(summary)
-
-
-if __name__ == "__main__":
-    raise SystemExit(end(main))
+    taken = ", ".join(tuning.artifact for tuning in tunings if tuning.options != tuning.before)
+    console.say(f"tuned: {taken}; pipeline.all uses these settings from now on" if taken else "nothing was faster")

@@ -11,8 +11,8 @@ from torch import nn
 from bench.verdict.limits import Limits
 from export.errors import UserError
 from export.signature import Signature, SizeRange, TensorSpec
-from pipeline.recipe import Data, Recipe, Split
-from pipeline.training.loop import TrainSpec
+from pipeline.data import Data, Split
+from pipeline.recipe import Recipe, TrainSpec
 
 _TRAIN_ROWS, _VALIDATION_ROWS = 1257, 270
 

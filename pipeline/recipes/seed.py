@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from export.signature import Signature, SizeRange, TensorSpec
-from pipeline.recipe import Data, Recipe, Split
-from pipeline.training.loop import TrainSpec
+from pipeline.data import Data, Split
+from pipeline.recipe import Recipe, TrainSpec
 
 
 class SimpleNN(nn.Module):

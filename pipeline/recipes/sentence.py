@@ -20,7 +20,8 @@ from bench.parity.spec import ParitySpec
 from bench.timing.spec import BenchSpec
 from export.errors import UserError
 from export.signature import Signature, SizeRange, TensorSpec
-from pipeline.recipe import Data, Recipe, Split
+from pipeline.data import Data, Split
+from pipeline.recipe import Recipe
 
 LENGTH = 64
 """Tokens per sentence in the data; the model itself takes any length in the signature's range."""
@@ -106,8 +107,8 @@ def tokenize(sentences: Sequence[str], length: int = LENGTH) -> dict[str, torch.
     tokenizer.enable_padding(length=length)
     encoded = tokenizer.encode_batch(list(sentences))
     return {
-        "input_ids": torch.tensor([one.ids for one in encoded]),
-        "attention_mask": torch.tensor([one.attention_mask for one in encoded]),
+        "input_ids": torch.tensor([encoding.ids for encoding in encoded]),
+        "attention_mask": torch.tensor([encoding.attention_mask for encoding in encoded]),
     }
 
 

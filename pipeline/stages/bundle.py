@@ -13,25 +13,21 @@ from pipeline.bundle.writer import Choice, make
 from pipeline.run import Run
 from pipeline.verifier.files import MANIFEST
 
-BUNDLE_FOLDER = "bundle"
-
 
 def bundle(run: Run, verdict: Verdict) -> Path | None:
     """The folder of the bundle; None if the verdict is that nothing may ship: an older bundle then goes."""
-    folder = run.folder / BUNDLE_FOLDER
+    folder = run.files.bundle
     if not verdict.good or verdict.winner is None:
         shutil.rmtree(folder, ignore_errors=True)
         return None
     key = run.key(
         "bundle",
         tools=("bench", "export", "ship"),
-        packages=("numpy", "onnx", "onnxruntime", "onnxruntime-gpu"),
+        packages=("numpy", "onnx", "onnxruntime"),
         verdict=digest(verdict),
         machine=machine(),
     )
-    manifest, made = run.stage(
-        BUNDLE_FOLDER, Manifest, MANIFEST, key, lambda partial: make(run.folder, partial, key, Choice())
-    )
+    manifest, made = run.stage(folder, Manifest, MANIFEST, key, lambda partial: make(run.files, partial, key, Choice()))
     if made:
         run.console.stage("bundle", f"{len(manifest.files)} files, checked: {folder}")
     return folder

@@ -21,7 +21,7 @@ from export.backend import LoadOptions
 from export.environment import cores_count, machine
 from export.errors import NO_SPACE, RecordError, TorchstoneError, UserError
 from export.record import Record, digest, read, write, write_atomically
-from export.worker import Outcome
+from export.worker import Done, Failed
 from pipeline.run import Run
 
 Failures = dict[str, Failure]
@@ -34,19 +34,24 @@ R = TypeVar("R", bound=Record)
 class ChildFailed(Exception):  # noqa: N818 - carries an outcome through a stage's rollback, never shown
     """A child process did not end well."""
 
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.cause)
-        self.outcome = outcome
+    def __init__(self, end: Failed) -> None:
+        super().__init__(end.cause)
+        self.end = end
 
 
-def demand(outcome: Outcome) -> None:
-    """Raise ``ChildFailed`` unless the child is done."""
-    if outcome.status != "done":
-        raise ChildFailed(outcome)
+def demand(end: Done[T] | Failed) -> T:
+    """The child's result.
+
+    Raises:
+        ChildFailed: it has none.
+    """
+    if isinstance(end, Failed):
+        raise ChildFailed(end)
+    return end.result
 
 
-def failure(run: Run, step: str, outcome: Outcome) -> Failure:
-    """A row's failure, with its papers relative to the run.
+def failure(run: Run, step: str, end: Failed) -> Failure:
+    """A row's failure, with its log and script relative to the run.
 
     Raises:
         OSError: the disk is full: that is no fault of the row, and the other rows would fail too.
@@ -55,9 +60,9 @@ def failure(run: Run, step: str, outcome: Outcome) -> Failure:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.folder))
     return Failure(
         step=step,
-        cause=f"{outcome.status}: {outcome.cause}",
-        log=str(outcome.log.relative_to(run.folder)),
-        reproduce=str(outcome.reproduce.relative_to(run.folder)),
+        cause=end.summary,
+        log=str(end.log.relative_to(run.folder)),
+        reproduce=str(end.reproduce.relative_to(run.folder)),
     )
 
 
@@ -81,13 +86,13 @@ def users_code(run: Run, what: str) -> Iterator[None]:
 
 
 def side_by_side(
-    run: Run, stage: str, names: Iterable[str], one: Callable[[str], T | Failure], failures: Failures
+    run: Run, stage: str, names: Iterable[str], work: Callable[[str], T | Failure], failures: Failures
 ) -> dict[str, T]:
-    """Do ``one`` for every name, as many at once as there are cores; part the good from the failed, in table order."""
+    """Do ``work`` for every name, as many at once as there are cores; part the good from the failed, in table order."""
     results: dict[str, T] = {}
     order = list(names)
     with run.console.bar(stage, len(order)) as advance, _pool() as pool:
-        futures = {pool.submit(one, name): name for name in order}
+        futures = {pool.submit(work, name): name for name in order}
         for done, future in enumerate(as_completed(futures), 1):
             advance(done)
             name, result = futures[future], future.result()
@@ -115,7 +120,7 @@ def _pool() -> Iterator[ThreadPoolExecutor]:
 
 def reused(run: Run, kind: type[R], path: Path, key: str) -> R | None:
     """A record that this run, or another of the same recipe, has under ``key``."""
-    for candidate in run.places(str(path.relative_to(run.folder))):
+    for candidate in run.places(path):
         try:
             record = read(kind, candidate)
         except RecordError as error:
@@ -130,7 +135,7 @@ def reused(run: Run, kind: type[R], path: Path, key: str) -> R | None:
 
 def load_options(run: Run, artifact: Artifact) -> LoadOptions:
     """How an artifact is run, the same for parity and measurement: as it was tuned on this machine, else by default."""
-    for path in run.places(f"tuning/{artifact.name}.json"):
+    for path in run.places(run.files.tuning(artifact.name)):
         tuning = read(Tuning, path)
         if (tuning.artifact_sha256, tuning.machine) == (digest(artifact), machine()):
             return tuning.options

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from bench.parity.report import ParityReport
 from bench.timing.measurement import Measurement, SessionRecord
-from bench.verdict.judge import Evidence, Verdict, judge_evidence
-from export import backend as backends
+from bench.verdict.judge import Evidence, Requirements, Verdict
+from bench.verdict.judge import judge as judge_evidence
+from export import registry
 from export.artifact import Artifact
 from export.errors import RecordError
 from export.record import digest, read, write
-from pipeline.report import write_report
+from pipeline.report.page import write_report
 from pipeline.run import Run, set_latest
 from pipeline.stages.children import Failures
 from pipeline.stages.train import Trained
@@ -26,11 +27,11 @@ def judge(
     measurements: Mapping[str, Measurement],
     failures: Failures,
 ) -> Verdict:
-    """Weigh, write down, and make this the recipe's latest run; what has not changed keeps its file."""
+    """Judge, write down, and make this the recipe's latest run; what has not changed keeps its file."""
     recipe = run.found.recipe
     evidence = [
         Evidence(
-            name=backends.artifact_name(name, run.device),
+            name=registry.get(name).artifact_name(run.device),
             backend=name,
             required=name in recipe.must_be_good,
             artifact=artifacts.get(name),
@@ -40,20 +41,17 @@ def judge(
         )
         for name in recipe.backends
     ]
-    verdict = judge_evidence(
-        digest(run.record),
-        recipe.name,
-        evidence,
-        session,
-        recipe.limits,
-        trained.checkpoint.metrics,
+    required = Requirements(
+        limits=recipe.limits,
+        metrics=trained.checkpoint.metrics,
         allow_no_reference=recipe.parity.allow_no_reference,
     )
+    verdict = judge_evidence(digest(run.record), recipe.name, evidence, session, required)
     known = _known(run)
     if known is not None and digest(known) == digest(verdict):
         verdict = known
     else:
-        write(run.folder / "verdict.json", verdict)
+        write(run.files.verdict, verdict)
     write_report(run, verdict, reports)
     set_latest(run)
     return verdict
@@ -62,6 +60,6 @@ def judge(
 def _known(run: Run) -> Verdict | None:
     """The verdict that lies there, if one does and can be read; whatever else lies there is replaced."""
     try:
-        return read(Verdict, run.folder / "verdict.json")
+        return read(Verdict, run.files.verdict)
     except RecordError:
         return None

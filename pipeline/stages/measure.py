@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from bench.parity.jobs import SAMPLES
 from bench.parity.report import ParityReport
 from bench.timing.measure import Session, measure_together, steps_count
 from bench.timing.measurement import Measurement, SessionRecord
@@ -14,11 +12,8 @@ from export.environment import machine
 from export.record import digest, write
 from pipeline.run import Run
 from pipeline.stages.children import Failures, failure, reused
-from pipeline.stages.parity import REFERENCE
 from pipeline.stages.train import Trained
 
-SESSION = "session"
-"""Name of the record that the measurements share, beside theirs."""
 Found = tuple[SessionRecord | None, dict[str, Measurement]]
 """What the measurements share (None if there are none), and the measurements by backend."""
 
@@ -48,27 +43,26 @@ def measure(
     )
     if (known := _known(run, chosen, key)) is not None:
         return known
-    samples = run.folder / REFERENCE / SAMPLES
     session = Session(
-        folders={artifact.name: run.folder / "artifacts" / artifact.name for artifact in chosen.values()},
+        folders={artifact.name: run.files.artifact(artifact.name) for artifact in chosen.values()},
         options={artifact.name: reports[name].options for name, artifact in chosen.items()},
         source=trained.source,
-        program=None if program.failure else run.folder / "program",
+        program=None if program.failure else run.files.program,
         spec=recipe.bench,
-        samples=samples if samples.exists() else None,
+        samples=run.files.existing_real_rows(),
         seed=recipe.seed,
         key=key,
     )
     with run.console.bar("measure", steps_count(session)) as advance:
         measured = measure_together(session, run.workspace, advance)
     backends = {artifact.name: name for name, artifact in chosen.items()}
-    for name, outcome in measured.dropped.items():
-        failures[backends[name]] = failure(run, "measure", outcome)
+    for name, end in measured.dropped.items():
+        failures[backends[name]] = failure(run, "measure", end)
     for name, record in measured.measurements.items():
         if name not in measured.dropped:  # what failed is measured anew the next time
-            write(_path(run, name), record)
+            write(run.files.measurement(name), record)
     if measured.session is not None:
-        write(_path(run, SESSION), measured.session)
+        write(run.files.session, measured.session)
     count = len(measured.measurements)
     run.console.stage("measure", f"{count} candidates in {recipe.bench.processes} fresh processes")
     return measured.session, {backends[name]: record for name, record in measured.measurements.items()}
@@ -78,16 +72,12 @@ def _known(run: Run, chosen: Mapping[str, Artifact], key: str) -> Found | None:
     """The measurements of an earlier session with the same key, if it covers all that are chosen."""
     known: dict[str, Measurement] = {}
     for name, artifact in chosen.items():
-        record = reused(run, Measurement, _path(run, artifact.name), key)
+        record = reused(run, Measurement, run.files.measurement(artifact.name), key)
         if record is None:
             return None
         known[name] = record
-    session = reused(run, SessionRecord, _path(run, SESSION), key)
+    session = reused(run, SessionRecord, run.files.session, key)
     if session is None:
         return None
     run.console.stage("measure", f"measured {session.observed.at}, reused")
     return session, known
-
-
-def _path(run: Run, name: str) -> Path:
-    return run.folder / "measurements" / f"{name}.json"

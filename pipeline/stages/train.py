@@ -8,16 +8,20 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from bench.run_folder import CHECKPOINT_RECORD
 from bench.verdict.judge import Failure
-from export import backend as backends
+from export import registry
 from export.build import Source
+from export.device import HOST, device
 from export.exporters.quantize import CALIBRATION_ROWS
 from export.program import complete
 from export.record import key_of, write_atomically
 from export.signature import Signature
 from pipeline.run import Run
 from pipeline.stages.children import Failures, users_code
-from pipeline.training import loop as trainer
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.loop import Progress, seed_everything
+from pipeline.training.loop import train as train_recipe
 from pipeline.training.resume import tensor_sha256
 from pipeline.training.source import TrainedModule
 
@@ -26,7 +30,7 @@ from pipeline.training.source import TrainedModule
 class Trained:
     """A checkpoint, and where workers find its module."""
 
-    checkpoint: trainer.Checkpoint
+    checkpoint: Checkpoint
     source: Source
 
 
@@ -34,7 +38,7 @@ def check(run: Run) -> Failures:
     """Before anything is trained: which backends cannot work here, and why; each is named with its remedy."""
     failures = {}
     for name in run.found.recipe.backends:
-        if reason := backends.get(name).unavailable(run.device):
+        if reason := registry.get(name).unavailable(run.device):
             failures[name] = Failure(step="build", cause=reason)
             run.console.stage("check", f"{name} will fail: {reason}")
     return failures
@@ -43,11 +47,10 @@ def check(run: Run) -> Failures:
 def train(run: Run) -> Trained:
     """The checkpoint: trained, or the model's own weights where the recipe has no training."""
     recipe = run.found.recipe
-    weights = run.folder / "checkpoint" / trainer.WEIGHTS
-    source = TrainedModule(reference=run.found.reference, weights=str(weights)).source()
+    source = TrainedModule(location=run.found.location, weights=str(run.files.weights)).source()
     key = run.key(
         "train",
-        tools=("train",),
+        tools=("training",),
         settings=recipe.train,
         seed=recipe.seed,
         device=run.device,
@@ -59,14 +62,14 @@ def train(run: Run) -> Trained:
     def make(folder: Path) -> None:
         complete_signature(run)  # a model that does not accept its own example is not worth training
         with run.console.bar("train", recipe.train.epochs if recipe.train else 0) as advance:
-            progress = trainer.Progress(
+            progress = Progress(
                 say=lambda text: run.console.stage("train", text), advance=lambda done, _: advance(done)
             )
             with users_code(run, "training"):
-                trainer.train(recipe, run.device, folder, key, progress)
+                train_recipe(recipe, device(run.device), folder, key, progress)
 
     checkpoint, made = run.stage(
-        "checkpoint", trainer.Checkpoint, trainer.RECORD, key, make, keep_partial=recipe.train is not None
+        run.files.checkpoint, Checkpoint, CHECKPOINT_RECORD, key, make, keep_partial=recipe.train is not None
     )
     if not made:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in checkpoint.metrics.items())
@@ -91,8 +94,8 @@ def calibration_rows(run: Run) -> Path | None:
     recipe = run.found.recipe
     if recipe.data is None:
         return None
-    path = run.folder / "calibration.safetensors"
-    trainer.seed_everything(recipe.seed, run.device)
+    path = run.files.calibration_rows
+    seed_everything(recipe.seed, device(run.device))
     with users_code(run, "loading the data"):
         rows = {name: array[:CALIBRATION_ROWS].contiguous() for name, array in recipe.data().train.inputs.items()}
     write_atomically(path, save(rows))
@@ -100,9 +103,9 @@ def calibration_rows(run: Run) -> Path | None:
 
 
 def _given_weights_sha256(run: Run) -> str:
-    """Of a model that arrives with its weights: they are part of what the run depends on."""
+    """The digest of the weights that a model arrives with: they are part of what the run depends on."""
     recipe = run.found.recipe
-    trainer.seed_everything(recipe.seed, "cpu")
+    seed_everything(recipe.seed, HOST)
     with users_code(run, "building the model"):
         state = recipe.model().state_dict()
     return key_of(**{name: tensor_sha256(tensor) for name, tensor in state.items()})

@@ -11,18 +11,20 @@ from torch import nn
 from pipeline.training.resume import tensor_sha256
 
 if TYPE_CHECKING:
-    from pipeline.recipe import Data, Recipe, Split
+    from export.device import Device
+    from pipeline.data import Data, Split
+    from pipeline.recipe import Recipe
 
 _ROWS_AT_ONCE = 4096
 
 
-def final_metrics(recipe: Recipe, data: Data | None, module: nn.Module, device: str) -> dict[str, float]:
+def final_metrics(recipe: Recipe, data: Data | None, module: nn.Module, where: Device) -> dict[str, float]:
     """Every metric on every split, of the kept weights."""
     results: dict[str, float] = {}
     if data is None or not recipe.metrics:
         return results
     for split_name, split in data.splits.items():
-        moved = to_device(split, device)
+        moved = split.on(where)
         outputs = predict(recipe, module, moved)
         results |= {
             f"{split_name}_{name}": float(metric(outputs, moved.targets)) for name, metric in recipe.metrics.items()
@@ -48,7 +50,7 @@ def predict(recipe: Recipe, module: nn.Module, split: Split) -> Any:
             if split.rows_count <= _ROWS_AT_ONCE:
                 return call(recipe, module, split)
             parts = [
-                call(recipe, module, take(split, slice(start, start + _ROWS_AT_ONCE)))
+                call(recipe, module, split.take(slice(start, start + _ROWS_AT_ONCE)))
                 for start in range(0, split.rows_count, _ROWS_AT_ONCE)
             ]
             return _join(parts)
@@ -75,19 +77,3 @@ def call(recipe: Recipe, module: nn.Module, batch: Split) -> Any:
     specs = recipe.signature.inputs
     positional = [batch.inputs[spec.name] for spec in specs if not spec.keyword]
     return module(*positional, **{spec.name: batch.inputs[spec.name] for spec in specs if spec.keyword})
-
-
-def take(split: Split, rows: Any) -> Split:
-    """Some rows of a split, by a slice or by indices."""
-    return replace(
-        split, inputs={name: tensor[rows] for name, tensor in split.inputs.items()}, targets=split.targets[rows]
-    )
-
-
-def to_device(split: Split, device: str) -> Split:
-    """A split on the device; nothing is copied if it lies there."""
-    return replace(
-        split,
-        inputs={name: tensor.to(device) for name, tensor in split.inputs.items()},
-        targets=split.targets.to(device),
-    )

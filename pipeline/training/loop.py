@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import signal
 import threading
@@ -18,76 +17,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from bench.run_folder import CHECKPOINT_RECORD, METRICS, WEIGHTS
+from export.device import Device
 from export.errors import UserError
-from export.record import FileDigest, Observed, Record, digest_files, observed, write, write_atomically
-from pipeline.training.evaluate import call, data_sha256, final_metrics, predict, take, to_device
+from export.record import digest_files, observed, write, write_atomically
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.evaluate import call, data_sha256, final_metrics, predict
 from pipeline.training.resume import Counters, forget_state, load_state, save_state, save_tensors
 
 if TYPE_CHECKING:
-    from pipeline.recipe import Data, Recipe, Split
-
-WEIGHTS, METRICS, RECORD = "weights.safetensors", "metrics.jsonl", "checkpoint.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSpec:
-    """How to train."""
-
-    epochs: int = 10
-    """Passes over the training rows."""
-    batch_rows: int | None = None
-    """Rows per step, shuffled each epoch; None takes all rows at once, in their order."""
-    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
-    lr: float = 1e-3
-    """Learning rate at the start."""
-    momentum: float = 0.0
-    """Of sgd."""
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Of the learning rate, per epoch; cosine ends at zero."""
-    keep: Literal["last", "best"] = "last"
-    """Which epoch's weights to keep; best is the smallest validation loss."""
-    print_every_epochs: int = 10
-    save_every_s: float = 10.0
-    """Least time between two saves of the state that an interrupted run resumes from."""
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"train.epochs must be >= 1, got {self.epochs}")
-        if self.batch_rows is not None and self.batch_rows < 1:
-            raise ValueError(f"train.batch_rows must be >= 1, got {self.batch_rows}")
-        if self.lr <= 0:
-            raise ValueError(f"train.lr must be > 0, got {self.lr}")
-        if self.print_every_epochs < 1 or self.save_every_s < 0:
-            raise ValueError("train.print_every_epochs must be >= 1 and train.save_every_s >= 0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint(Record):
-    """What lies in ``checkpoint/``: trained weights and how they did."""
-
-    SCHEMA: ClassVar[str] = "torchstone.checkpoint/1"
-
-    key: str
-    recipe: str
-    files: tuple[FileDigest, ...]
-    """The weights (safetensors, the module's own names) and the metrics of every epoch."""
-    data_sha256: dict[str, str]
-    """Of every tensor of the data, as ``<split>.<name>``."""
-    epochs_count: int
-    """0 for a recipe without training."""
-    kept_epoch: int
-    """Counted from 1; 0 for a recipe without training."""
-    metrics: dict[str, float]
-    """Of the kept weights: ``<split>_<metric>``, and ``train_loss`` of the last epoch."""
-    observed: Observed
+    from pipeline.data import Data, Split
+    from pipeline.recipe import Recipe
+    from pipeline.training.spec import TrainSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,20 +48,17 @@ class Progress:
     """Epochs done, and of how many."""
 
 
-def seed_everything(seed: int, device: str) -> None:
-    """Seed Python, NumPy and torch, and ask torch for deterministic algorithms."""
+def seed_everything(seed: int, where: Device) -> None:
+    """Seed Python, NumPy and torch, and ask torch for deterministic algorithms and strict float32."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    if device == "cuda":
-        # cuBLAS is deterministic only with a fixed workspace.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+    where.prepare_deterministic()
+    where.strict_float32()
     torch.use_deterministic_algorithms(True)
 
 
-def train(recipe: Recipe, device: str, folder: Path, key: str, progress: Progress) -> Checkpoint:
+def train(recipe: Recipe, where: Device, folder: Path, key: str, progress: Progress) -> Checkpoint:
     """Train into ``folder``, going on from a state that lies there; the caller publishes the folder when it is whole.
 
     Raises:
@@ -121,19 +66,19 @@ def train(recipe: Recipe, device: str, folder: Path, key: str, progress: Progres
         KeyboardInterrupt: after the state was saved, at the end of the epoch.
     """
     started = time.monotonic()
-    seed_everything(recipe.seed, device)
+    seed_everything(recipe.seed, where)
     data = recipe.data() if recipe.data else None
     torch.manual_seed(recipe.seed)
-    module = recipe.model().to(device)
+    module = recipe.model().to(where.torch_name)
     spec = recipe.train
     if spec is None or data is None or recipe.loss is None:
         save_tensors(folder / WEIGHTS, module.state_dict())
         write_atomically(folder / METRICS, b"")
         last_loss, kept_epoch = None, 0
     else:
-        last_loss, kept_epoch = _Training(recipe, spec, data, module, device, folder).run(progress)
+        last_loss, kept_epoch = _Training(recipe, spec, data, module, where, folder).run(progress)
         module.load_state_dict(load_file(folder / WEIGHTS))
-    metrics = final_metrics(recipe, data, module, device)
+    metrics = final_metrics(recipe, data, module, where)
     if last_loss is not None:
         metrics["train_loss"] = last_loss
         _say_results(metrics, progress)
@@ -147,7 +92,7 @@ def train(recipe: Recipe, device: str, folder: Path, key: str, progress: Progres
         metrics=metrics,
         observed=observed(time.monotonic() - started),
     )
-    write(folder / RECORD, checkpoint)
+    write(folder / CHECKPOINT_RECORD, checkpoint)
     forget_state(folder)
     return checkpoint
 
@@ -156,13 +101,13 @@ class _Training:
     """The loop and its state."""
 
     def __init__(
-        self, recipe: Recipe, spec: TrainSpec, data: Data, module: nn.Module, device: str, folder: Path
+        self, recipe: Recipe, spec: TrainSpec, data: Data, module: nn.Module, where: Device, folder: Path
     ) -> None:
         assert recipe.loss is not None
-        self._recipe, self._spec, self._module, self._device, self._folder = recipe, spec, module, device, folder
+        self._recipe, self._spec, self._module, self._device, self._folder = recipe, spec, module, where, folder
         self._loss = recipe.loss
-        self._train = to_device(data.train, device)
-        self._validation = to_device(data.validation, device) if data.validation else None
+        self._train = data.train.on(where)
+        self._validation = data.validation.on(where) if data.validation else None
         self._optimizer = recipe.optimizer(module) if recipe.optimizer else _optimizer(spec, module)
         self._base_lrs = [group["lr"] for group in self._optimizer.param_groups]
         self._now = Counters()
@@ -239,9 +184,9 @@ class _Training:
             yield self._train
             return
         generator = torch.Generator().manual_seed(self._recipe.seed * 1_000_003 + self._now.epoch)
-        order = torch.randperm(self._train.rows_count, generator=generator).to(self._device)
+        order = torch.randperm(self._train.rows_count, generator=generator).to(self._device.torch_name)
         for start in range(0, len(order), rows):
-            yield take(self._train, order[start : start + rows])
+            yield self._train.take(order[start : start + rows])
 
 
 def _optimizer(spec: TrainSpec, module: nn.Module) -> torch.optim.Optimizer:

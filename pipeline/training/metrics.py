@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from bench.parity.check import Check, CheckStatus
-from bench.parity.jobs import EAGER, Reference
+from bench.parity.reference import EAGER, Reference
 from bench.parity.store import load_case
 from export.build import Source
 from export.program import refill
 from export.signature import Signature
-from pipeline.recipe import Metric, Recipe, Split
-from pipeline.training.evaluate import call, take
+from pipeline.data import Metric, Split
+from pipeline.recipe import Recipe
+from pipeline.training.evaluate import call
 
 _RESAMPLES = 200
 _CONFIDENCE = 0.95
@@ -42,9 +43,9 @@ class Labelled:
             message = "the recipe has no metric" if not self._recipe.metrics else "no labelled rows fit the signature"
             return [Check(level="metric", subject="metrics", status="unchecked", message=message)]
         targets = self._split.targets[:n]
-        theirs, ours = (self._result(folder, signature, n) for folder in (reference_folder / EAGER, answers))
+        of_eager, of_artifact = (self._result(folder, signature, n) for folder in (reference_folder / EAGER, answers))
         return [
-            self._check(f"{self._split_name}_{name}", metric, theirs, ours, targets)
+            self._check(f"{self._split_name}_{name}", metric, of_eager, of_artifact, targets)
             for name, metric in self._recipe.metrics.items()
         ]
 
@@ -75,7 +76,8 @@ class Labelled:
             f"{name} {after:.4g}, eager {before:.4g}: changed by {after - before:.3g} [{low:.3g}, {high:.3g}] "
             f"on n={n} real rows, margin {margin:g}"
         )
-        return Check(level="metric", subject=name, status=status, message=message)
+        change = float(after - before)
+        return Check(level="metric", subject=name, status=status, message=message, value=change, limit=margin)
 
     def _result(self, folder: Path, signature: Signature, n: int) -> Callable[[torch.Tensor], Any]:
         """The model's nested result on any of the first ``n`` rows, made from flat answers on disk."""
@@ -102,5 +104,5 @@ class Labelled:
             assert self._split is not None
             module = self._source.module()
             with torch.no_grad():
-                self._template = call(self._recipe, module, take(self._split, slice(0, 2)))
+                self._template = call(self._recipe, module, self._split.take(slice(0, 2)))
         return self._template

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from export.device import Device
 from export.record import sha256, write_atomically
 
 _TENSORS, _TEXT = "state.safetensors", "state.json"
@@ -38,7 +39,7 @@ class Counters:
 
 def save_state(
     folder: Path,
-    device: str,
+    where: Device,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: dict[str, torch.Tensor],
@@ -56,8 +57,8 @@ def save_state(
             else:
                 scalars[f"{index}.{name}"] = value
     tensors["rng.torch"] = torch.get_rng_state()
-    if device == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    if (state_of_device := where.random_state()) is not None:
+        tensors["rng.device"] = state_of_device
     name = f"{counters.epoch}-{_TENSORS}"
     text = {
         **vars(counters),
@@ -75,14 +76,14 @@ def save_state(
 
 
 def load_state(
-    folder: Path, device: str, module: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, where: Device, module: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Counters, dict[str, torch.Tensor]] | None:
     """Take up a saved state: the counters and the best weights; None if there is none."""
     path = folder / _TEXT
     if not path.exists():
         return None
     text = json.loads(path.read_bytes())
-    tensors = load_file(folder / text["tensors"], device=device)
+    tensors = load_file(folder / text["tensors"], device=where.torch_name)
     module.load_state_dict(_under("model.", tensors))
     slots: dict[int, dict[str, Any]] = {}
     for name, value in (_under("optimizer.", tensors) | text["scalars"]).items():
@@ -92,8 +93,8 @@ def load_state(
         slots.setdefault(int(index), {})[slot] = value.cpu() if on_host else value
     optimizer.load_state_dict({"state": slots, "param_groups": text["groups"]})
     torch.set_rng_state(tensors["rng.torch"].cpu())
-    if device == "cuda":
-        torch.cuda.set_rng_state(tensors["rng.cuda"].cpu())
+    if "rng.device" in tensors:
+        where.restore_random_state(tensors["rng.device"])
     version, internal, gauss = text["random"]
     random.setstate((version, tuple(internal), gauss))
     numpy_state = text["numpy"]

@@ -10,18 +10,18 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from bench.run_folder import RunFolder
 from export.build import Source
 from export.record import from_json, read, to_json
-from pipeline.find import Reference, call
+from pipeline.find import RecipeLocation, call
 from pipeline.run import RecipeRecord
-from pipeline.training.loop import WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModule:
     """A recipe's module with the weights of a checkpoint."""
 
-    reference: Reference
+    location: RecipeLocation
     weights: str
     """The safetensors file."""
 
@@ -33,7 +33,7 @@ class TrainedModule:
 def trained_module(argument: str) -> nn.Module:
     """Build the recipe's module, load its weights; on the CPU, in eval mode."""
     wanted = from_json(TrainedModule, json.loads(argument))
-    recipe = call(wanted.reference)
+    recipe = call(wanted.location)
     torch.manual_seed(recipe.seed)
     module = recipe.model()
     module.load_state_dict(load_file(Path(wanted.weights)))
@@ -46,9 +46,8 @@ def run_module(folder: str) -> nn.Module:
     Raises:
         UserError: the recipe's module is not found.
     """
-    run = Path(folder)
-    record = read(RecipeRecord, run / "recipe.json")
+    files = RunFolder(Path(folder))
+    record = read(RecipeRecord, files.recipe_record)
     module, _, function = record.function.partition(":")
-    reference = Reference(module=module, function=function, file=None, import_path=(str(Path.cwd()),))
-    weights = run / "checkpoint" / WEIGHTS
-    return trained_module(json.dumps(to_json(TrainedModule(reference=reference, weights=str(weights)))))
+    location = RecipeLocation(module=module, function=function, file=None, import_path=(str(Path.cwd()),))
+    return trained_module(json.dumps(to_json(TrainedModule(location=location, weights=str(files.weights)))))

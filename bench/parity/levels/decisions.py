@@ -8,14 +8,15 @@ with its exact (Clopper-Pearson) interval; no flip in n rows means fewer than 3 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from bench.parity.answers import Answers
+from bench.parity.answers import Answers, Scores
 from bench.parity.cases import Values
 from bench.parity.check import Check, CheckStatus
+from bench.parity.levels.level import Context, PerOutput
 
 _CHOICE_ERRORS = 8.0
 """Two values, each off by at most four times eager's largest error."""
@@ -99,10 +100,40 @@ class DecisionTally:
                 f"by more than honest errors explain (a margin of {2 * allowed_error:.3g})"
             )
         status: CheckStatus = "fail" if flips.unexplained_count else "pass"
-        return [Check(level="decisions", subject=self.name, status=status, message=message)]
+        return [
+            Check(
+                level="decisions",
+                subject=self.name,
+                status=status,
+                message=message,
+                value=float(flips.unexplained_count),
+                limit=0.0,
+            )
+        ]
 
 
-def explained_choices(wide: Values, got: Values, scores: Sequence[tuple[Values, Values]]) -> Values:
+class Decisions(PerOutput[DecisionTally]):
+    """Whether the artifact chooses as float64 does."""
+
+    name = "decisions"
+    meaning = "the same class, the same side of the threshold"
+    exact = True
+    tally = DecisionTally
+
+    def checks(self, context: Context) -> Iterable[Check]:
+        """The decisions of every output; without a float64 answer flips against eager are reported."""
+        for output in context.outputs:
+            decisions = self.of(output)
+            if context.has_reference:
+                yield from decisions.checks(context.errors[output].allowed_peak * context.limits.max_peak_ratio)
+            elif (flips := decisions.result(math.inf)) is not None:
+                message = (
+                    f"{flips.flips_count} of {flips.decisions_count} flipped against eager ({flips.rule}): no reference"
+                )
+                yield Check(level=self.name, subject=output, status="reported", message=message)
+
+
+def explained_choices(wide: Values, got: Values, scores: Scores) -> Values:
     """Where an integer output may differ: it is the argmax of another output, and its choice is as good to rounding.
 
     ``scores`` are the other outputs' float64 and eager values. Choices are along the last dimension.

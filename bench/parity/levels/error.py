@@ -15,6 +15,7 @@ one observation: its denominators are at least eager's largest error on the rows
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from bench.parity.answers import Answers
 from bench.parity.cases import Case
 from bench.parity.check import Check
+from bench.parity.levels.level import Context, Level
 from bench.parity.spec import Thresholds
 
 ILL_CONDITIONED = 1e-2
@@ -97,12 +99,12 @@ class ErrorTally:
 
     @property
     def rms_ratio(self) -> float:
-        """Of the rows."""
+        """The RMS error of the rows, over eager's own."""
         return self._ratios(self._rows)[0]
 
     @property
     def peak_ratio(self) -> float:
-        """Of the rows."""
+        """The largest error of the rows, over eager's own."""
         return self._ratios(self._rows)[1]
 
     @property
@@ -112,13 +114,13 @@ class ErrorTally:
 
     @property
     def max_abs_error(self) -> float:
-        """Of the rows."""
+        """The largest error of the rows."""
         return self._rows.peaks["artifact"]
 
     @property
     def compared_count(self) -> int:
         """Elements compared, of all cases."""
-        return self._rows.count + sum(one.count for one in self._others.values())
+        return self._rows.count + sum(sums.count for sums in self._others.values())
 
     @property
     def allowed_peak(self) -> float:
@@ -143,59 +145,81 @@ class ErrorTally:
         )
 
     def checks(self, thresholds: Thresholds) -> list[Check]:
-        """One for the rows, and one per group of other cases."""
+        """The checks of the rows, and of every group of other cases."""
+        groups = dict.fromkeys(group for group, _ in self._others)
+        return [
+            *self.row_checks(thresholds),
+            *(check for group in groups for check in self.group_checks(group, thresholds)),
+        ]
+
+    def row_checks(self, thresholds: Thresholds) -> list[Check]:
+        """The check of the rows; inconclusive where float32 says nothing about the model."""
         if not self._rows.count:
             return []
-        checks = [self._check("error", [self._rows], thresholds)]
+        check = self._check("error", [self._rows], thresholds)
         condition = self._rows.rms_of("eager") / (self._rows.rms_of_output or math.inf)
-        if condition > ILL_CONDITIONED and checks[0].status == "pass":
+        if condition > ILL_CONDITIONED and check.status == "pass":
             message = (
                 f"{self.name}: eager float32 itself is off by {condition:.2g} of the output's size: "
                 "the model is ill-conditioned in float32, nothing can be proved"
             )
-            checks[0] = Check(level="error", subject=self.name, status="inconclusive", message=message)
-        groups = dict.fromkeys(group for group, _ in self._others)
-        for group in groups:
-            classes = [one for (name, _), one in self._others.items() if name == group]
-            checks.append(self._check(group, classes, thresholds))
-        return checks
+            check = Check(
+                level="error",
+                subject=self.name,
+                status="inconclusive",
+                message=message,
+                value=condition,
+                limit=ILL_CONDITIONED,
+            )
+        return [check]
+
+    def group_checks(self, group: str, thresholds: Thresholds) -> list[Check]:
+        """The check of another group's cases; none if there are none, or no rows to compare with."""
+        classes = [sums for (name, _), sums in self._others.items() if name == group]
+        return [self._check(group, classes, thresholds)] if classes and self._rows.count else []
 
     def _check(self, level: str, classes: list[_Class], thresholds: Thresholds) -> Check:
-        ratios = {one.name: self._ratios(one) for one in classes}
-        wrong = []
-        for one in classes:
-            rms, peak = ratios[one.name]
-            where = "" if level == "error" else f" ({one.name})"
+        """The worst of the classes, by how far each ratio exceeds its own threshold."""
+        faults: list[tuple[str, str]] = []
+        for sums in classes:
+            rms, peak = self._ratios(sums)
+            where = "" if level == "error" else f" ({sums.name})"
             if not rms <= thresholds.max_rms_ratio:
-                wrong.append(
+                fault = (
                     f"{self.name}{where}: RMS error is {rms:.3g} times eager's own, "
                     f"at most {thresholds.max_rms_ratio:.3g} passes"
                 )
+                faults.append((sums.worst, fault))
             if not peak <= thresholds.max_peak_ratio:
-                wrong.append(
-                    f"{self.name} ({one.worst}): largest error is {peak:.3g} times eager's own "
-                    f"({one.peaks['artifact']:.3g}), at most {thresholds.max_peak_ratio:.3g} passes"
+                fault = (
+                    f"{self.name} ({sums.worst}): largest error is {peak:.3g} times eager's own "
+                    f"({sums.peaks['artifact']:.3g}), at most {thresholds.max_peak_ratio:.3g} passes"
                 )
-        worst = max(classes, key=lambda one: max(ratios[one.name]))
-        rms, peak = ratios[worst.name]
-        more = f"; and {len(wrong) - 1} more like it" if len(wrong) > 1 else ""
-        message = (
-            wrong[0] + more
-            if wrong
-            else f"RMS {rms:.2f}, largest {peak:.2f} times eager's" + (f" ({worst.name})" if len(classes) > 1 else "")
+                faults.append((sums.worst, fault))
+        worst = max(classes, key=lambda sums: max(self._ratios(sums)))
+        rms, peak = self._ratios(worst)
+        more = f"; and {len(faults) - 1} more like it" if len(faults) > 1 else ""
+        fine = f"RMS {rms:.2f}, largest {peak:.2f} times eager's" + (f" ({worst.name})" if len(classes) > 1 else "")
+        return Check(
+            level=level,
+            subject=self.name,
+            status="fail" if faults else "pass",
+            message=faults[0][1] + more if faults else fine,
+            cases=tuple(dict.fromkeys([worst.worst, *(case for case, _ in faults)])) if faults else (),
+            value=peak,
+            limit=thresholds.max_peak_ratio,
         )
-        return Check(level=level, subject=self.name, status="fail" if wrong else "pass", message=message)
 
-    def _ratios(self, one: _Class) -> tuple[float, float]:
-        rms_unit, peak_unit = self._units(one)
-        return _ratio(one.rms_of("artifact"), rms_unit), _ratio(one.peaks["artifact"], peak_unit)
+    def _ratios(self, sums: _Class) -> tuple[float, float]:
+        rms_unit, peak_unit = self._units(sums)
+        return _ratio(sums.rms_of("artifact"), rms_unit), _ratio(sums.peaks["artifact"], peak_unit)
 
-    def _units(self, one: _Class) -> tuple[float, float]:
+    def _units(self, sums: _Class) -> tuple[float, float]:
         """What an RMS and a largest error of 1 are."""
-        rms_unit = max(one.rms_of("eager"), one.rms_of("floor"), one.tiny)
-        peak_unit = max(one.peaks["eager"], one.peaks["floor"], one.tiny)
-        if one is not self._rows and self._rows.rms_of_output:
-            size = max(1.0, one.rms_of_output / self._rows.rms_of_output)
+        rms_unit = max(sums.rms_of("eager"), sums.rms_of("floor"), sums.tiny)
+        peak_unit = max(sums.peaks["eager"], sums.peaks["floor"], sums.tiny)
+        if sums is not self._rows and self._rows.rms_of_output:
+            size = max(1.0, sums.rms_of_output / self._rows.rms_of_output)
             rms_unit = max(rms_unit, size * self.allowed_peak)
             peak_unit = max(peak_unit, size * self.allowed_peak)
         return rms_unit, peak_unit
@@ -206,3 +230,17 @@ def _ratio(error: float, unit: float) -> float:
     if error == 0.0:
         return 0.0
     return error / unit if unit > 0.0 else math.inf
+
+
+class Error(Level):
+    """The error of the rows, in units of eager's own."""
+
+    name = "error"
+    meaning = "error against float64, in units of eager's own"
+    exact = True
+
+    def checks(self, context: Context) -> Iterable[Check]:
+        """The error of every output; none without a float64 answer."""
+        if context.has_reference:
+            for output in context.outputs:
+                yield from context.errors[output].row_checks(context.limits)

@@ -7,28 +7,16 @@ quantisation exceeds by far. Everything else is reported, so that one sees what 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 
 import numpy as np
 
 from bench.parity.answers import Answers
 from bench.parity.check import Check
+from bench.parity.levels.level import Context, PerOutput
 
 LEAST_SQNR_DB = 20.0
 """Static int8 of working models lies at 30-50 dB; below 20, one answer in ten is noise."""
-_EXACT = (
-    "weights",
-    "attributes",
-    "error",
-    "systematic",
-    "decisions",
-    "calls",
-    "values",
-    "sizes",
-    "extremes",
-    "non-finite",
-)
 _PRECISIONS = ("int8",)
 REAL_ROWS = ("rows", "calls", "sizes")
 
@@ -45,13 +33,13 @@ class FidelityTally:
         self._output = output
         self._powers: dict[str, tuple[float, float]] = {}
 
-    def add(self, one: Answers) -> None:
+    def add(self, answers: Answers) -> None:
         """Count a case of real rows."""
-        group = one.case.group
-        if group not in REAL_ROWS or not one.floating:
+        group = answers.case.group
+        if group not in REAL_ROWS or not answers.floating:
             return
-        both = np.isfinite(one.wide) & np.isfinite(one.got)
-        wide, got = one.wide[both], one.got[both].astype(np.float64)
+        both = np.isfinite(answers.wide) & np.isfinite(answers.got)
+        wide, got = answers.wide[both], answers.got[both].astype(np.float64)
         signal, noise = self._powers.get(group, (0.0, 0.0))
         self._powers[group] = (signal + float(np.square(wide).sum()), noise + float(np.square(got - wide).sum()))
 
@@ -67,16 +55,20 @@ class FidelityTally:
             status="pass" if sqnr_db >= LEAST_SQNR_DB else "fail",
             message=f"{self._output} ({group}): {sqnr_db:.1f} dB of signal over quantisation noise, "
             f"at least {LEAST_SQNR_DB:g}",
+            value=sqnr_db,
+            limit=LEAST_SQNR_DB,
         )
 
 
-def judged_by_fidelity(checks: Sequence[Check]) -> list[Check]:
-    """The same findings, those that only an exact artifact can meet reported; without a metric nothing is proved."""
-    found = [
-        replace(check, status="reported") if check.level in _EXACT and check.status != "pass" else check
-        for check in checks
-    ]
-    if not any(check.level == "metric" and check.status in {"pass", "fail", "inconclusive"} for check in found):
-        message = "int8 is judged by the recipe's metric, and there is none: give it metrics and labelled data"
-        found.append(Check(level="metric", subject="metrics", status="inconclusive", message=message))
-    return found
+class Fidelity(PerOutput[FidelityTally]):
+    """Signal over quantisation noise, of artifacts that round by intent."""
+
+    name = "fidelity"
+    meaning = "of int8: signal over quantisation noise"
+    tally = FidelityTally
+
+    def checks(self, context: Context) -> Iterable[Check]:
+        """The fidelity of every output; none of an artifact that is to compute the same function."""
+        if is_quantized(context.artifact.precision):
+            for output in context.outputs:
+                yield from self.of(output).checks()

@@ -6,11 +6,14 @@ each batch size against float64.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from bench.parity.answers import Answers
 from bench.parity.cases import Values
 from bench.parity.check import Check, CheckStatus
+from bench.parity.levels.level import Context, PerOutput
 
 
 class InvarianceTally:
@@ -48,3 +51,16 @@ class InvarianceTally:
                 message=message if differing else f"bitwise the same in {len(self._starts)} batches",
             )
         ]
+
+
+class Invariance(PerOutput[InvarianceTally]):
+    """The same rows in another batch."""
+
+    name = "invariance"
+    meaning = "the same rows in another batch"
+    tally = InvarianceTally
+
+    def checks(self, context: Context) -> Iterable[Check]:
+        """The invariance of every output."""
+        for output in context.outputs:
+            yield from self.of(output).checks()

@@ -8,12 +8,14 @@ and stands out of its own noise.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from bench.parity.answers import Answers
-from bench.parity.check import Check
+from bench.parity.check import Check, CheckStatus
+from bench.parity.levels.level import Context, PerOutput
 from bench.parity.spec import Thresholds
 
 _LEAST_ROWS = 256
@@ -55,33 +57,44 @@ class SlopeTally:
     @property
     def slope_ulps(self) -> float | None:
         """The steepest slope that stands out of its noise, in roundings; None if there are too few rows to tell."""
-        found = self._slopes()
-        if found is None:
+        slopes = self._slopes()
+        if slopes is None:
             return None
-        slope, score, _ = found
+        slope, score, _ = slopes
         standing = np.abs(slope)[np.abs(score) > _STANDARD_ERRORS]
         return float(standing.max(initial=0.0) / self._u)
 
     def checks(self, thresholds: Thresholds) -> list[Check]:
         """Whether any channel's error grows with its value."""
-        found = self._slopes()
-        if found is None:
+        slopes = self._slopes()
+        if slopes is None:
             return []
-        slope, score, eager = found
+        slope, score, eager = slopes
         bad = (
             (np.abs(slope) > thresholds.max_slope_ulps * self._u)
             & (np.abs(slope) > _TIMES_EAGER * np.abs(eager))
             & (np.abs(score) > _STANDARD_ERRORS)
         )
-        if bad.any():
-            worst = int(np.where(bad, np.abs(slope), 0.0).argmax())
-            message = (
-                f"{self.name}: the error of channel {worst} grows with its value by {slope[worst] / self._u:.3g} "
-                f"roundings ({abs(score[worst]):.0f} standard errors), at most {thresholds.max_slope_ulps:.3g} passes"
-            )
-            return [Check(level="systematic", subject=self.name, status="fail", message=message)]
-        message = f"steepest slope {np.abs(slope).max() / self._u:.2f} roundings in {slope.size} channels"
-        return [Check(level="systematic", subject=self.name, status="pass", message=message)]
+        steepest = float(np.abs(slope).max() / self._u)
+        if not bad.any():
+            message = f"steepest slope {steepest:.2f} roundings in {slope.size} channels"
+            return [self._check("pass", message, steepest, thresholds)]
+        worst = int(np.where(bad, np.abs(slope), 0.0).argmax())
+        message = (
+            f"{self.name}: the error of channel {worst} grows with its value by {slope[worst] / self._u:.3g} "
+            f"roundings ({abs(score[worst]):.0f} standard errors), at most {thresholds.max_slope_ulps:.3g} passes"
+        )
+        return [self._check("fail", message, float(abs(slope[worst]) / self._u), thresholds)]
+
+    def _check(self, status: CheckStatus, message: str, value: float, thresholds: Thresholds) -> Check:
+        return Check(
+            level="systematic",
+            subject=self.name,
+            status=status,
+            message=message,
+            value=value,
+            limit=thresholds.max_slope_ulps,
+        )
 
     def _slopes(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
         """Slope of the artifact's error per channel, its score in standard errors, and eager's slope."""
@@ -98,6 +111,21 @@ class SlopeTally:
         noise = np.sqrt(np.maximum(left, 0.0) / np.maximum(n - 2, 1.0) / spread)
         score = np.divide(slopes[0], noise, out=np.full_like(noise, np.inf), where=noise > 0)
         return slopes[0], np.where(slopes[0] == 0, 0.0, score), slopes[1]
+
+
+class Systematic(PerOutput[SlopeTally]):
+    """Error that grows with the output."""
+
+    name = "systematic"
+    meaning = "no error that grows with the output"
+    exact = True
+    tally = SlopeTally
+
+    def checks(self, context: Context) -> Iterable[Check]:
+        """The slopes of every output; none without a float64 answer."""
+        if context.has_reference:
+            for output in context.outputs:
+                yield from self.of(output).checks(context.limits)
 
 
 def _by_channel(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -1,49 +1,37 @@
-"""The two jobs of the parity check, each in a process of its own: the reference, and one artifact's answers.
-
-The second runs without the model's source: what it proves is what a server will load.
-"""
+"""The reference of a parity check: the inputs of every case, and the model's own answers to them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from bench.parity.cases import Case, Pool, Tensors, plan
-from bench.parity.check import Check
 from bench.parity.equivalent import EquivalentVariant, equivalent_variants
-from bench.parity.levels.behaviour import behaviours
-from bench.parity.levels.weights import Call, compare_contents
 from bench.parity.oracle import Oracle
 from bench.parity.spec import ParitySpec
-from bench.parity.store import load_case, save_case
-from export import backend as backends
-from export.artifact import open_artifact, verified_program
-from export.backend import LoadOptions, Witness
+from bench.parity.store import save_case
+from export.artifact import verified_program
 from export.build import Source
-from export.record import FileDigest, Observed, Record, digest_files, from_json, observed, write
+from export.record import FileDigest, Observed, Record, digest_files, observed, write
 from export.signature import Signature
-
-if TYPE_CHECKING:
-    from torch import nn
+from export.task import task
 
 INPUTS, FLOAT64, EAGER = "inputs", "float64", "eager"
-SAMPLES = "samples.safetensors"
 REFERENCE_RECORD = "reference.json"
 _MAY_REFUSE = ("extremes", "non-finite")
 """Groups of cases that the model itself may refuse; artifacts are then not asked either."""
-_PROBED_CASES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference(Record):
     """What lies in ``parity/reference/``: the inputs of every case, and the model's own answers to them."""
 
-    SCHEMA: ClassVar[str] = "torchstone.reference/2"
+    SCHEMA: ClassVar[str] = "torchstone.reference/3"
 
     key: str
     checkpoint_sha256: str
@@ -58,7 +46,7 @@ class Reference(Record):
     failure: str | None
     """Why the model has no float64 answer; None if it has."""
     variants: tuple[EquivalentVariant, ...]
-    """How far honest variants of the model are from float64."""
+    """How far equivalent variants of the model are from float64."""
     files: tuple[FileDigest, ...]
     observed: Observed
 
@@ -74,7 +62,7 @@ class ReferenceJob:
     source: Source
     signature: Signature
     spec: ParitySpec
-    samples: str | None
+    real_rows: str | None
     """A safetensors file with rows of real inputs by name."""
     program: str | None
     """The traced program's folder, verified; None if the model could not be traced."""
@@ -85,44 +73,14 @@ class ReferenceJob:
     folder: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class OutputsJob:
-    """Answer every case with one artifact, then try how it behaves."""
-
-    artifact: str
-    """Its folder."""
-    options: LoadOptions
-    source: Source | None
-    """Given to the eager backend alone."""
-    reference: str
-    """The reference's folder."""
-    cases: tuple[Case, ...]
-    program: str | None
-    weights: str | None
-    """The checkpoint's weights, as safetensors."""
-    outputs: str
-    """The folder to write into."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """What ``outputs`` returns."""
-
-    witness: Witness
-    refusals: dict[str, str]
-    """By case number: why the artifact did not answer it."""
-    checks: tuple[Check, ...] = ()
-    """What was found besides the answers."""
-
-
-def reference(payload: object) -> None:
-    """Job: write inputs, float64 answers (on the CPU) and eager float32 answers (on the device) of every case."""
+@task
+def reference(job: ReferenceJob) -> None:
+    """Write inputs, float64 answers (on the CPU) and eager float32 answers (on the device) of every case."""
     from safetensors.numpy import load_file
 
-    job = from_json(ReferenceJob, payload)
     started = time.monotonic()
     folder = Path(job.folder)
-    pool = Pool(signature=job.signature, samples=load_file(job.samples) if job.samples else {}, seed=job.seed)
+    pool = Pool(signature=job.signature, samples=load_file(job.real_rows) if job.real_rows else {}, seed=job.seed)
     program_file = verified_program(Path(job.program)) if job.program else None
     oracle = Oracle(job.source.module(), job.signature, job.device, program_file)
     for name in (INPUTS, FLOAT64, EAGER):
@@ -211,43 +169,3 @@ def _elements(signature: Signature, sizes: Mapping[str, int]) -> int:
         int(np.prod([sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape], dtype=np.int64))
         for spec in signature.inputs
     )
-
-
-def outputs(payload: object) -> Outputs:
-    """Job: load one artifact from disk, answer every case in order, write the answers, then look at the rest."""
-    job = from_json(OutputsJob, payload)
-    folder, answers = Path(job.artifact), Path(job.outputs)
-    reference_folder = Path(job.reference)
-    module: Callable[[], nn.Module] | None = job.source.module if job.source else None
-    runner = backends.load(folder, job.options, module)
-    refusals = {}
-    names = [spec.name for spec in runner.signature.inputs]
-    for index in range(len(job.cases)):
-        inputs = load_case(reference_folder / INPUTS, index, names)
-        try:
-            answered = runner(inputs)
-        except Exception as error:  # noqa: BLE001 - each runtime refuses in its own type; every refusal is reported
-            refusals[str(index)] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        else:
-            save_case(answers, index, answered)
-    witness = runner.witness()
-    few = next(index for index, case in enumerate(job.cases) if case.group == "calls")
-    inputs = load_case(reference_folder / INPUTS, few, names)
-    checks: list[Check] = []
-    if str(few) not in refusals:
-        checks += behaviours(runner, inputs)
-    if job.weights is not None:
-        calls = [] if refusals else _calls(job, names, [spec.name for spec in runner.signature.outputs])
-        checks += compare_contents(open_artifact(folder), folder, Path(job.weights), job.program, calls)
-    return Outputs(witness=witness, refusals=refusals, checks=tuple(checks))
-
-
-def _calls(job: OutputsJob, inputs: Sequence[str], outputs: Sequence[str]) -> list[Call]:
-    """A few calls with real rows, from which weights that the files do not show are read."""
-    rows = [index for index, case in enumerate(job.cases) if case.group == "rows"][:_PROBED_CASES]
-    places = (
-        (Path(job.reference) / INPUTS, inputs),
-        (Path(job.reference) / FLOAT64, outputs),
-        (Path(job.outputs), outputs),
-    )
-    return [tuple(load_case(folder, index, names) for folder, names in places) for index in rows]  # type: ignore[misc]

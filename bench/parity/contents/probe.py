@@ -18,6 +18,8 @@ from bench.parity.cases import Tensors, Values
 from export.arrays import to_numpy, to_torch
 from export.float64 import Float64Program, to_float64
 
+Call = tuple[Tensors, Tensors, Tensors]
+"""Inputs, float64 answers, the artifact's answers."""
 MOST_ELEMENTS = 256
 _STEP = 1e-6
 _ROUNDINGS = 16.0
@@ -39,7 +41,7 @@ class Probed:
 def probe(
     exported: torch.export.ExportedProgram,
     weights: Mapping[str, Values],
-    calls: Sequence[tuple[Tensors, Tensors, Tensors]],
+    calls: Sequence[Call],
 ) -> Probed:
     """How far the artifact's ``weights`` are off; ``calls`` hold inputs, float64 answers and the artifact's answers."""
     program = Float64Program(exported)
@@ -83,10 +85,10 @@ def _solve(columns: Values, errors: Values, names: Sequence[str]) -> Probed:
     moving = sizes > 0
     matrix = columns[:, moving] / sizes[moving]
     inverse = np.linalg.pinv(matrix.T @ matrix, rcond=1e-9)
-    found = inverse @ (matrix.T @ errors)
-    left = errors - matrix @ found
-    noise = np.sqrt(float(left @ left) / max(len(errors) - len(found), 1) * np.diag(inverse).clip(0))
-    off, uncertainty = found / sizes[moving], noise / sizes[moving]
+    solution = inverse @ (matrix.T @ errors)
+    left = errors - matrix @ solution
+    noise = np.sqrt(float(left @ left) / max(len(errors) - len(solution), 1) * np.diag(inverse).clip(0))
+    off, uncertainty = solution / sizes[moving], noise / sizes[moving]
     u = float(np.finfo(np.float32).eps) / 2
     limit = np.maximum(_ROUNDINGS * u, _STANDARD_ERRORS * uncertainty)
     kept = [name for name, moves in zip(names, moving, strict=True) if moves]

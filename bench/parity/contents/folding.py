@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.parity.cases import Values
+from bench.parity.contents import Difference
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +30,8 @@ class Folded:
     norm: str | None = None
     """The norm's weight that was folded in."""
 
-    def differs(self, stored: Values) -> str | None:
-        """In words, what of ``stored`` is not as it should be; None if nothing.
+    def difference(self, stored: Values) -> Difference | None:
+        """What of ``stored`` is not as it should be; None if nothing.
 
         Where all values of every channel are off by one factor it is the norm that differs.
         """
@@ -42,8 +43,9 @@ class Folded:
             ratios = (stored / self.value).reshape(len(self.value), -1)
             factors = np.nanmedian(ratios, axis=1)
             by_channel = self.value.ndim > 1 and bool((np.abs(ratios - factors[:, None]) < _SAME_FACTOR).all())
-        summary = f"after folding in {int(apart.sum())} of {apart.size} values, by up to {largest:.3g}"
-        return f"{self.norm if by_channel else self.into} differs {summary}"
+        place = str(self.norm if by_channel else self.into)
+        count = f"{int(apart.sum())} of {apart.size} values"
+        return Difference(place, f"{place} differs after folding in {count}, by up to {largest:.3g}")
 
 
 def used_weights(exported: torch.export.ExportedProgram) -> set[str]:
@@ -74,7 +76,7 @@ def folded_norms(exported: torch.export.ExportedProgram, weights: dict[str, Valu
         if before.op != "call_function" or len(before.args) < 2 or getattr(before.args[1], "name", "") not in names:
             continue
         used = [before.args[1], before.args[2] if len(before.args) > 2 else None, *node.args[1:5]]
-        keys = [names[one.name].removeprefix("module.") if one is not None else None for one in used]
+        keys = [names[weight.name].removeprefix("module.") if weight is not None else None for weight in used]
         kernel, bias, gamma, beta, mean, variance = (
             weights[key].astype(np.float64) if key is not None and key in weights else None for key in keys
         )

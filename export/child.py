@@ -1,0 +1,99 @@
+"""The child's side of export/worker.py: ``python -m export.child JOB`` does one job and leaves an answer."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import importlib
+import importlib.abc
+import json
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from export.errors import NO_SPACE, TorchstoneError
+from export.record import read, to_json, write_atomically
+from export.task import resolve
+from export.worker import EXIT_NO_SPACE, Answer, JobFile
+
+_PR_SET_PDEATHSIG = 1
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class _Hide(importlib.abc.MetaPathFinder):
+    """Refuses to find the packages of the model's source."""
+
+    def __init__(self, packages: Sequence[str]) -> None:
+        self._packages = frozenset(packages)
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname.partition(".")[0] in self._packages:
+            raise ModuleNotFoundError(
+                f"{fullname} is hidden: this process runs without the model's source", name=fullname
+            )
+
+
+def _die_with_parent() -> None:
+    """Linux: SIGKILL when the parent ends. Elsewhere an orphan ends with its job."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(job_file: Path) -> int:
+    """The child: do the job, leave an answer; 0 when done, 1 when it failed, 74 when the disk is full."""
+    _die_with_parent()
+    faulthandler.enable()  # where a crash happened stands in the log
+    job = read(JobFile, job_file)
+    for package in {"bench", "pipeline"} - set(job.hidden):  # no file of the recipe's folder can take their names then
+        importlib.import_module(package)
+    sys.path[:0] = job.import_path
+    sys.meta_path.insert(0, _Hide(job.hidden))
+    try:
+        return _answer(job)
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:  # of writing the traceback, or the answer
+        if _no_space(error):
+            return EXIT_NO_SPACE
+        raise
+
+
+def _answer(job: JobFile) -> int:
+    try:
+        answer, code = Answer(value=resolve(job.task).from_payload(job.payload)), 0
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: the traceback goes to the log, the cause to the parent
+        traceback.print_exc()
+        if _no_space(error):
+            return EXIT_NO_SPACE
+        answer, code = Answer(cause=_one_line(error)), 1
+    write_atomically(Path(job.result), json.dumps(to_json(answer)).encode())
+    return code
+
+
+def _no_space(error: BaseException) -> bool:
+    return any(isinstance(link, OSError) and link.errno in NO_SPACE for link in _chain(error))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error, and what caused it, in turn."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    return chain
+
+
+def _one_line(error: BaseException) -> str:
+    """The types of an error and of what caused it, and the first cause's words; our own errors speak for themselves."""
+    chain = _chain(error)
+    message = " ".join(_ANSI.sub("", str(chain[-1])).split())[:500]
+    if isinstance(error, TorchstoneError):
+        return " ".join(str(error).split())[:500]
+    return ": ".join([*(type(link).__name__ for link in chain), message])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1])))

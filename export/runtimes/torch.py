@@ -1,0 +1,58 @@
+"""torch as a runtime: what every backend that torch executes is wrapped in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from export.arrays import Array, is_numpy, to_numpy, to_torch
+from export.backend import LoadOptions, Witness
+from export.device import device
+
+
+class TorchSession:
+    """``Loaded`` around a callable on flat torch tensors."""
+
+    def __init__(
+        self,
+        call: Callable[..., Sequence[Array]],
+        options: LoadOptions,
+        witness: Callable[[], Witness] | None = None,
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(options.threads_count)
+        self._device = device(options.device)
+        self._device.strict_float32()
+        self._call = call
+        self._witness = witness
+        self._inference_mode = torch.inference_mode
+        self._is_inference_mode = torch.is_inference_mode_enabled
+
+    def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        """One call in inference mode; NumPy inputs are moved to the device, and the outputs back."""
+        for array in inputs:
+            if isinstance(array, np.ndarray):
+                return self._from_host(inputs)
+        if self._is_inference_mode():
+            return self._call(*inputs)
+        with self._inference_mode():
+            return self._call(*inputs)
+
+    def _from_host(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        with self._inference_mode():
+            outputs = self._call(*[to_torch(array, self._device) for array in inputs])
+        return [to_numpy(output) for output in outputs] if is_numpy(inputs[0]) else outputs
+
+    def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:
+        """The call itself on these tensors; run it inside ``torch.inference_mode()``."""
+        tensors = [to_torch(array, self._device) for array in inputs]
+        call = self._call
+        return lambda: call(*tensors)
+
+    def witness(self) -> Witness:
+        """The device asked for (torch raises rather than move a computation elsewhere), how float32 is multiplied."""
+        witness = self._witness() if self._witness else Witness(device=self._device.name)
+        return replace(witness, evidence={"float32_products": self._device.float32_products(), **witness.evidence})
