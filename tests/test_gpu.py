@@ -12,24 +12,25 @@ import torch
 from bench.timing.roofline import RooflineJob, roofline
 from bench.timing.sample import Candidate, SampleJob, sample
 from bench.timing.spec import BenchSpec
-from export import backend as backends
+from export import registry
 from export.artifact import PROGRAM_FILE
-from export.backend import STANDARD, LoadOptions
-from export.record import to_json
+from export.backend import LoadOptions
+from export.device import device
+from export.registry import STANDARD
 from pipeline.training.loop import Progress, train
 from tests.conftest import Builder
+from tests.model_run import ModelRun
 from tests.models import SIGNATURES, make, source
-from tests.prover import Prover
 
 pytestmark = pytest.mark.gpu
 OPTIONS = LoadOptions(device="cuda")
-PORTABLE = [name for name in (*STANDARD, "onnx-legacy") if not backends.get(name).DEVICE_BOUND]
+PORTABLE = [name for name in (*STANDARD, "onnx-legacy") if not registry.get(name).device_bound]
 
 
 @pytest.mark.parametrize("name", PORTABLE)
 def test_a_portable_artifact_runs_on_cuda_and_nowhere_else(name: str, build_model: Builder) -> None:
     folder, artifact = build_model("ConvNorm", name)
-    runner = backends.load(folder, OPTIONS, lambda: make("ConvNorm"))
+    runner = registry.load(folder, OPTIONS, lambda: make("ConvNorm"))
     inputs: Any = artifact.signature.example({"batch": 7}, seed=0)
     expected = make("ConvNorm")(torch.from_numpy(inputs["image"])).detach().numpy()
     np.testing.assert_allclose(runner(inputs)["output"], expected, atol=1e-4)
@@ -42,8 +43,8 @@ def test_a_portable_artifact_runs_on_cuda_and_nowhere_else(name: str, build_mode
 
 @pytest.mark.parametrize("name", PORTABLE)
 def test_parity_holds_on_cuda_against_eager_on_cuda(name: str, tmp_path: Path) -> None:
-    prover = Prover(source("ConvNorm"), SIGNATURES["ConvNorm"], tmp_path / "prover", device="cuda")
-    report = prover.judge(prover.build(name, tmp_path / name), OPTIONS)
+    run = ModelRun(source("ConvNorm"), SIGNATURES["ConvNorm"], tmp_path / "run", device="cuda")
+    report = run.judge(run.build(name, tmp_path / name), OPTIONS)
     assert (report.status, report.reasons) == ("pass", ())
 
 
@@ -51,7 +52,7 @@ def test_parity_holds_on_cuda_against_eager_on_cuda(name: str, tmp_path: Path) -
 def test_calls_are_in_order_with_torch_without_waiting_on_the_host(cuda_graph: bool, build_model: Builder) -> None:
     """Inputs that are still being computed when the call is made, outputs that are used at once."""
     folder, artifact = build_model("Mlp", "onnx")
-    runner = backends.load(folder, LoadOptions(device="cuda", cuda_graph=cuda_graph))
+    runner = registry.load(folder, LoadOptions(device="cuda", runtime={"cuda_graph": True} if cuda_graph else {}))
     start = torch.from_numpy(artifact.signature.example({"batch": 64}, seed=0)["x"]).cuda()
     buffer = start.clone()
     bound = runner.bind({"x": buffer})
@@ -67,7 +68,7 @@ def test_calls_are_in_order_with_torch_without_waiting_on_the_host(cuda_graph: b
 
 def test_a_bound_call_reads_its_buffers_on_the_device(build_model: Builder) -> None:
     folder, artifact = build_model("Mlp", "onnx")
-    runner = backends.load(folder, OPTIONS)
+    runner = registry.load(folder, OPTIONS)
     buffer = torch.from_numpy(artifact.signature.example({"batch": 9}, seed=0)["x"]).cuda()
     bound = runner.bind({"x": buffer})
     before = torch.as_tensor(bound.run()[0]).clone()
@@ -87,7 +88,7 @@ def test_candidates_are_timed_on_the_device_and_waited_for(build_model: Builder,
         process=0,
         current=str(tmp_path / "current"),
     )
-    sampled = sample(to_json(job))
+    sampled = sample(job)
     assert {label: [one.batch_rows for one in many] for label, many in sampled.series.items()} == {
         folder.name: [1, 1024] for folder in folders
     }
@@ -100,7 +101,7 @@ def test_the_roofline_of_the_device_is_that_of_a_gpu(build_model: Builder) -> No
     program = folder.parent / "program" / PROGRAM_FILE
     spec = BenchSpec(batch_rows=(1,))
     job = RooflineJob(program=str(program), signature=artifact.signature, spec=spec, device="cuda", threads_counts=(1,))
-    (ceilings,) = roofline(to_json(job)).ceilings
+    (ceilings,) = roofline(job).ceilings
     assert ceilings.flops_per_s > 5e12
     assert max(ceilings.bytes_per_s.values()) > 3e11
 
@@ -111,6 +112,6 @@ def test_training_on_cuda_gives_the_same_bits_twice(tmp_path: Path) -> None:
     quiet = Progress(say=lambda text: None, advance=lambda done, total: None)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        train(seed.recipe(), "cuda", tmp_path / name, "k", quiet)
+        train(seed.recipe(), device("cuda"), tmp_path / name, "k", quiet)
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]
