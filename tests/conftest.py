@@ -15,7 +15,6 @@ from filelock import FileLock
 from export.artifact import Artifact, open_artifact
 from export.build import BuildJob, CaptureJob, build, capture
 from export.program import complete
-from export.record import to_json
 from tests.models import SIGNATURES, make, source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,21 +132,19 @@ def _build(base: Path, model: str, backend: str) -> tuple[Path, Artifact]:
         job = CaptureJob(
             source=source(model), signature=signature, seed=0, key="k", checkpoint_sha256="c", folder=str(program)
         )
-        capture(to_json(job))
+        capture(job)
     folder.mkdir()
     build(
-        to_json(
-            BuildJob(
-                backend=backend,
-                device="cpu",
-                source=source(model),
-                signature=signature,
-                seed=0,
-                key="k",
-                checkpoint_sha256="c",
-                program=str(program),
-                folder=str(folder),
-            )
+        BuildJob(
+            backend=backend,
+            device="cpu",
+            source=source(model),
+            signature=signature,
+            seed=0,
+            key="k",
+            checkpoint_sha256="c",
+            program=str(program),
+            folder=str(folder),
         )
     )
     return folder, open_artifact(folder)

@@ -1,4 +1,4 @@
-"""Jobs for the worker's tests: each misbehaves in its own way."""
+"""Tasks for the worker's tests: each misbehaves in its own way."""
 
 from __future__ import annotations
 
@@ -6,41 +6,57 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import cast
+
+from export.task import task
 
 
-def double(payload: Any) -> Any:
+@task
+def double(payload: int) -> int:
     return 2 * payload
 
 
-def fail(payload: Any) -> None:
+@task
+def where_bench_is(payload: str) -> str:
+    import bench
+
+    return str(bench.__file__)
+
+
+@task
+def fail(payload: str) -> None:
     raise ValueError(f"cannot do {payload}")
 
 
-def fail_because(payload: Any) -> None:
+@task
+def fail_because(payload: str) -> None:
     try:
         dict[str, int]()["the operator"]
     except KeyError as error:
         raise RuntimeError("\x1b[96mconversion failed\x1b[0m") from error
 
 
-def fill_the_disk(payload: Any) -> None:
+@task
+def fill_the_disk(payload: str) -> None:
     try:
         Path("/dev/full").write_text("no room")
     except OSError as error:
         raise RuntimeError("the file was not written") from error
 
 
-def segfault(payload: Any) -> None:
+@task
+def segfault(payload: str) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def leave(payload: Any) -> None:
+@task
+def leave(payload: str) -> None:
     print("about to leave")
     os._exit(7)
 
 
-def hang(payload: Any) -> None:
+@task
+def hang(payload: str) -> None:
     """Writes its process id (and a grandchild's) where the test looks, then hangs."""
     import subprocess
 
@@ -49,14 +65,21 @@ def hang(payload: Any) -> None:
     time.sleep(600)
 
 
-def eat(payload: Any) -> None:
+@task
+def eat(payload: str) -> None:
     hoard = []
     while True:
         hoard.append(bytearray(os.urandom(1 << 20) * 16))
         time.sleep(0.01)
 
 
-def import_source(payload: Any) -> Any:
+@task
+def import_source(payload: str) -> str:
     import importlib
 
     return importlib.import_module(payload).__name__
+
+
+@task
+def lie(payload: int) -> int:
+    return cast(int, "not a number")

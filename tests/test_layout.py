@@ -1,17 +1,21 @@
-"""The house stays in order: one direction of imports, small files, records described, versions equal."""
+"""The source stays in order: one direction of imports, small files, records described, versions equal."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from export.version import VERSION
+from pipeline.run import SHAPES_NOTHING, TOOLS
 from tests.conftest import ROOT
+from tests.measure.architecture import ACCEPTED, figures, places, worse
 
 MAY_IMPORT = {"export": {"export"}, "bench": {"export", "bench"}, "pipeline": {"export", "bench", "pipeline"}}
 RUNTIMES = {
@@ -50,11 +54,12 @@ def test_imports_go_one_way_and_files_stay_small(path: Path) -> None:
 
 @pytest.mark.parametrize(("runtime", "file"), RUNTIMES.items())
 def test_a_runtime_is_touched_by_its_backend_alone(runtime: str, file: str) -> None:
+    use = rf"^[^#\"]*(?<!export\.runtimes\.)\b{re.escape(runtime)}\b[.(]?(?!`)"
     users = [
         path
         for path in sources("pipeline", "export", "bench")
         if path.parent.name != "verifier"  # stands alone, where there is no Torchstone
-        and re.search(rf"^[^#\"]*\b{re.escape(runtime)}\b[.(]?(?!`)", _code(path), flags=re.MULTILINE)
+        and re.search(use, _code(path), flags=re.MULTILINE)
     ]
     assert [path.relative_to(ROOT).as_posix() for path in users] == [file]
 
@@ -99,10 +104,43 @@ def test_outputs_are_not_tracked() -> None:
     assert tracked.stdout.split() == ["artifacts/README.md"]
 
 
-def test_every_backend_has_its_place_in_every_order() -> None:
-    from bench.verdict.ranking import SIMPLEST_FIRST
-    from export.backend import BACKENDS, get
-    from pipeline.stages.build import _SLOWEST_FIRST
+def test_no_figure_of_the_architecture_is_worse_than_the_accepted_one() -> None:
+    assert worse(figures(ROOT), json.loads(ACCEPTED.read_text())) == []
 
-    assert set(_SLOWEST_FIRST) == set(BACKENDS)
-    assert set(SIMPLEST_FIRST) == {name for name in BACKENDS if get(name).SOURCE_FREE}
+
+def test_a_worse_architecture_is_seen(tmp_path: Path) -> None:
+    """A circle, a path of a run, a device's name, too many parameters and an old word, planted into an empty tree."""
+    for folder in ("pipeline", "export", "bench", "tests"):
+        (tmp_path / folder).mkdir()
+    parameters = ", ".join(f"a{number}" for number in range(8))
+    (tmp_path / "export" / "a.py").write_text("import export.b\n")
+    (tmp_path / "export" / "b.py").write_text(
+        '"""On cuda: the desk."""\nfrom typing import TYPE_CHECKING\nfrom export import a\n'
+        f'class C:\n    def f(self, {parameters}): return self.run / "parity" / "cuda:0"\n'
+        'desk = "a folder"\nif TYPE_CHECKING:\n    import bench.c\n'
+    )
+    (tmp_path / "bench" / "c.py").write_text('"""Only a name."""\nfrom export import b\n')
+    counts = {name: count for name, count in figures(tmp_path).items() if count and not name.startswith("lines")}
+    assert counts == {
+        "circles of imports": 1,
+        "circles of imports, those for type checking among them": 1,
+        "functions of more than 7 parameters": 1,
+        "files that name cuda": 1,
+        "places that spell a run's path": 1,
+        "files that spell a run's path": 1,
+        "old word: desk": 1,
+        "old terms, in docstrings and comments too": 2,
+    }
+    assert "bench.c" in places(tmp_path)["circles of imports, those for type checking among them"][0]
+    assert "bench.c" not in places(tmp_path)["circles of imports"][0]
+
+
+def test_every_file_of_ours_is_in_the_digest_of_what_it_shapes_or_shapes_nothing() -> None:
+    """Else a change of it would leave stale records in use."""
+    held = {
+        path for patterns in (*TOOLS.values(), SHAPES_NOTHING) for pattern in patterns for path in ROOT.glob(pattern)
+    }
+    assert not [path for path in sources("pipeline", "export", "bench") if path not in held]
+    shaping = {path for patterns in TOOLS.values() for pattern in patterns for path in ROOT.glob(pattern)}
+    assert ROOT / "pipeline" / "training" / "metrics.py" in shaping
+    assert not [pattern for pattern in (*chain(*TOOLS.values()), *SHAPES_NOTHING) if not list(ROOT.glob(pattern))]

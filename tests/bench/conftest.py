@@ -1,4 +1,4 @@
-"""Provers of small models, shared by the tests of one file."""
+"""ModelRuns of small models, shared by the tests of one file."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from pathlib import Path
 import pytest
 
 from bench.parity.spec import ParitySpec
+from tests.model_run import ModelRun
 from tests.models import SIGNATURES, source
-from tests.prover import Prover
 
 SPEC = ParitySpec(call_limit_s=60.0)  # on a busy machine large sizes would be left out
-Provers = Callable[[str], Prover]
+ModelRuns = Callable[[str], ModelRun]
 
 
 @pytest.fixture(scope="module")
-def provers(tmp_path_factory: pytest.TempPathFactory) -> Provers:
-    """``provers(model)``: what judges the artifacts of a model of tests/models.py, made once."""
-    base = tmp_path_factory.mktemp("provers")
-    known: dict[str, Prover] = {}
+def runs(tmp_path_factory: pytest.TempPathFactory) -> ModelRuns:
+    """``runs(model)``: what judges the artifacts of a model of tests/models.py, made once."""
+    base = tmp_path_factory.mktemp("runs")
+    known: dict[str, ModelRun] = {}
 
-    def prover(model: str) -> Prover:
+    def run(model: str) -> ModelRun:
         if model not in known:
-            known[model] = Prover(source(model), SIGNATURES[model], base / model, SPEC)
+            known[model] = ModelRun(source(model), SIGNATURES[model], base / model, SPEC)
         return known[model]
 
-    return prover
+    return run
 
 
-def right(prover: Prover, backend: str) -> Path:
+def right(run: ModelRun, backend: str) -> Path:
     """The folder of an artifact with nothing wrong, built once."""
-    folder = prover.folder / backend
-    return folder if folder.exists() else prover.build(backend, folder)
+    folder = run.folder / backend
+    return folder if folder.exists() else run.build(backend, folder)

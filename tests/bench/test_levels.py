@@ -13,17 +13,20 @@ from bench.parity.cases import Case, Values
 from bench.parity.equivalent import MOST, EquivalentVariant, ill_conditioned, thresholds
 from bench.parity.levels.decisions import DecisionTally, clopper_pearson, explained_choices
 from bench.parity.levels.error import ErrorTally
+from bench.parity.levels.nonfinite import NonFiniteTally
 from bench.parity.levels.structure import StructureTally
 from bench.parity.levels.systematic import SlopeTally
 from bench.parity.spec import Thresholds
-from tests.bench.conftest import SPEC
+from export import registry
+from tests.bench.conftest import SPEC, ModelRuns
+from tests.bench.test_fidelity import a_context
 
 LIMITS = Thresholds(max_rms_ratio=2.0, max_peak_ratio=4.0, max_slope_ulps=4.0)
 ROWS = Case(group="rows", name="rows 0 to 2047", sizes={"batch": 2048})
 
 
 def answers(got: Values, wide: Values, eager: Values, case: Case = ROWS) -> Answers:
-    return Answers(case, wide, eager, got)
+    return Answers(output="y", case=case, wide=wide, eager=eager, got=got)
 
 
 def honest(n: int = 2048, channels: int = 3, seed: int = 0) -> tuple[Values, Values, Values]:
@@ -104,28 +107,37 @@ def test_structure_is_judged_by_float64_where_eager_agrees() -> None:
     ):
         tally = StructureTally("y")
         tally.add(answers(np.array([got], np.float32), wide, eager))
-        (check,) = tally.checks(nonfinite_inputs=False, known=None)
+        (check,) = tally.checks()
         assert check.status == status, got
         assert tally.undefined_count == 1
 
 
 @pytest.mark.parametrize(("declared", "status"), [(False, "reported"), (True, "fail")])
-def test_non_finite_inputs_fail_only_where_they_are_declared(declared: bool, status: str) -> None:
-    tally = StructureTally("y")
+def test_non_finite_inputs_fail_only_where_they_are_declared(declared: bool, status: str, runs: ModelRuns) -> None:
     case = Case(group="non-finite", name="NaN in one element", sizes={})
     nan = np.array([[math.nan]])
-    tally.add(answers(np.zeros((1, 1), np.float32), nan, nan.astype(np.float32), case))
-    structure, special = tally.checks(nonfinite_inputs=declared, known="a runtime drops NaN")
-    assert (structure.status, special.status) == ("pass", status)
-    assert "a runtime drops NaN" in special.message
+    answered = answers(np.zeros((1, 1), np.float32), nan, nan.astype(np.float32), case)
+    structure, nonfinite = StructureTally("y"), NonFiniteTally("y")
+    for tally in (structure, nonfinite):
+        tally.add(answered)
+    context = replace(
+        a_context(runs("Pointwise"), "float32"),
+        spec=replace(SPEC, nonfinite_inputs=declared),
+        backend=registry.get("onnx"),
+        operators=("aten.max_pool2d.default",),
+    )
+    (of_form,), (special,) = structure.checks(), nonfinite.checks(context)
+    assert (of_form.status, special.status) == ("pass", status)
+    assert "ONNX Runtime's MaxPool drops NaN" in special.message
+    assert special.cases == ("NaN in one element",)
 
 
 def test_integers_must_be_equal_where_eager_agrees_with_float64() -> None:
     tally = StructureTally("y")
     tally.add(answers(np.array([1, 2, 3]), np.array([1, 2, 3]), np.array([1, 2, 3])))
-    assert tally.checks(nonfinite_inputs=False, known=None)[0].status == "pass"
+    assert tally.checks()[0].status == "pass"
     tally.add(answers(np.array([1, 5, 3]), np.array([1, 2, 3]), np.array([1, 2, 3])))
-    assert tally.checks(nonfinite_inputs=False, known=None)[0].status == "fail"
+    assert tally.checks()[0].status == "fail"
 
 
 def test_booleans_of_a_comparison_may_differ_about_as_often_as_eager_itself_does() -> None:
@@ -136,7 +148,7 @@ def test_booleans_of_a_comparison_may_differ_about_as_often_as_eager_itself_does
     for got, status in ((near, "pass"), (far, "fail")):
         tally = StructureTally("y")
         tally.add(answers(got, truth, eager))
-        assert tally.checks(nonfinite_inputs=False, known=None)[0].status == status
+        assert tally.checks()[0].status == status
 
 
 def test_an_integer_that_chooses_between_equals_may_differ() -> None:
@@ -146,8 +158,8 @@ def test_an_integer_that_chooses_between_equals_may_differ() -> None:
     assert explained_choices(best, np.array([1, 1]), scores).tolist() == [True, False]
     assert explained_choices(best, np.array([2, 9]), scores).tolist() == [False, False]
     tally = StructureTally("y")
-    tally.add(answers(np.array([1, 0]), best, best), explained_choices(best, np.array([1, 0]), scores))
-    assert tally.checks(nonfinite_inputs=False, known=None)[0].status == "pass"
+    tally.add(replace(answers(np.array([1, 0]), best, best), scores=lambda: scores))
+    assert tally.checks()[0].status == "pass"
 
 
 def test_a_flip_within_honest_errors_is_explained_and_one_beyond_is_not() -> None:
@@ -182,9 +194,9 @@ def test_the_exact_interval_is_the_textbooks() -> None:
 
 
 def test_thresholds_rise_with_an_honest_variant_and_not_beyond_what_a_fault_would_reach() -> None:
-    usual = EquivalentVariant(name="rounding 0", output="y", rms_ratio=1.2, peak_ratio=3.0, slope_ulps=0.5)
+    usual = EquivalentVariant(kind="rounding", number=0, output="y", rms_ratio=1.2, peak_ratio=3.0, slope_ulps=0.5)
     assert thresholds(SPEC, [usual]).raised is None
-    risen = thresholds(SPEC, [usual, replace(usual, name="one thread", rms_ratio=3.0)])
+    risen = thresholds(SPEC, [usual, replace(usual, kind="one thread", number=None, rms_ratio=3.0)])
     assert (risen.max_rms_ratio, risen.max_peak_ratio) == (3.75, 4.0)
     assert "one thread reaches 3" in str(risen.raised)
     assert ill_conditioned([usual]) is None

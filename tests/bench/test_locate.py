@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +20,27 @@ from bench.locate.passes import guilty_passes, narrowed
 from bench.locate.ranges import RangeJob, audit
 from bench.parity.spec import ParitySpec
 from export.arrays import to_torch
-from export.artifact import verified_program
+from export.artifact import open_artifact, verified_program
 from export.backend import LoadOptions
 from export.build import Source
 from export.program import load_exported
-from export.record import to_json
 from export.runtimes.onnxruntime import open_session
 from export.taps.trace import Trace
 from tests.faults import models
-from tests.faults.planted import Provers
+from tests.faults.planted import ModelRuns
+from tests.model_run import ModelRun
 from tests.models import SIGNATURES
-from tests.prover import Prover
 
 
 @pytest.fixture(scope="module")
-def provers(tmp_path_factory: pytest.TempPathFactory) -> Provers:
-    return Provers(tmp_path_factory.mktemp("locate"))
+def runs(tmp_path_factory: pytest.TempPathFactory) -> ModelRuns:
+    return ModelRuns(tmp_path_factory.mktemp("locate"))
 
 
-def traced(prover: Prover) -> tuple[Any, Trace, dict[str, Any]]:
+def traced(run: ModelRun) -> tuple[Any, Trace, dict[str, Any]]:
     """The program, its trace on one call, and that call's inputs."""
-    exported = load_exported(verified_program(prover.program))
-    inputs = prover.signature.example(prover.signature.sizes_at(16), seed=0)
+    exported = load_exported(verified_program(run.program))
+    inputs = run.signature.example(run.signature.sizes_at(16), seed=0)
     trace = Trace(exported)
     trace.run([to_torch(array) for array in inputs.values()])
     return exported, trace, inputs
@@ -54,14 +53,14 @@ def test_bisection_finds_the_passes_that_make_a_fault(guilty: set[str], expected
 
 
 def test_a_fault_made_by_graph_optimisation_is_found_by_level_and_pass(
-    provers: Provers, monkeypatch: pytest.MonkeyPatch
+    runs: ModelRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ONNX Runtime, told to approximate GELU, computes another function: no tapped value shows it, the whole does."""
-    prover = provers("Encoder")
-    folder = provers.right("Encoder", "onnx")
-    _, trace, inputs = traced(prover)
+    run = runs("Encoder")
+    folder = runs.right("Encoder", "onnx")
+    _, trace, inputs = traced(run)
 
-    def told_to_approximate(model: str, options: LoadOptions, disabled: Sequence[str] = ()) -> Any:
+    def told_to_approximate(model: str, *arguments: Any, **more: Any) -> Any:
         import onnxruntime
 
         plain = onnxruntime.SessionOptions
@@ -73,20 +72,20 @@ def test_a_fault_made_by_graph_optimisation_is_found_by_level_and_pass(
 
         monkeypatch.setattr(onnxruntime, "SessionOptions", Approximating)
         try:
-            return open_session(model, options, disabled)
+            return open_session(model, *arguments, **more)
         finally:
             monkeypatch.setattr(onnxruntime, "SessionOptions", plain)
 
-    assert "nor the whole" in guilty_passes(folder, prover.signature, trace, inputs, LoadOptions())
+    assert "nor the whole" in guilty_passes(folder, open_artifact(folder), trace, inputs, LoadOptions())
     monkeypatch.setattr(passes, "open_session", told_to_approximate)
-    message = guilty_passes(folder, prover.signature, trace, inputs, LoadOptions())
+    message = guilty_passes(folder, open_artifact(folder), trace, inputs, LoadOptions())
     assert "from level extended on" in message
     assert "it goes without GeluApproximation" in message
 
 
-def test_a_fault_made_by_compilation_is_found_by_compiling_beginnings(provers: Provers) -> None:
+def test_a_fault_made_by_compilation_is_found_by_compiling_beginnings(runs: ModelRuns) -> None:
     """A compiler that computes softsign for tanh."""
-    exported, trace, inputs = traced(provers("Mlp"))
+    exported, trace, inputs = traced(runs("Mlp"))
 
     def wrong(graph: torch.fx.GraphModule) -> Callable[..., Any]:
         for node in graph.graph.nodes:
@@ -99,24 +98,24 @@ def test_a_fault_made_by_compilation_is_found_by_compiling_beginnings(provers: P
     assert compiled_fault(exported, trace, list(inputs.values()), lambda graph: graph) is None
 
 
-def test_inductor_compiles_every_beginning_right(provers: Provers) -> None:
-    exported, trace, inputs = traced(provers("Mlp"))
+def test_inductor_compiles_every_beginning_right(runs: ModelRuns) -> None:
+    exported, trace, inputs = traced(runs("Mlp"))
     assert compiled_fault(exported, trace, list(inputs.values())) is None
 
 
-def test_a_wrong_weight_in_compiled_code_leads_to_its_operator(provers: Provers, tmp_path: Path) -> None:
-    prover = provers("Mlp")
-    folder = prover.build("aotinductor", tmp_path / "off", models.source("Mlp", fault="one weight x 1.001"))
-    report = prover.judge(folder)
+def test_a_wrong_weight_in_compiled_code_leads_to_its_operator(runs: ModelRuns, tmp_path: Path) -> None:
+    run = runs("Mlp")
+    folder = run.build("aotinductor", tmp_path / "off", models.source("Mlp", fault="one weight x 1.001"))
+    report = run.judge(folder)
     job = LocateJob(
         artifact=str(folder),
-        program=str(prover.program),
-        reference=str(prover.reference_folder),
-        weights=str(prover.weights),
-        cases=likeliest_cases(report, prover.reference),
+        program=str(run.program),
+        reference=str(run.reference_folder),
+        weights=str(run.weights),
+        cases=likeliest_cases(report, run.reference),
         options=LoadOptions(),
     )
-    suspect = locate(to_json(job)).suspect
+    suspect = locate(job).suspect
     assert suspect is not None
     assert (suspect.module, suspect.operator) == ("second", "aten.linear.default")
     assert "self.gate(self.second(hidden))" in suspect.line
@@ -140,14 +139,14 @@ def overflowing(argument: str) -> nn.Module:
 
 def test_the_range_audit_names_the_module_that_overflows(tmp_path: Path) -> None:
     source = Source(function="tests.bench.test_locate:overflowing", argument="")
-    prover = Prover(source, SIGNATURES["Pointwise"], tmp_path / "o", ParitySpec(rows_count=64))
+    run = ModelRun(source, SIGNATURES["Pointwise"], tmp_path / "o", ParitySpec(rows_count=64))
     job = RangeJob(
-        program=str(prover.program),
-        reference=str(prover.reference_folder),
-        signature=prover.signature,
-        cases=tuple(prover.reference.indices("rows")),
+        program=str(run.program),
+        reference=str(run.reference_folder),
+        signature=run.signature,
+        cases=tuple(run.reference.indices("rows")),
     )
-    first = audit(to_json(job)).outside[0]
+    first = audit(job).outside[0]
     assert first.module == "blow_up"
     assert "it overflows" in first.message
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,29 @@ import pytest
 import torch
 from torch import nn
 
+from bench.parity import judgement
+from bench.parity import outputs as outputs_of
+from bench.parity.answers import Answers
 from bench.parity.cases import Values
-from bench.parity.check import LEVELS
-from bench.parity.jobs import EAGER, FLOAT64, Outputs
-from bench.parity.levels.behaviour import determinism, layouts, refusals
+from bench.parity.check import Check
+from bench.parity.judgement import Answered, judge
+from bench.parity.levels import LEVELS
+from bench.parity.levels.determinism import call_again
+from bench.parity.levels.layouts import layouts
+from bench.parity.levels.level import Context, Inside, Level
+from bench.parity.levels.refusals import refusals
+from bench.parity.outputs import Outputs
+from bench.parity.reference import EAGER, FLOAT64
 from bench.parity.spec import ParitySpec
-from export import backend as backends
+from export import registry
 from export.artifact import RECORD, Artifact, open_artifact
 from export.backend import LoadOptions, Runner, Witness
 from export.build import Source
 from export.program import FlatModule
 from export.record import read
-from tests.bench.conftest import Provers, right
+from tests.bench.conftest import ModelRuns, right
+from tests.model_run import ModelRun, vouch
 from tests.models import SIGNATURES, make
-from tests.prover import Prover, vouch
 
 
 def _source(function: str, argument: str = "") -> Source:
@@ -35,34 +45,34 @@ def _source(function: str, argument: str = "") -> Source:
 
 @pytest.mark.parametrize("model", ["Mlp", "ConvNorm", "Nested", "Namesake", "Masked"])
 @pytest.mark.parametrize("backend", ["eager", "torchscript", "exported", "onnx"])
-def test_a_right_artifact_passes_every_level(model: str, backend: str, provers: Provers) -> None:
-    prover = provers(model)
-    report = prover.judge(right(prover, backend))
+def test_a_right_artifact_passes_every_level(model: str, backend: str, runs: ModelRuns) -> None:
+    run = runs(model)
+    report = run.judge(right(run, backend))
     assert (report.status, report.reasons) == ("pass", ())
-    assert {check.level for check in report.checks} <= set(LEVELS)
+    assert {check.level for check in report.checks} <= {level.name for level in LEVELS}
     assert {"structure", "weights", "calls", "sizes", "refusals", "determinism", "execution"} <= {
         check.level for check in report.checks
     }
-    for name, bounds in prover.signature.ranges.items():
+    for name, bounds in run.signature.ranges.items():
         assert (report.tested_sizes[name].min, report.tested_sizes[name].max) == (bounds.min, bounds.max)
 
 
 @pytest.mark.parametrize(
-    ("backend", "told"),
+    ("backend", "expected"),
     [("compile", "8 as they are; read from"), ("aotinductor", "2 as they are; 6 compiled into code, probed")],
 )
-def test_compiled_artifacts_show_their_weights(backend: str, expected: str, provers: Provers) -> None:
-    prover = provers("ConvNorm")
-    report = prover.judge(right(prover, backend))
+def test_compiled_artifacts_show_their_weights(backend: str, expected: str, runs: ModelRuns) -> None:
+    run = runs("ConvNorm")
+    report = run.judge(right(run, backend))
     assert report.status == "pass"
     (weights,) = [check for check in report.checks if check.level == "weights"]
     assert (weights.status, weights.message[: len(expected)]) == ("pass", expected)
 
 
-def test_a_weight_compiled_into_code_is_probed(provers: Provers, tmp_path: Path) -> None:
+def test_a_weight_compiled_into_code_is_probed(runs: ModelRuns, tmp_path: Path) -> None:
     """One bias of five is off by a hundred thousandth, and no file shows it: Inductor wrote it into its code."""
-    folder = provers("ConvNorm").build("aotinductor", tmp_path / "off", _source("bias_slightly_off"))
-    report = provers("ConvNorm").judge(folder)
+    folder = runs("ConvNorm").build("aotinductor", tmp_path / "off", _source("bias_slightly_off"))
+    report = runs("ConvNorm").judge(folder)
     (weights,) = [check for check in report.checks if check.level == "weights"]
     assert (weights.status, weights.subject) == ("fail", "out.bias")
 
@@ -75,20 +85,20 @@ def bias_slightly_off(argument: str) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize(("backend", "told"), [("onnx", "folded, recomputed"), ("torchscript", "folded, recomputed")])
-def test_a_folded_batch_norm_is_recomputed(backend: str, expected: str, provers: Provers) -> None:
-    prover = provers("ConvNorm")
-    (weights,) = [check for check in prover.judge(right(prover, backend)).checks if check.level == "weights"]
+@pytest.mark.parametrize("backend", ["onnx", "torchscript"])
+def test_a_folded_batch_norm_is_recomputed(backend: str, runs: ModelRuns) -> None:
+    run = runs("ConvNorm")
+    (weights,) = [check for check in run.judge(right(run, backend)).checks if check.level == "weights"]
     assert weights.status == "pass"
-    assert expected in weights.message
+    assert "folded, recomputed" in weights.message
 
 
-def test_without_the_check_a_wrong_artifact_would_pass(provers: Provers, tmp_path: Path) -> None:
+def test_without_the_check_a_wrong_artifact_would_pass(runs: ModelRuns, tmp_path: Path) -> None:
     """The twin of every fault: compared with its own answers, the artifact of another model is perfect."""
-    prover = provers("Mlp")
-    other = Prover(_source("retrained"), SIGNATURES["Mlp"], tmp_path / "o")
+    run = runs("Mlp")
+    other = ModelRun(_source("retrained"), SIGNATURES["Mlp"], tmp_path / "o")
     folder = right(other, "exported")
-    assert prover.judge(folder).status == "fail"
+    assert run.judge(folder).status == "fail"
     assert other.judge(folder).status == "pass"
 
 
@@ -101,11 +111,11 @@ def retrained(argument: str) -> nn.Module:
     ("change", "subject"), [("conv.weight", "conv.weight"), ("conv.bias", "conv.bias"), ("norm.weight", "norm.weight")]
 )
 def test_of_what_was_folded_together_the_one_that_differs_is_named(
-    change: str, subject: str, provers: Provers, tmp_path: Path
+    change: str, subject: str, runs: ModelRuns, tmp_path: Path
 ) -> None:
-    prover = provers("ConvNorm")
-    folder = prover.build("onnx", tmp_path / "onnx", _source("scaled", change))
-    (weights,) = [check for check in prover.judge(folder).checks if check.level == "weights"]
+    run = runs("ConvNorm")
+    folder = run.build("onnx", tmp_path / "onnx", _source("scaled", change))
+    (weights,) = [check for check in run.judge(folder).checks if check.level == "weights"]
     assert (weights.status, weights.subject) == ("fail", subject)
     assert "after folding" in weights.message
 
@@ -138,40 +148,85 @@ def millionth(argument: str) -> nn.Module:
 
 def test_what_the_exporter_itself_gets_wrong_is_found(tmp_path: Path) -> None:
     """A millionth is 17 roundings: within every tolerance that others use, and the whole of what the model says."""
-    prover = Prover(_source("millionth"), SIGNATURES["Pointwise"], tmp_path / "millionth")
-    assert prover.judge(right(prover, "exported")).status == "pass"
-    report = prover.judge(right(prover, "onnx"))
+    run = ModelRun(_source("millionth"), SIGNATURES["Pointwise"], tmp_path / "millionth")
+    assert run.judge(right(run, "exported")).status == "pass"
+    report = run.judge(right(run, "onnx"))
     assert report.status == "fail"
     assert "systematic" in report.failed_levels
 
 
-def test_a_frozen_batch_fails_and_the_dimension_is_named(provers: Provers, tmp_path: Path) -> None:
-    prover = provers("Mlp")
+class Negatives(Level):
+    """A level of the tests: what a recipe's author could ask of answers, and of the artifact itself."""
+
+    name = "negatives"
+    meaning = "few outputs are negative"
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def observe(self, inside: Inside) -> Iterable[Check]:
+        seen = f"{inside.folder.name} was looked into"
+        return [Check(level=self.name, subject="folder", status="reported", message=seen)]
+
+    def add(self, answers: Answers) -> None:
+        self.count += int((answers.got < 0).sum())
+
+    def checks(self, context: Context) -> Iterable[Check]:
+        yield from super().checks(context)
+        found = f"{self.count} negative in {len(context.cases)} cases"
+        yield Check(
+            level=self.name, subject="y", status="fail" if self.count else "pass", message=found, value=self.count
+        )
+
+
+def test_a_level_is_one_class_and_one_line(runs: ModelRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runs("Mlp")
+    without = run.judge(right(run, "exported"))
+    for reader in (judgement, outputs_of):
+        monkeypatch.setattr(reader, "LEVELS", (*LEVELS, Negatives))
+    report = run.judge(right(run, "exported"))
+    seen, judged = (check for check in report.checks if check.level == "negatives")
+    assert seen.message == "exported was looked into"
+    assert judged.value is not None
+    assert judged.value > 0
+    assert (without.status, report.status, report.reasons) == ("pass", "fail", (judged.message,))
+
+
+def test_a_frozen_batch_fails_and_the_dimension_is_named(runs: ModelRuns, tmp_path: Path) -> None:
+    run = runs("Mlp")
     folder = tmp_path / "exported"
-    shutil.copytree(right(prover, "exported"), folder)
-    frozen = torch.export.export(FlatModule(make("Mlp"), prover.signature).eval(), (torch.zeros(8, 4),))
+    shutil.copytree(right(run, "exported"), folder)
+    frozen = torch.export.export(FlatModule(make("Mlp"), run.signature).eval(), (torch.zeros(8, 4),))
     torch.export.save(frozen, folder / "model.pt2")
     vouch(folder)
-    report = prover.judge(folder)
+    report = run.judge(folder)
     assert report.status == "fail"
     assert any(reason.startswith("refused rows 0 to 255: ") for reason in report.reasons)
-    assert any("cases were refused" in reason for reason in report.reasons)
+    assert "refused 10 more of the cases in rows" in report.reasons
+    refused = {check.level for check in report.checks if check.message.startswith("refused")}
+    assert refused == {"structure", "values", "sizes"}
     assert report.tested_sizes == {}
 
 
-def test_a_witness_of_a_fallback_fails(provers: Provers) -> None:
-    prover = provers("Mlp")
-    artifact = open_artifact(right(prover, "exported"))
-    answered = Outputs(witness=Witness(device="cuda", fallback="3 nodes ran on the CPU"), refusals={})
-    answers = prover.reference_folder / EAGER
-    report = prover.compare(artifact, answered, answers, LoadOptions())
+def test_a_witness_of_a_fallback_fails(runs: ModelRuns) -> None:
+    run = runs("Mlp")
+    artifact = open_artifact(right(run, "exported"))
+    answered = Answered(
+        artifact=artifact,
+        options=LoadOptions(),
+        folder=run.reference_folder / EAGER,
+        outputs=Outputs(witness=Witness(device="cuda", fallback="3 nodes ran on the CPU"), refusals={}),
+        more=(),
+        duration_s=0.0,
+    )
+    report = judge(run.parity.standard, answered, "k")
     assert (report.status, report.reasons, report.failed_levels) == (
         "fail",
         ("3 nodes ran on the CPU",),
         ("execution",),
     )
-    good = replace(answered, witness=Witness(device="cuda"))
-    assert prover.compare(artifact, good, answers, LoadOptions()).status == "pass"
+    good = replace(answered, outputs=Outputs(witness=Witness(device="cuda"), refusals={}))
+    assert judge(run.parity.standard, good, "k").status == "pass"
 
 
 # Behaviour
@@ -190,9 +245,9 @@ def _as_it_lies(array: Any) -> Values:
     return np.lib.stride_tricks.as_strided(memory, memory.shape, np.empty(memory.shape, memory.dtype).strides).copy()
 
 
-def test_layouts_and_wrong_inputs_are_caught_where_nothing_guards_them(provers: Provers) -> None:
-    prover = provers("Pointwise")
-    runner = backends.load(right(prover, "exported"), LoadOptions())
+def test_layouts_and_wrong_inputs_are_caught_where_nothing_guards_them(runs: ModelRuns) -> None:
+    run = runs("Pointwise")
+    runner = registry.load(right(run, "exported"), LoadOptions())
     inputs = {"x": np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)}
     careless = Careless(runner.artifact, runner._loaded, LoadOptions())
     assert {check.status for check in layouts(runner, inputs)} == {"pass"}
@@ -213,11 +268,11 @@ class Drifting(Careless):
         return {"output": inputs["x"] + self.calls}
 
 
-def test_a_call_that_differs_from_the_last_is_reported(provers: Provers) -> None:
-    runner = backends.load(right(provers("Pointwise"), "exported"), LoadOptions())
+def test_a_call_that_differs_from_the_last_is_reported(runs: ModelRuns) -> None:
+    runner = registry.load(right(runs("Pointwise"), "exported"), LoadOptions())
     inputs = {"x": np.ones((2, 4), np.float32)}
-    assert determinism(runner, inputs).status == "pass"
-    assert determinism(Drifting(runner.artifact, runner._loaded, LoadOptions()), inputs).status == "reported"
+    assert call_again(runner, inputs) is None
+    assert "differ" in str(call_again(Drifting(runner.artifact, runner._loaded, LoadOptions()), inputs))
 
 
 # The run
@@ -238,10 +293,10 @@ def test_the_built_run_says_why_it_passes(built: Path) -> None:
         (output,) = report["outputs"]
         assert output["compared_count"] > 2048
         assert output["flips"]["flips_count"] == 0
-        assert report["proved"] == {"batch": {"min": 1, "max": 65536}}
+        assert report["tested_sizes"] == {"batch": {"min": 1, "max": 65536}}
         metric = next(check for check in report["checks"] if check["level"] == "metric")
         assert metric["subject"] == "train_accuracy"
-        assert "n=100 real rows" in metric["words"]
+        assert "n=100 real rows" in metric["message"]
 
 
 def test_the_artifact_is_measured_as_it_was_proved(built: Path) -> None:

@@ -13,11 +13,11 @@ from bench.parity.calibrate import CalibrationJob, calibrate
 from bench.parity.spec import ParitySpec
 from export.build import Source
 from export.errors import UserError
-from export.record import read, to_json, write
+from export.record import read, write
 from tests.bench.conftest import right
 from tests.faults import models as counting
+from tests.model_run import ModelRun
 from tests.models import SIGNATURES
-from tests.prover import Prover
 
 
 class OnlyFloat32(nn.Module):
@@ -66,15 +66,15 @@ def _source(function: str) -> Source:
 
 @pytest.mark.parametrize("casts", ["casts_inside", "casts_and_widens"])
 def test_a_cast_inside_is_widened_in_the_traced_program(casts: str, tmp_path: Path) -> None:
-    prover = Prover(_source(casts), SIGNATURES["Pointwise"], tmp_path / "casts")
-    assert (prover.reference.float64_by, prover.reference.failure) == ("program", None)
-    assert prover.judge(right(prover, "exported")).status == "pass"
+    run = ModelRun(_source(casts), SIGNATURES["Pointwise"], tmp_path / "casts")
+    assert (run.reference.float64_by, run.reference.failure) == ("program", None)
+    assert run.judge(right(run, "exported")).status == "pass"
 
 
 def test_a_model_without_a_float64_answer_is_said_to_have_no_reference(tmp_path: Path) -> None:
     from export.artifact import PROGRAM_RECORD, ProgramRecord
 
-    class NotTraced(Prover):
+    class NotTraced(ModelRun):
         """As if the tracer had failed, so that nobody can answer in float64."""
 
         def capture(self, source: Source, folder: Path) -> None:
@@ -82,8 +82,8 @@ def test_a_model_without_a_float64_answer_is_said_to_have_no_reference(tmp_path:
             path = folder / PROGRAM_RECORD
             write(path, replace(read(ProgramRecord, path), failure="not traced"))
 
-    prover = NotTraced(_source("only_float32"), SIGNATURES["Pointwise"], tmp_path / "narrow")
-    report = prover.judge(prover.build("torchscript", tmp_path / "torchscript"))
+    run = NotTraced(_source("only_float32"), SIGNATURES["Pointwise"], tmp_path / "narrow")
+    report = run.judge(run.build("torchscript", tmp_path / "torchscript"))
     assert report.status == "no-reference"
     assert "TypeError: this operator takes float32" in report.reasons[0]
     assert report.outputs == ()
@@ -101,28 +101,28 @@ def random(argument: str) -> nn.Module:
 
 
 def test_a_model_that_its_inputs_do_not_determine_proves_nothing(tmp_path: Path) -> None:
-    prover = Prover(_source("random"), SIGNATURES["Pointwise"], tmp_path / "random")
-    report = prover.judge(right(prover, "exported"))
+    run = ModelRun(_source("random"), SIGNATURES["Pointwise"], tmp_path / "random")
+    report = run.judge(right(run, "exported"))
     assert report.status in ("fail", "inconclusive")
 
 
 def test_a_model_with_state_has_no_null_variants_and_cannot_be_calibrated(tmp_path: Path) -> None:
     """A fresh copy of it answers otherwise: such variants would raise the thresholds to anything."""
-    prover = Prover(
+    run = ModelRun(
         counting.source("Counting"), counting.SIGNATURES["Counting"], tmp_path / "c", ParitySpec(rows_count=64)
     )
-    assert prover.reference.variants == ()
+    assert run.reference.variants == ()
     job = CalibrationJob(
-        source=prover.source,
-        signature=prover.signature,
-        spec=prover.spec,
-        program=str(prover.program),
-        reference=str(prover.reference_folder),
+        source=run.source,
+        signature=run.signature,
+        spec=run.spec,
+        program=str(run.program),
+        reference=str(run.reference_folder),
         reference_sha256="r",
-        cases=prover.reference.cases,
+        cases=run.reference.cases,
         seed=0,
         device="cpu",
         key="k",
     )
     with pytest.raises(UserError, match="keeps state between calls"):
-        calibrate(to_json(job))
+        calibrate(job)

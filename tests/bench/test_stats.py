@@ -6,11 +6,27 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.stats.effects import Effect, effects, mean_ratio, median_s, noise_floor, paired_logs, t_cdf, t_quantile
+from bench.stats.effects import (
+    Effect,
+    Ratio,
+    effects,
+    mean_ratio,
+    median_s,
+    noise_floor,
+    paired_logs,
+    t_cdf,
+    t_quantile,
+)
 from bench.stats.quantiles import least_calls, percentile
 from bench.stats.steady import levels, settled_at
 
 NO_FLOOR: Callable[[object], float] = lambda _: 0.0  # noqa: E731
+
+
+def width(ratio: Ratio) -> float:
+    assert ratio.low is not None
+    assert ratio.high is not None
+    return ratio.high - ratio.low
 
 
 def one(logs: list[float], floor: float = 0.0, tie_ratio: float = 0.02) -> Effect:
@@ -25,7 +41,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(processes_count: int)
     held = 0
     for _ in range(trials):
         ratio = mean_ratio([math.log(0.8) + generator.gauss(0, 0.02) for _ in range(processes_count)])
-        held += ratio.low <= 0.8 <= ratio.high
+        held += ratio.holds(0.8)
     assert held / trials == pytest.approx(0.95, abs=0.01)
 
 
@@ -36,7 +52,7 @@ def test_drift_that_hits_a_whole_round_cancels_in_a_pair() -> None:
     theirs = [[4e-6 * speed for speed in process] for process in speeds]
     ratio = mean_ratio(paired_logs(ours, theirs))
     assert ratio.value == pytest.approx(0.5)
-    assert ratio.high - ratio.low < 1e-9
+    assert width(ratio) < 1e-9
 
 
 def test_samples_that_do_not_pair_are_refused() -> None:
@@ -61,13 +77,22 @@ def test_an_effect_says_no_more_than_it_shows(logs: list[float], floor: float, e
     assert one(logs, floor).comparison == expected
 
 
+def test_figures_beyond_all_meaning_are_none() -> None:
+    """A busy machine: two processes that say opposite things, and an artifact that differs from itself as much."""
+    effect = one([-20.0, 20.0, 1.0], 50.0)
+    assert (effect.ratio.low, effect.ratio.high) == (None, None)
+    assert (effect.noise_ratio, effect.detectable_ratio) == (None, None)
+    assert effect.comparison == "inconclusive"
+    assert effect.ratio.spelled().endswith("[?, ?]")
+
+
 def test_several_comparisons_widen_the_intervals_and_one_that_fails_ends_them() -> None:
     """Holm: the surest is held to a fifth of the error, and where one does not stand, no less sure one does."""
     logs = {name: [-0.3 - 0.004 * k, -0.3, -0.3 + 0.004 * k] for k, name in enumerate("abcde", 1)}
     together = effects(logs, NO_FLOOR, 0.02)
     assert {effect.comparison for effect in together.values()} == {"faster"}
     alone = one(logs["a"])
-    assert together["a"].ratio.high - together["a"].ratio.low > 2 * (alone.ratio.high - alone.ratio.low)
+    assert width(together["a"].ratio) > 2 * width(alone.ratio)
     noisy = effects({**logs, "z": [-0.3, 0.3, -0.1]}, NO_FLOOR, 0.02)
     assert noisy["z"].comparison == "inconclusive"
     assert one([-0.1, -0.09, -0.12]).comparison == "faster"

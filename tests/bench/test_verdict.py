@@ -9,10 +9,10 @@ from bench.parity.report import OutputParity, ParityReport, ParityStatus
 from bench.parity.spec import ParitySpec, Thresholds
 from bench.timing.cold import ColdStart
 from bench.timing.concurrency import ConcurrencySample
-from bench.timing.measurement import Measurement, Samples, SessionRecord, check_comparable
+from bench.timing.measurement import Measurement, Samples, SessionRecord
 from bench.timing.roofline import Ceilings, Roofline, Work
 from bench.timing.spec import BenchSpec
-from bench.verdict.judge import Evidence, Failure, Verdict, judge_evidence
+from bench.verdict.judge import Evidence, Failure, Requirements, Verdict, judge
 from bench.verdict.limits import Limits
 from export.artifact import Artifact
 from export.backend import LoadOptions, Witness
@@ -130,14 +130,14 @@ def measurement(
     )
 
 
-def session(twin_us: tuple[float, float, float] = (20.0, 20.0, 20.0), left_out: str | None = None) -> SessionRecord:
-    """The twin is eager's; by default it takes what eager takes, and so nothing is noise."""
+def session(control_us: tuple[float, float, float] = (20.0, 20.0, 20.0), left_out: str | None = None) -> SessionRecord:
+    """The A/A control is eager; by default it takes what eager takes, and so nothing is noise."""
     return SessionRecord(
         key="k",
         artifacts=("all",),
         spec=SPEC,
-        twin="eager",
-        control_samples=samples(twin_us),
+        control="eager",
+        control_samples=samples(control_us),
         empty_block_s=(2e-8,) * 3,
         empty_call_s=(9e-8,) * 3,
         conditions=(),
@@ -176,7 +176,8 @@ def verdict(
 ) -> Verdict:
     metrics = {"accuracy": 0.9}
     shared = shared or session()
-    return judge_evidence("k", "r", [EAGER, *rows], shared, limits or Limits(), metrics, allow_no_reference=allow)
+    required = Requirements(limits=limits or Limits(), metrics=metrics, allow_no_reference=allow)
+    return judge("k", "r", [EAGER, *rows], shared, required)
 
 
 def test_the_fastest_shippable_one_wins_with_its_reason() -> None:
@@ -200,7 +201,7 @@ def test_ratios_to_eager_are_paired_with_their_interval() -> None:
 
 def test_a_difference_within_the_noise_is_a_tie_and_the_simplest_is_taken() -> None:
     """An artifact against itself differed by up to 10 %: five per cent are no reason to take the less simple one."""
-    noisy = session(twin_us=(20.6, 19.4, 20.8))
+    noisy = session(control_us=(20.6, 19.4, 20.8))
     result = verdict(evidence("aotinductor", (2.0, 2.5, 1.8)), evidence("onnx", (2.1, 2.6, 1.9)), shared=noisy)
     assert result.winner == "onnx"
     assert result.tied == ("aotinductor", "onnx")
@@ -257,15 +258,14 @@ def test_a_time_below_the_roofline_floor_is_a_wrong_measurement() -> None:
     assert result.winner is None
 
 
-@pytest.mark.parametrize("field", ["cpu", "cores_count"])
-def test_sessions_of_different_machines_or_settings_do_not_compare(field: str) -> None:
-    ours = session()
-    check_comparable(ours, session())
-    machine = replace(ours.environment.machine, **{field: 64 if field == "cores_count" else "another"})  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=rf"machine\.{field} was"):
-        check_comparable(ours, replace(ours, environment=replace(ours.environment, machine=machine)))
-    with pytest.raises(UserError, match="bench settings was"):
-        check_comparable(ours, replace(ours, spec=BenchSpec(rounds_count=7)))
+def test_a_measurement_of_another_session_is_refused_by_name() -> None:
+    given = evidence("onnx", (2.0, 2.0, 2.0))
+    assert given.measurement is not None
+    foreign = replace(given, measurement=replace(given.measurement, key="f" * 64))
+    with pytest.raises(
+        UserError, match=r"onnx was measured .* in another session \(ffffffffffff\).*measure them together"
+    ):
+        verdict(foreign)
 
 
 def test_the_faster_wrong_one_never_wins() -> None:
@@ -335,9 +335,9 @@ def test_a_failed_step_is_the_rows_reason() -> None:
 
 
 def test_the_built_runs_chain_of_digests_holds(built: Path) -> None:
-    from bench.parity.jobs import Reference
+    from bench.parity.reference import Reference
     from export.artifact import ProgramRecord, open_artifact
-    from pipeline.training.loop import Checkpoint
+    from pipeline.training.checkpoint import Checkpoint
 
     checkpoint = read(Checkpoint, built / "checkpoint" / "checkpoint.json")
     program = read(ProgramRecord, built / "program" / "program.json")
@@ -359,7 +359,7 @@ def test_the_built_runs_chain_of_digests_holds(built: Path) -> None:
 
 def test_raw_samples_are_kept_for_every_process_and_batch(built: Path) -> None:
     shared = read(SessionRecord, built / "measurements" / "session.json")
-    assert shared.twin == "onnx"
+    assert shared.control == "onnx"
     assert {(one.process, one.batch_rows) for one in shared.control_samples} == {
         (p, b) for p in range(2) for b in (1, 32, 1024)
     }

@@ -13,13 +13,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from export import backend as backends
+from export import registry
 from export.arrays import to_numpy, to_torch
 from export.artifact import ProgramRecord
-from export.backend import BACKENDS, STANDARD, LoadOptions, Runner
+from export.backend import LoadOptions, Runner
 from export.build import BuildJob, build
+from export.device import HOST
 from export.errors import ContractError, RecordError, UserError
-from export.record import read, to_json
+from export.record import read
+from export.registry import STANDARD
 from export.signature import SizeRange
 from pipeline.find import find
 from pipeline.training.source import TrainedModule
@@ -30,13 +32,13 @@ CHEAP = ("eager", "torchscript", "exported", "onnx", "onnx-legacy", "openvino")
 OPTIONS = LoadOptions(threads_count=2)
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=registry.names())
 def artifact_folder(request: pytest.FixtureRequest, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each backend's artifact of the built run; those that it does not have are built from its program."""
     name: str = request.param
     if name in STANDARD:
         return built / "artifacts" / name
-    if (missing := backends.get(name).unavailable("cpu")) is not None:
+    if (missing := registry.get(name).unavailable("cpu")) is not None:
         pytest.skip(f"extra: {missing}")
     folder = tmp_path_factory.mktemp(name)
     rows = folder / "rows.safetensors"
@@ -47,7 +49,7 @@ def artifact_folder(request: pytest.FixtureRequest, built: Path, tmp_path_factor
         backend=name,
         device="cpu",
         source=TrainedModule(
-            reference=find("seed").reference, weights=str(built / "checkpoint" / "weights.safetensors")
+            location=find("seed").location, weights=str(built / "checkpoint" / "weights.safetensors")
         ).source(),
         signature=program.signature,
         seed=0,
@@ -57,7 +59,7 @@ def artifact_folder(request: pytest.FixtureRequest, built: Path, tmp_path_factor
         folder=str(folder / name),
         calibration=str(rows),
     )
-    build(to_json(job))
+    build(job)
     return folder / name
 
 
@@ -73,7 +75,7 @@ def runner(artifact_folder: Path, built: Path) -> Runner:
         model.load_state_dict(load_file(built / "checkpoint" / "weights.safetensors"))
         return model
 
-    return backends.load(artifact_folder, OPTIONS, module)
+    return registry.load(artifact_folder, OPTIONS, module)
 
 
 def _inputs(rows: int) -> dict[str, Any]:
@@ -139,8 +141,8 @@ def test_compiled_code_misreads_what_the_driver_refuses(build_model: Builder) ->
     from export.backends import aotinductor
 
     folder, _ = build_model("Pointwise", "aotinductor")
-    bare = aotinductor.open_package(folder / aotinductor.FILE, "cpu")
-    driver = backends.load(folder, OPTIONS)
+    bare = aotinductor.open_package(folder / aotinductor.FILE, HOST)
+    driver = registry.load(folder, OPTIONS)
     good = torch.randn(6, 4)
     strided = good.T.contiguous().T
     for wrong in (good.double(), strided, good.int()):
@@ -160,7 +162,7 @@ def test_the_witness_names_the_device_and_no_fallback(runner: Runner) -> None:
 def test_compile_brought_everything_that_it_compiled(built: Path) -> None:
     """In a fresh process: no object is built, no graph is compiled, at any size."""
     code = (
-        "import json, sys, numpy as np\nfrom pathlib import Path\nfrom export.backend import LoadOptions, load\n"
+        "import json, sys, numpy as np\nfrom pathlib import Path\nfrom export.registry import LoadOptions, load\n"
         "run = load(Path(sys.argv[1]), LoadOptions(threads_count=2))\n"
         "[run({'x': np.zeros((n, 2), np.float32)}) for n in (1, 2, 3, 500)]\n"
         "print(json.dumps([run.witness().evidence, run.witness().fallback]))"
@@ -194,7 +196,7 @@ def test_compile_with_an_emptied_cache_says_that_it_compiled(built: Path, tmp_pa
 
     write(folder / RECORD, replace(artifact, files=digest_files(folder, [folder / f.path for f in artifact.files])))
     code = (
-        "import sys\nfrom pathlib import Path\nfrom export.backend import LoadOptions, load\n"
+        "import sys\nfrom pathlib import Path\nfrom export.registry import LoadOptions, load\n"
         "print(load(Path(sys.argv[1]), LoadOptions(threads_count=2)).witness().fallback)"
     )
     done = subprocess.run(
@@ -212,15 +214,15 @@ def test_a_file_with_one_byte_changed_is_refused_before_it_is_loaded(artifact_fo
         good = path.read_bytes()
         path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
         with pytest.raises(RecordError, match=path.name):
-            backends.load(folder, OPTIONS)
+            registry.load(folder, OPTIONS)
         path.write_bytes(good)
-    backends.load(folder, OPTIONS)
+    registry.load(folder, OPTIONS)
 
 
 @pytest.mark.parametrize("name", CHEAP)
 def test_keywords_nested_results_and_two_dynamic_dimensions(name: str, build_model: Builder) -> None:
     folder, artifact = build_model("Nested", name)
-    runner = backends.load(folder, OPTIONS, lambda: make("Nested"))
+    runner = registry.load(folder, OPTIONS, lambda: make("Nested"))
     for sizes in ({"batch": 1, "length": 2}, {"batch": 7, "length": 40}):
         inputs: Any = artifact.signature.example(sizes, seed=1)
         outputs = runner(inputs)
@@ -235,7 +237,7 @@ def test_booleans_integers_and_half_precision_pass_through_both_ways_of_calling(
     name: str, build_model: Builder
 ) -> None:
     folder, artifact = build_model("Masked", name)
-    runner = backends.load(folder, OPTIONS, lambda: make("Masked"))
+    runner = registry.load(folder, OPTIONS, lambda: make("Masked"))
     inputs = {key: torch.from_numpy(array) for key, array in artifact.signature.example({"batch": 9}, seed=1).items()}
     wanted = make("Masked")(*inputs.values())
     with torch.inference_mode():
@@ -250,7 +252,7 @@ def test_booleans_integers_and_half_precision_pass_through_both_ways_of_calling(
 def test_a_module_with_control_flow_is_scripted_and_the_others_say_why_not(build_model: Builder) -> None:
     folder, artifact = build_model("Branch", "torchscript")
     assert artifact.facts["form"] == "script"
-    runner = backends.load(folder, OPTIONS)
+    runner = registry.load(folder, OPTIONS)
     for sign in (1, -1):
         x = np.full((4, 4), sign, np.float32)
         answer = make("Branch")(torch.from_numpy(x)).detach().numpy()
@@ -282,7 +284,7 @@ def test_an_onnx_file_carries_names_ranges_and_no_path_of_this_machine(build_mod
 
 def test_an_onnx_model_is_served_without_torch(built: Path) -> None:
     code = (
-        "import sys, numpy as np\nfrom pathlib import Path\nfrom export.backend import LoadOptions, load\n"
+        "import sys, numpy as np\nfrom pathlib import Path\nfrom export.registry import LoadOptions, load\n"
         "run = load(Path(sys.argv[1]), LoadOptions())\nrun({'x': np.zeros((2, 2), np.float32)})\n"
         "print('torch' in sys.modules)"
     )
@@ -301,13 +303,13 @@ def test_importing_the_contract_imports_no_runtime() -> None:
 
 def test_an_unknown_backend_is_named_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"must be one of eager, .*, got 'tensorrt'"):
-        backends.get("tensorrt")
+        registry.get("tensorrt")
 
 
 def test_a_size_outside_its_range_is_refused(build_model: Builder) -> None:
     folder, artifact = build_model("Nested", "exported")
     assert artifact.signature.ranges["batch"] == SizeRange(max=300)
-    runner = backends.load(folder, OPTIONS)
+    runner = registry.load(folder, OPTIONS)
     too_many: Any = artifact.signature.example({"batch": 301, "length": 3}, seed=0)
     with pytest.raises(ContractError, match=r"'batch' must lie in \[1, 300\], got 301"):
         runner(too_many)

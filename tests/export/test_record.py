@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from export.errors import RecordError
 from export.record import (
@@ -22,6 +25,7 @@ from export.record import (
     verify_files,
     write,
 )
+from pipeline.bundle.writer import _write_bare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,26 @@ def test_a_record_comes_back_as_it_was_non_finite_numbers_included() -> None:
     again = decode(Thing, encode(THING))
     assert repr(again) == repr(THING)
     assert json.loads(encode(THING))["figures"][2:5] == ["NaN", "Infinity", "-Infinity"]
+
+
+@given(st.floats())
+@example(1994560477102534700.0)  # a float without a fraction that JSON spells without an exponent
+@example(2.0**53)
+@example(-5e-324)
+def test_every_float_survives_a_round_trip(value: float) -> None:
+    (again,) = decode(Thing, encode(replace(THING, figures=(value,)))).figures
+    assert again == value or (math.isnan(again) and math.isnan(value))
+
+
+@given(st.floats())
+@example(1994560477102534700.0)
+def test_a_record_that_is_written_once_more_without_its_host_keeps_its_digest(value: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        record = replace(THING, figures=(value,))
+        _write_bare(Path(folder) / "bare.json", encode(record))
+        bare = read(Thing, Path(folder) / "bare.json")
+    assert bare.observed.host == ""
+    assert digest(bare) == digest(record)
 
 
 def test_observed_is_outside_the_digest_and_everything_else_inside() -> None:

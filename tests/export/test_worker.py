@@ -6,23 +6,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from export.worker import ProcessLimits, Workspace, run_child
-from tests.conftest import environ
+from export.errors import RecordError
+from export.task import Task
+from export.worker import Done, Failed, ProcessLimits, Workspace
+from tests import jobs
+from tests.conftest import ROOT, environ
 
 
 def test_a_value_comes_back_and_only_the_log_stays(tmp_path: Path) -> None:
-    outcome = run_child("one", "tests.jobs:double", 21, Workspace(folder=tmp_path))
-    assert (outcome.status, outcome.value, outcome.cause) == ("done", 42, None)
+    end = Workspace(folder=tmp_path).run(jobs.double, 21, "one")
+    assert isinstance(end, Done)
+    assert end.result == 42
     assert [path.name for path in tmp_path.iterdir()] == ["one.log"]
 
 
 def test_an_exception_is_one_line_with_the_traceback_in_the_log_and_a_script_that_repeats_it(tmp_path: Path) -> None:
-    outcome = run_child("one", "tests.jobs:fail", "this", Workspace(folder=tmp_path))
+    outcome = failed(Workspace(folder=tmp_path), jobs.fail, "this")
     assert (outcome.status, outcome.cause) == ("failed", "ValueError: cannot do this")
     assert "Traceback" in outcome.log.read_text()
     again = subprocess.run(["sh", outcome.reproduce], capture_output=True, text=True, check=False)
@@ -31,28 +37,36 @@ def test_an_exception_is_one_line_with_the_traceback_in_the_log_and_a_script_tha
 
 
 def test_the_cause_behind_an_exception_is_told(tmp_path: Path) -> None:
-    outcome = run_child("one", "tests.jobs:fail_because", None, Workspace(folder=tmp_path))
+    outcome = failed(Workspace(folder=tmp_path), jobs.fail_because, "")
     assert outcome.cause == "RuntimeError: KeyError: 'the operator'"
+
+
+def test_a_file_beside_the_recipe_does_not_take_the_place_of_a_package_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "bench.py").write_text("raise RuntimeError('this ran')")
+    workspace = Workspace(folder=tmp_path / "log", import_path=(str(tmp_path),))
+    end = workspace.run(jobs.where_bench_is, "", "where")
+    assert isinstance(end, Done), end
+    assert end.result == str(ROOT / "bench" / "__init__.py")
 
 
 @pytest.mark.parametrize(
     ("job", "cause"), [("segfault", "killed by SIGSEGV"), ("leave", "exit code 7: about to leave")]
 )
 def test_a_crash_is_an_outcome(job: str, cause: str, tmp_path: Path) -> None:
-    outcome = run_child("one", f"tests.jobs:{job}", None, Workspace(folder=tmp_path))
+    outcome = failed(Workspace(folder=tmp_path), getattr(jobs, job), "")
     assert (outcome.status, outcome.cause) == ("crashed", cause)
 
 
 def test_a_full_disk_is_no_failure_of_the_job(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left on device") as raised:
-        run_child("one", "tests.jobs:fill_the_disk", None, Workspace(folder=tmp_path))
+        Workspace(folder=tmp_path).run(jobs.fill_the_disk, "", "one")
     assert raised.value.filename == str(tmp_path)
 
 
 def test_a_hang_is_stopped_with_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    workspace = Workspace(folder=tmp_path / "desk", limits=ProcessLimits(wall_s=3))
-    outcome = run_child("one", "tests.jobs:hang", str(pids), workspace)
+    workspace = Workspace(folder=tmp_path / "log", limits=ProcessLimits(wall_s=3))
+    outcome = failed(workspace, jobs.hang, str(pids))
     assert (outcome.status, outcome.cause) == ("timeout", "stopped after its limit of 3 s")
     assert outcome.duration_s < 10
     assert not any(_alive(int(pid)) for pid in pids.read_text().split())
@@ -60,19 +74,18 @@ def test_a_hang_is_stopped_with_its_children(tmp_path: Path) -> None:
 
 def test_too_much_memory_is_stopped(tmp_path: Path) -> None:
     workspace = Workspace(folder=tmp_path, limits=ProcessLimits(wall_s=60, memory_bytes=300 << 20))
-    outcome = run_child("one", "tests.jobs:eat", None, workspace)
+    outcome = failed(workspace, jobs.eat, "")
     assert outcome.status == "out-of-memory"
-    assert outcome.cause is not None
     assert "over its limit of 300 MiB" in outcome.cause
 
 
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     code = (
-        "import sys\nfrom pathlib import Path\nfrom export.worker import Desk, run_child\n"
-        "run_child('one', 'tests.jobs:hang', sys.argv[1], Desk(folder=Path(sys.argv[2])))"
+        "import sys\nfrom pathlib import Path\nfrom export.worker import Workspace\nfrom tests.jobs import hang\n"
+        "Workspace(folder=Path(sys.argv[2])).run(hang, sys.argv[1], 'one')"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code, pids, tmp_path / "desk"], env=environ())
+    parent = subprocess.Popen([sys.executable, "-c", code, pids, tmp_path / "log"], env=environ())
     _wait_for(pids.exists)
     child = int(pids.read_text().split()[0])
     assert _alive(child)
@@ -84,18 +97,41 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
 
 def test_hidden_packages_cannot_be_imported_and_only_where_asked(tmp_path: Path) -> None:
     workspace = Workspace(folder=tmp_path, hidden=("pipeline",))
-    hidden = run_child("one", "tests.jobs:import_source", "pipeline.recipes.seed", workspace, source_free=True)
+    hidden = workspace.run(jobs.import_source, "pipeline.recipes.seed", "one", source_free=True)
+    assert isinstance(hidden, Failed)
     assert hidden.status == "failed"
-    assert hidden.cause is not None
     assert "is hidden" in hidden.cause
-    shown = run_child("two", "tests.jobs:import_source", "pipeline.recipes.seed", workspace)
-    assert shown.value == "pipeline.recipes.seed"
+    shown = workspace.run(jobs.import_source, "pipeline.recipes.seed", "two")
+    assert isinstance(shown, Done)
+    assert shown.result == "pipeline.recipes.seed"
 
 
 @pytest.mark.parametrize("limits", [{"wall_s": 0.0}, {"memory_bytes": -1}])
 def test_limits_must_make_sense(limits: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):
         ProcessLimits(**limits)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A job of another shape than the task's."""
+
+    sides: int
+
+
+def test_a_job_or_result_of_another_type_is_refused_at_either_end(tmp_path: Path) -> None:
+    wrong: Any = Shape(sides=3)
+    outcome = failed(Workspace(folder=tmp_path), jobs.double, wrong)
+    assert "the job of tests.jobs:double is not a int" in outcome.cause
+    with pytest.raises(RecordError, match=r"the result of tests\.jobs:lie is not a int"):
+        Workspace(folder=tmp_path).run(jobs.lie, 1, "two")
+
+
+def failed(workspace: Workspace, task: Task[Any, Any], job: Any) -> Failed:
+    """How a child ended that does not end well."""
+    end = workspace.run(task, job, "one")
+    assert isinstance(end, Failed)
+    return end
 
 
 def _alive(pid: int) -> bool:

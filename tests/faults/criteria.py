@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.parity.jobs import EAGER, FLOAT64, INPUTS
+from bench.parity.reference import EAGER, FLOAT64, INPUTS
 from bench.parity.store import load_case
-from export import backend as backends
+from export import registry
 from export.arrays import to_numpy
 from export.backend import LoadOptions
 from tests.faults.planted import Planted
-from tests.prover import Prover
+from tests.model_run import ModelRun
 
 Values = np.ndarray[Any, Any]
 Criterion = Callable[[Values, Values, Values], bool]
@@ -69,15 +69,15 @@ CRITERIA: dict[str, Criterion] = {
 }
 
 
-def accepted(prover: Prover, planted: Planted, options: LoadOptions | None = None) -> dict[str, bool]:
+def accepted(run: ModelRun, planted: Planted, options: LoadOptions | None = None) -> dict[str, bool]:
     """Who accepts the artifact on all rows; a file that does not load, or refuses them, is accepted by nobody."""
-    names = prover.signature.output_names
+    names = run.signature.output_names
     gathered: dict[str, list[tuple[Values, ...]]] = {name: [] for name in names}
     try:
-        runner = backends.load(planted.folder, options or LoadOptions(threads_count=2))
-        for index in prover.reference.indices("rows"):
-            folder = prover.reference_folder
-            got = runner(load_case(folder / INPUTS, index, [spec.name for spec in prover.signature.inputs]))
+        runner = registry.load(planted.folder, options or LoadOptions(threads_count=2))
+        for index in run.reference.indices("rows"):
+            folder = run.reference_folder
+            got = runner(load_case(folder / INPUTS, index, [spec.name for spec in run.signature.inputs]))
             eager, wide = (load_case(folder / kind, index, names) for kind in (EAGER, FLOAT64))
             for name in names:
                 gathered[name].append((to_numpy(got[name]), eager[name], wide[name]))

@@ -21,7 +21,7 @@ from export.program import FlatModule, quiet
 from export.record import write
 from tests.faults.kinds import Kind
 from tests.faults.models import SIGNATURES, TRACEABLE, source
-from tests.prover import Prover, vouch
+from tests.model_run import ModelRun, vouch
 
 Edit = Callable[[onnx.ModelProto], str | None]
 
@@ -258,7 +258,7 @@ def _other_model(model: str) -> Callable[[Path], None]:
     """The file of a model with the same interface and other weights."""
 
     def edit(folder: Path) -> None:
-        other = Prover(source(model, seed=8), SIGNATURES[model], folder.parent / "other", ParitySpec(rows_count=8))
+        other = ModelRun(source(model, seed=8), SIGNATURES[model], folder.parent / "other", ParitySpec(rows_count=8))
         shutil.copyfile(other.build("onnx", folder.parent / "other-onnx") / "model.onnx", folder / "model.onnx")
         vouch(folder)
 

@@ -9,10 +9,10 @@ from typing import Literal
 
 from bench.parity.report import ParityReport
 from bench.parity.spec import ParitySpec
-from export.backend import LoadOptions
+from export.backend import LoadOptions, RuntimeValue
 from tests.faults.models import SIGNATURES, TRACEABLE, source
 from tests.faults.planted import Planted
-from tests.prover import Prover
+from tests.model_run import ModelRun
 
 SEEDS = tuple(range(11, 19))
 COMPILED_SEEDS = SEEDS[:1]
@@ -31,7 +31,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        level = f" {self.options.optimization}" if self.backend == "onnx" else ""
+        level = f" {self.options.runtime.get('optimization', 'all')}" if self.backend == "onnx" else ""
         return f"{self.model} {self.seed} {self.backend}{level} x{self.options.threads_count}"
 
 
@@ -46,21 +46,22 @@ def variants(seeds: tuple[int, ...], compiled_seeds: tuple[int, ...]) -> Iterato
                 # Inductor's C++ depends on the number of threads: what compile shipped for two is not there for one.
                 for threads_count in (2,) if backend == "compile" else (1, 2):
                     for level in _LEVELS if backend == "onnx" else ("all",):
-                        options = LoadOptions(threads_count=threads_count, optimization=level)
+                        runtime: dict[str, RuntimeValue] = {} if level == "all" else {"optimization": level}
+                        options = LoadOptions(threads_count=threads_count, runtime=runtime)
                         found.append(Variant(model, seed, backend, options))
             yield model, seed, found
 
 
-def judge(base: Path, model: str, seed: int, found: list[Variant]) -> Iterator[tuple[Variant, ParityReport, Prover]]:
+def judge(base: Path, model: str, seed: int, found: list[Variant]) -> Iterator[tuple[Variant, ParityReport, ModelRun]]:
     """Build each backend once, judge each variant."""
-    prover = Prover(source(model, seed), SIGNATURES[model], base / f"{model}-{seed}", ParitySpec())
+    run = ModelRun(source(model, seed), SIGNATURES[model], base / f"{model}-{seed}", ParitySpec())
     for variant in found:
-        folder = prover.folder / variant.backend
+        folder = run.folder / variant.backend
         if not folder.exists():
-            prover.build(variant.backend, folder)
-        yield variant, prover.judge(folder, variant.options), prover
+            run.build(variant.backend, folder)
+        yield variant, run.judge(folder, variant.options), run
 
 
-def as_planted(prover: Prover, variant: Variant) -> Planted:
+def as_planted(run: ModelRun, variant: Variant) -> Planted:
     """For the criteria of others, who see the same files."""
-    return Planted(prover.folder / variant.backend, None)
+    return Planted(run.folder / variant.backend, None)

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.locate.job import LocateJob, Location, likeliest_cases, locate
-from bench.parity.jobs import INPUTS
+from bench.parity.reference import INPUTS
 from bench.parity.report import ParityReport
 from bench.parity.store import load_case
-from export import backend as backends
+from export import registry
 from export.arrays import to_numpy
 from export.backend import LoadOptions
-from export.record import to_json
 from tests.faults.files import IN_FILES, IN_ONNX, edit_onnx
 from tests.faults.kinds import IN_THE_MODEL, Kind
 from tests.faults.models import SIGNATURES, make, source
-from tests.prover import Prover
+from tests.model_run import ModelRun
 
 KINDS = [*IN_THE_MODEL, *IN_ONNX, *IN_FILES]
 
@@ -32,17 +31,17 @@ class Planted:
     """Where the fault lies; None where it has no place."""
 
 
-class Provers:
+class ModelRuns:
     """The reference of every model and the right artifacts, each made once."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
-        self._provers: dict[str, Prover] = {}
+        self._runs: dict[str, ModelRun] = {}
 
-    def __call__(self, model: str) -> Prover:
-        if model not in self._provers:
-            self._provers[model] = Prover(source(model), SIGNATURES[model], self.base / model)
-        return self._provers[model]
+    def __call__(self, model: str) -> ModelRun:
+        if model not in self._runs:
+            self._runs[model] = ModelRun(source(model), SIGNATURES[model], self.base / model)
+        return self._runs[model]
 
     def right(self, model: str, backend: str) -> Path:
         """The artifact as it should be."""
@@ -50,39 +49,39 @@ class Provers:
         return folder if folder.exists() else self(model).build(backend, folder)
 
 
-def plant(kind: Kind, model: str, backend: str, provers: Provers) -> Planted:
+def plant(kind: Kind, model: str, backend: str, runs: ModelRuns) -> Planted:
     """Make the artifact."""
-    prover = provers(model)
-    folder = Path(tempfile.mkdtemp(dir=prover.folder, prefix="planted-")) / "artifact"
+    run = runs(model)
+    folder = Path(tempfile.mkdtemp(dir=run.folder, prefix="planted-")) / "artifact"
     if kind.where == "model":
         where = kind.edit(make(source(model).argument))
-        prover.build(backend, folder, source(model, fault=kind.name))
+        run.build(backend, folder, source(model, fault=kind.name))
     else:
-        shutil.copytree(provers.right(model, backend), folder)
+        shutil.copytree(runs.right(model, backend), folder)
         where = edit_onnx(folder, kind.edit) if kind.where == "onnx" else kind.edit(folder)
     return Planted(folder, where if kind.placed else None)
 
 
-def judged(provers: Provers, model: str, planted: Planted) -> ParityReport | str:
+def judged(runs: ModelRuns, model: str, planted: Planted) -> ParityReport | str:
     """The report; in words why the artifact does not even load."""
     try:
-        return provers(model).judge(planted.folder)
+        return runs(model).judge(planted.folder)
     except Exception as error:  # noqa: BLE001 - each runtime refuses a broken file in its own type
         return f"{type(error).__name__}: {error}"
 
 
-def located(provers: Provers, model: str, planted: Planted, report: ParityReport | str) -> Location:
+def located(runs: ModelRuns, model: str, planted: Planted, report: ParityReport | str) -> Location:
     """What the locator says."""
-    prover = provers(model)
+    run = runs(model)
     job = LocateJob(
         artifact=str(planted.folder),
-        program=str(prover.program),
-        reference=str(prover.reference_folder),
-        weights=str(prover.weights),
-        cases=(0,) if isinstance(report, str) else likeliest_cases(report, prover.reference),
+        program=str(run.program),
+        reference=str(run.reference_folder),
+        weights=str(run.weights),
+        cases=(0,) if isinstance(report, str) else likeliest_cases(report, run.reference),
         options=LoadOptions(threads_count=2),
     )
-    return locate(to_json(job))
+    return locate(job)
 
 
 def is_right(location: Location, module: str, *, exactly: bool = False) -> bool:
@@ -93,16 +92,16 @@ def is_right(location: Location, module: str, *, exactly: bool = False) -> bool:
     return any(one == module or (module and one.startswith(f"{module}.")) for one in named)
 
 
-def undone(provers: Provers, model: str, backend: str, planted: Planted) -> bool:
+def undone(runs: ModelRuns, model: str, backend: str, planted: Planted) -> bool:
     """Whether the exporter took the fault out again: the artifact answers every case as the right one does, to the bit.
 
     PyTorch's ONNX exporter leaves dropout out even where it was left on, and a product with 1.000001 too.
     """
-    prover = provers(model)
-    names = [spec.name for spec in prover.signature.inputs]
-    runners = [backends.load(folder, LoadOptions()) for folder in (planted.folder, provers.right(model, backend))]
-    for index in range(len(prover.reference.cases)):
-        inputs = load_case(prover.reference_folder / INPUTS, index, names)
+    run = runs(model)
+    names = [spec.name for spec in run.signature.inputs]
+    runners = [registry.load(folder, LoadOptions()) for folder in (planted.folder, runs.right(model, backend))]
+    for index in range(len(run.reference.cases)):
+        inputs = load_case(run.reference_folder / INPUTS, index, names)
         one, two = (runner(inputs) for runner in runners)
         if any(to_numpy(one[name]).tobytes() != to_numpy(two[name]).tobytes() for name in one):
             return False

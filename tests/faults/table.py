@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.parity.report import ParityReport
 from tests.faults.criteria import CRITERIA, accepted
 from tests.faults.legitimate import COMPILED_SEEDS, SEEDS, as_planted, judge, variants
-from tests.faults.planted import KINDS, Provers, caught, is_right, judged, located, plant, undone
+from tests.faults.planted import KINDS, ModelRuns, caught, is_right, judged, located, plant, undone
 
 _LOCATABLE = ("exported", "onnx")
 """TorchScript keeps no names of inner values: only its weights and settings point at a module."""
@@ -41,13 +41,13 @@ def main(arguments: list[str]) -> int:
     warnings.simplefilter("ignore")
     seeds = SEEDS[: int(arguments[arguments.index("--seeds") + 1])] if "--seeds" in arguments else SEEDS
     with tempfile.TemporaryDirectory() as folder:
-        faults_good = _faults(Provers(Path(folder)))
+        faults_good = _faults(ModelRuns(Path(folder)))
     with tempfile.TemporaryDirectory() as folder:
         right_good = _right(Path(folder), seeds)
     return 0 if faults_good and right_good else 1
 
 
-def _faults(provers: Provers) -> bool:
+def _faults(runs: ModelRuns) -> bool:
     rows: dict[str, Row] = {}
     placed = named_right = named_exactly = 0
     wrong: list[str] = []
@@ -56,12 +56,12 @@ def _faults(provers: Provers) -> bool:
         row = rows.setdefault(kind.name, Row())
         for model in kind.models:
             for backend in ("onnx",) if kind.where == "onnx" else kind.backends:
-                planted = plant(kind, model, backend, provers)
-                report = judged(provers, model, planted)
+                planted = plant(kind, model, backend, runs)
+                report = judged(runs, model, planted)
                 if (
                     isinstance(report, ParityReport)
                     and report.status == "pass"
-                    and undone(provers, model, backend, planted)
+                    and undone(runs, model, backend, planted)
                 ):
                     taken_out.append(f"{kind.name} ({model}, {backend})")
                     continue
@@ -71,11 +71,11 @@ def _faults(provers: Provers) -> bool:
                 else:
                     wrong.append(f"not caught: {kind.name}, {model}, {backend}: {report}"[:600])
                 row.levels.update(["load"] if isinstance(report, str) else report.failed_levels)
-                row.missed_by.update(word for word, yes in accepted(provers(model), planted).items() if yes)
+                row.missed_by.update(word for word, yes in accepted(runs(model), planted).items() if yes)
                 if planted.module is None or backend not in _LOCATABLE:
                     continue
                 placed += 1
-                location = located(provers, model, planted, report)
+                location = located(runs, model, planted, report)
                 if is_right(location, planted.module):
                     named_right += 1
                     named_exactly += is_right(location, planted.module, exactly=True)
@@ -111,16 +111,14 @@ def _right(base: Path, seeds: tuple[int, ...]) -> bool:
     wrong = []
     ratios: dict[str, tuple[float, float]] = {}
     for model, seed, found in variants(seeds, COMPILED_SEEDS):
-        for variant, report, prover in judge(base, model, seed, found):
+        for variant, report, run in judge(base, model, seed, found):
             count += 1
             if report.status != "pass":
                 alarms["Torchstone"] += 1
                 wrong.append(f"false alarm: {variant.name}: {report.reasons}"[:600])
             if variant.backend != "eager":
                 alarms.update(
-                    word
-                    for word, yes in accepted(prover, as_planted(prover, variant), variant.options).items()
-                    if not yes
+                    word for word, yes in accepted(run, as_planted(run, variant), variant.options).items() if not yes
                 )
             rms, peak = ratios.get(variant.backend, (0.0, 0.0))
             ratios[variant.backend] = (

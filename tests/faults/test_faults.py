@@ -9,12 +9,12 @@ import pytest
 from tests.faults import table
 from tests.faults.kinds import Kind
 from tests.faults.legitimate import SEEDS, judge, variants
-from tests.faults.planted import KINDS, Provers, caught, is_right, judged, located, plant
+from tests.faults.planted import KINDS, ModelRuns, caught, is_right, judged, located, plant
 
 
 @pytest.fixture(scope="module")
-def provers(tmp_path_factory: pytest.TempPathFactory) -> Provers:
-    return Provers(tmp_path_factory.mktemp("faults"))
+def runs(tmp_path_factory: pytest.TempPathFactory) -> ModelRuns:
+    return ModelRuns(tmp_path_factory.mktemp("faults"))
 
 
 def test_there_are_at_least_forty_kinds_on_at_least_six_models() -> None:
@@ -23,14 +23,14 @@ def test_there_are_at_least_forty_kinds_on_at_least_six_models() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.name} ({kind.models[0]})")
-def test_the_fault_is_caught_by_the_right_level_and_located(kind: Kind, provers: Provers) -> None:
+def test_the_fault_is_caught_by_the_right_level_and_located(kind: Kind, runs: ModelRuns) -> None:
     model = kind.models[0]
     backend = "onnx" if kind.where == "onnx" else kind.backends[0]
-    planted = plant(kind, model, backend, provers)
-    report = judged(provers, model, planted)
+    planted = plant(kind, model, backend, runs)
+    report = judged(runs, model, planted)
     assert caught(kind, report), report
     if planted.module is not None:
-        location = located(provers, model, planted, report)
+        location = located(runs, model, planted, report)
         assert is_right(location, planted.module), (planted.module, location)
 
 

@@ -17,8 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from export.device import HOST
 from export.environment import environment
-from export.worker import Workspace, run_child
+from export.task import J, R, Task, task
+from export.worker import Failed, Workspace
 from tests.measure.speed import commit
 
 CHOICES: dict[str, dict[str, Any]] = {
@@ -35,8 +37,9 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(payload: Any) -> float:
-    """Job: compile one package; seconds that the compilation took."""
+@task
+def build(payload: dict[str, Any]) -> float:
+    """Compile one package; seconds that the compilation took."""
     import torch._inductor
     from torch._inductor import config
 
@@ -55,8 +58,9 @@ def build(payload: Any) -> float:
         return time.monotonic() - started
 
 
-def compiles_after_loading(payload: Any) -> int:
-    """Job: how often the C++ compiler compiles something in a process that loads PyTorch's own cache artifacts."""
+@task
+def compiles_after_loading(payload: dict[str, Any]) -> int:
+    """How often the C++ compiler compiles something in a process that loads PyTorch's own cache artifacts."""
     import torch
 
     from export.exporters.inductor import prepare
@@ -93,7 +97,7 @@ def latencies_us(packages: dict[str, Path]) -> dict[str, float]:
     from export.backends.aotinductor import open_package
 
     torch.set_num_threads(1)
-    calls = {name: open_package(path, "cpu") for name, path in packages.items()}
+    calls = {name: open_package(path, HOST) for name, path in packages.items()}
     blocks: dict[str, list[float]] = {name: [] for name in calls}
     row = torch.zeros(1, 2)
     with torch.inference_mode():
@@ -106,15 +110,22 @@ def latencies_us(packages: dict[str, Path]) -> dict[str, float]:
     return {name: statistics.median(times) * 1e6 for name, times in blocks.items()}
 
 
+def _run(workspace: Workspace, task: Task[J, R], job: J, name: str) -> R:
+    end = workspace.run(task, job, name)
+    if isinstance(end, Failed):
+        raise RuntimeError(end.summary)
+    return end.result
+
+
 def main(arguments: list[str]) -> int:
     program = Path(arguments[0]).resolve() / "program" / "program.pt2"
     with tempfile.TemporaryDirectory() as base:
-        workspace = Workspace(folder=Path(base) / "desk")
+        workspace = Workspace(folder=Path(base) / "log")
         packages, seconds = {}, {}
         for index, (name, choice) in enumerate(CHOICES.items()):
             packages[name] = Path(base) / f"{index}.pt2"
             payload = {"program": str(program), "package": str(packages[name]), **choice}
-            seconds[name] = run_child(f"b{index}", "tests.measure.inductor_settings:build", payload, workspace).value
+            seconds[name] = _run(workspace, build, payload, f"b{index}")
         times = latencies_us(packages)
         counts = []
         for load in (False, True):
@@ -124,11 +135,7 @@ def main(arguments: list[str]) -> int:
                 "file": f"{base}/artifacts.bin",
                 "load": load,
             }
-            counts.append(
-                run_child(
-                    f"c{load}", "tests.measure.inductor_settings:compiles_after_loading", payload, workspace
-                ).value
-            )
+            counts.append(_run(workspace, compiles_after_loading, payload, f"c{load}"))
     lines = ["| AOTInductor, each line with those above it | build (s) | call of one row (us) |", "|---|---|---|"]
     lines += [f"| {name} | {seconds[name]:.1f} | {times[name]:.2f} |" for name in CHOICES]
     lines += [

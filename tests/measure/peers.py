@@ -22,15 +22,15 @@ import torch
 import tyro
 
 from bench.parity.report import ParityReport
-from bench.tune import Tuning, tuning_file
-from export import backend as backends
+from bench.run_folder import RunFolder
+from bench.tune import Tuning
+from export import registry
 from export.arrays import to_torch
 from export.artifact import RECORD, read_artifact
 from export.environment import environment
 from export.program import quiet
 from export.record import read
 from pipeline.find import find
-from pipeline.training.loop import WEIGHTS
 from pipeline.training.source import TrainedModule
 from tests.conftest import ROOT, environ
 from tests.measure.targets import PLACES, built, in_turns
@@ -66,8 +66,8 @@ def _recipe(name: str, out: Path) -> bool:
         cwd=ROOT,
         env=environ(),
     )
-    reference = find(PLACES.get(name, name)).reference
-    module = TrainedModule(reference=reference, weights=str(run / "checkpoint" / WEIGHTS)).source().module
+    location = find(PLACES.get(name, name)).location
+    module = TrainedModule(location=location, weights=str(RunFolder(run).weights)).source().module
     print(f"\n### {name}\n\n| batch | call | median us | times slower than the picked one |\n|---|---|---|---|")
     good = True
     for rows in _BATCHES.get(name, (1, 32, 1024)):
@@ -109,8 +109,8 @@ def _ours(run: Path, rows: int) -> dict[str, Callable[[], Any]]:
         report = read(ParityReport, run / "parity" / f"{artifact.name}.json")
         if report.status != "pass" or not artifact.source_free:
             continue
-        tuned = tuning_file(run, artifact.name)
-        runner = backends.load(path.parent, read(Tuning, tuned).options if tuned.exists() else report.options)
+        tuned = RunFolder(run).tuning(artifact.name)
+        runner = registry.load(path.parent, read(Tuning, tuned).options if tuned.exists() else report.options)
         inputs = artifact.signature.example(artifact.signature.sizes_at(rows), seed=0)
         calls[f"ours: {artifact.name}"] = runner.bind(inputs).run
     return calls

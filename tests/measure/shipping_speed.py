@@ -16,6 +16,7 @@ from pathlib import Path
 
 from export.environment import machine
 from export.record import digest_files
+from pipeline.bundle.pack import ARCHIVE_NAME
 from pipeline.verifier.files import Listed, verify_files
 from tests.conftest import ROOT, environ
 
@@ -31,7 +32,7 @@ def main(bundle: Path) -> int:
     commands = {
         "`python -m pipeline.verify`": [sys.executable, "-m", "pipeline.verify", str(bundle)],
         "the same, `--no-speed`": [sys.executable, "-m", "pipeline.verify", str(bundle), "--no-speed"],
-        "`python verify.py`": [sys.executable, str(bundle / "verify.py")],
+        f"`python {ARCHIVE_NAME}`": [sys.executable, str(bundle / ARCHIVE_NAME)],
     }
     slowest = 0.0
     for name, command in commands.items():
@@ -59,17 +60,17 @@ def _hashing() -> None:
         names = sorted(str(path) for path in folder.iterdir())
         reading = min(_seconds(["cat", *names]) for _ in range(2))
         openssl = min(_seconds(["openssl", "dgst", "-sha256", *names]) for _ in range(2))
-        ours = []
+        hashing = []
         for _ in range(2):
             started = time.monotonic()
             verify_files(folder, listed)
-            ours.append(time.monotonic() - started)
+            hashing.append(time.monotonic() - started)
     total = _FILES_COUNT * _FILE_BYTES / 1e9
     print(
         f"\n2 GiB in {_FILES_COUNT} files, in the page cache: read {total / reading:.1f} GB/s (through a pipe), ",
         end="",
     )
-    print(f"`openssl dgst -sha256` {total / openssl:.2f} GB/s, `verify_files` {total / min(ours):.2f} GB/s.")
+    print(f"`openssl dgst -sha256` {total / openssl:.2f} GB/s, `verify_files` {total / min(hashing):.2f} GB/s.")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from typing import Any
 
 import tyro
 
-from bench.parity.jobs import SAMPLES
 from bench.parity.report import ParityReport
+from bench.run_folder import RunFolder
 from bench.stats.effects import mean_ratio, paired_logs
 from bench.timing.block import Block
 from bench.timing.measure import Session, sample_processes
@@ -31,14 +31,14 @@ from bench.timing.measurement import CONTROL
 from bench.timing.roofline import RooflineJob, floor, roofline
 from bench.timing.sample import Candidate, Sampled
 from bench.timing.spec import BenchSpec
-from export import backend as backends
+from export import registry
 from export.artifact import PROGRAM_FILE, Artifact, open_artifact
+from export.backend import Runner
 from export.build import Source
 from export.environment import cores_count, environment
-from export.record import digest, read, to_json
+from export.record import digest, read
 from export.worker import Workspace
 from pipeline.find import find
-from pipeline.training.loop import WEIGHTS
 from pipeline.training.source import TrainedModule
 from tests.conftest import ROOT, environ
 
@@ -75,8 +75,8 @@ def _recipe(name: str, options: Options) -> bool:
     artifacts = {path.parent.name: open_artifact(path.parent) for path in (run / "artifacts").glob("*/artifact.json")}
     tested_sizes = {one: artifact for one, artifact in artifacts.items() if _passes(run, artifact)}
     batches = tuple(TARGETS.get(name, {1: 0.0, 32: 0.0, 1024: 0.0}))
-    reference = find(PLACES.get(name, name)).reference
-    source = TrainedModule(reference=reference, weights=str(run / "checkpoint" / WEIGHTS)).source()
+    location = find(PLACES.get(name, name)).location
+    source = TrainedModule(location=location, weights=str(RunFolder(run).weights)).source()
     session, candidates = _candidates(run, tested_sizes, source, batches, options.processes)
     with tempfile.TemporaryDirectory() as workspace:
         sampled, failed = sample_processes(session, candidates, Workspace(folder=Path(workspace)), lambda _: None)
@@ -90,7 +90,7 @@ def _recipe(name: str, options: Options) -> bool:
 
 def built(name: str, out: Path) -> Path:
     """A run with every backend that can be built here."""
-    wanted = [one for one in _BACKENDS if backends.get(one).unavailable("cpu") is None]
+    wanted = [one for one in _BACKENDS if registry.get(one).unavailable("cpu") is None]
     command = [sys.executable, "-m", "pipeline.all", PLACES.get(name, name), "--out", str(out), "--only", "parity"]
     flags = ["--quiet", "--backends", *wanted, "--required", "onnx"]
     subprocess.run([*command, *flags], check=True, cwd=ROOT, env=environ())
@@ -111,20 +111,20 @@ def _candidates(
 ) -> tuple[Session, tuple[Candidate, ...]]:
     """Each artifact at one thread and at all, where it lets one choose; eager twice for the noise."""
     options = {name: read(ParityReport, run / "parity" / f"{name}.json").options for name in tested_sizes}
-    samples = run / "parity" / "reference" / SAMPLES
+    samples = RunFolder(run).existing_real_rows()
     session = Session(
         folders={name: run / "artifacts" / name for name in tested_sizes},
         options=options,
         source=source,
         program=None,
         spec=BenchSpec(batch_rows=batches, processes_count=processes, callers=(), call_limit_s=10.0),
-        samples=samples if samples.exists() else None,
+        samples=samples,
         seed=0,
         key="targets",
     )
     found = []
     for name, artifact in tested_sizes.items():
-        fixed = backends.get(artifact.backend).THREADS == "build"
+        fixed = registry.get(artifact.backend).threads == "build"
         for count in {options[name].threads_count} if fixed else {1, cores_count()}:
             chosen = replace(options[name], threads_count=count)
             folder = str(session.folders[name])
@@ -150,7 +150,7 @@ def _ratios(
         device="cpu",
         threads_counts=(cores_count(),),
     )
-    allowed = roofline(to_json(job))
+    allowed = roofline(job)
     good = True
     for rows in batches:
         times = {one.label: _samples(sampled, one.label, rows) for one in candidates}
@@ -172,7 +172,7 @@ def _ratios(
             ratio = mean_ratio(paired_logs(times[eager], times[label]))
             if not label.startswith("eager"):
                 best = max(best, ratio.value)
-            interval = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+            interval = ratio.spelled()
             print(f"| {label} | {medians[label] * 1e6:.4g} | {interval} |")
         if rows in targets:
             met = best >= targets[rows]
@@ -200,7 +200,7 @@ def _overhead(run: Path, tested_sizes: Mapping[str, Artifact]) -> None:
         if name not in {"onnx", "onnx-legacy", "aotinductor", "torchscript"}:
             continue
         options = replace(read(ParityReport, run / "parity" / f"{name}.json").options, threads_count=1)
-        runner = backends.load(run / "artifacts" / name, options)
+        runner = registry.load(run / "artifacts" / name, options)
         arrays: dict[str, Any] = dict(artifact.signature.example(artifact.signature.sizes_at(1), seed=0))
         if not name.startswith("onnx"):
             arrays = {one: to_torch(array) for one, array in arrays.items()}
@@ -215,7 +215,7 @@ def _overhead(run: Path, tested_sizes: Mapping[str, Artifact]) -> None:
     print()
 
 
-def _bare(runner: backends.Runner, arrays: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+def _bare(runner: Runner, arrays: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
     """The runtime's own calls: what a person would write by hand around the very object that the runner holds."""
     loaded: Any = runner._loaded
     if hasattr(loaded, "_session"):

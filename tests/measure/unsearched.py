@@ -24,15 +24,17 @@ import tyro
 from bench.parity.report import ParityReport
 from bench.stats.effects import mean_ratio, paired_logs
 from bench.timing.block import Block
-from export import backend as backends
+from export import registry
 from export.arrays import to_torch
 from export.artifact import PROGRAM_FILE, read_artifact
 from export.backends import aotinductor
+from export.device import HOST
 from export.environment import cores_count
 from export.exporters.inductor import prepare
 from export.program import load_exported, quiet
-from export.record import from_json, read
-from export.worker import Workspace, run_child
+from export.record import read
+from export.task import task
+from export.worker import Failed, Workspace
 from tests.measure.targets import built
 
 _BATCHES = {"sentence": (1, 32)}
@@ -113,21 +115,21 @@ def _inputs(run: Path, rows: int) -> dict[str, Any]:
 def _show(job: TimingJob, workspace: Workspace, processes: int) -> None:
     by_name: dict[str, list[list[float]]] = {}
     for _ in range(processes):
-        outcome = run_child("time", "tests.measure.unsearched:time_them", job, workspace)
-        if outcome.status != "done":
-            raise RuntimeError(f"{outcome.cause}: {outcome.log.read_text()}")
-        for name, samples_s in from_json(dict[str, list[float]], outcome.value).items():
+        end = workspace.run(time_them, job, "time")
+        if isinstance(end, Failed):
+            raise RuntimeError(f"{end.cause}: {end.log.read_text()}")
+        for name, samples_s in end.result.items():
             by_name.setdefault(name, []).append(samples_s)
     first = next(iter(by_name))
     for name, processes_s in by_name.items():
         if name != first:
             ratio = mean_ratio(paired_logs(processes_s, by_name[first]))
-            print(f"| {job.rows} | {name}, against {first} | {ratio.value:.2f} | [{ratio.low:.2f}, {ratio.high:.2f}] |")
+            print(f"| {job.rows} | {name}, against {first} | {ratio.spelled()} |")
 
 
-def time_them(payload: Any) -> dict[str, list[float]]:
+@task
+def time_them(job: TimingJob) -> dict[str, list[float]]:
     """Seconds per call in rounds of random order."""
-    job = from_json(TimingJob, payload)
     torch.set_num_threads(cores_count())
     calls = _package_calls(job) if job.packages else _chunk_calls(job)
     with torch.inference_mode():
@@ -145,7 +147,7 @@ def _package_calls(job: TimingJob) -> dict[str, Callable[[], Any]]:
     tensors = [to_torch(one) for one in _inputs(Path(job.run), job.rows).values()]
     calls: dict[str, Callable[[], Any]] = {}
     for name, package in job.packages.items():
-        calls[name] = partial(_flat, aotinductor.open_package(Path(package), "cpu"), tensors)
+        calls[name] = partial(_flat, aotinductor.open_package(Path(package), HOST), tensors)
     expected, *others = (call()[0] for call in calls.values())
     for other in others:
         torch.testing.assert_close(other, expected, rtol=1e-4, atol=1e-5)
@@ -160,7 +162,7 @@ def _flat(run: Callable[[list[Any]], Any], tensors: list[Any]) -> Any:
 def _chunk_calls(job: TimingJob) -> dict[str, Callable[[], Any]]:
     """Putting the chunks' answers together is not counted: chunking at its best."""
     run = Path(job.run)
-    runner = backends.load(run / "artifacts" / "onnx", read(ParityReport, run / "parity" / "onnx.json").options)
+    runner = registry.load(run / "artifacts" / "onnx", read(ParityReport, run / "parity" / "onnx.json").options)
     arrays = _inputs(run, job.rows)
     whole = runner.bind(arrays).run
     parts = [

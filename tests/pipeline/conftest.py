@@ -19,8 +19,7 @@ from torch import nn
 from export.signature import Signature, SizeRange, TensorSpec
 from bench.parity.spec import ParitySpec
 from bench.timing.spec import BenchSpec
-from pipeline.recipe import Data, Recipe, Split
-from pipeline.training.loop import TrainSpec
+from pipeline.recipe import Data, Recipe, Split, TrainSpec
 from net import Net
 
 def data():

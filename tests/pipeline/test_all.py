@@ -110,7 +110,7 @@ def test_artifacts_run_where_the_source_is_gone(mine: Path, tmp_path: Path) -> N
     for name in ("cheap.py", "net.py"):
         (mine / name).unlink()
     code = (
-        "import sys\nfrom pathlib import Path\nfrom export.backend import LoadOptions, load\n"
+        "import sys\nfrom pathlib import Path\nfrom export.registry import LoadOptions, load\n"
         "run = load(Path(sys.argv[1]), LoadOptions())\nrun(run.signature.example({'batch': 5}, seed=0))\n"
         "assert not {'net', 'cheap', 'pipeline'} & set(sys.modules)"
     )
@@ -188,7 +188,8 @@ def test_a_run_is_found_by_folder_by_recipe_and_by_key(mine: Path) -> None:
     from export.errors import UserError
 
     run, out = latest(mine), mine / "artifacts"
-    assert find_run(str(run), out) == find_run("cheap", out) == find_run(f"cheap@{run.name[:5]}", out) == run
+    places = [find_run(text, out).path for text in (str(run), "cheap", f"cheap@{run.name[:5]}")]
+    assert places == [run, run, run]
     with pytest.raises(UserError, match=r"no run 'seed' under .*: python -m pipeline.all seed makes one"):
         find_run("seed", out)
     with pytest.raises(UserError, match="no run 'cheap@zzz'"):

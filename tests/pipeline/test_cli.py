@@ -40,7 +40,7 @@ ABSENT_DIMENSION = (
     [
         (["sede"], "did you mean 'seed'?"),
         (["nowhere.py"], "there is no recipe file nowhere.py"),
-        ([str(ROOT / "pipeline" / "text.py")], "it must define a function 'recipe'"),
+        ([str(ROOT / "pipeline" / "data.py")], "it must define a function 'recipe'"),
         (["seed", "--train.epochs", "0"], "train.epochs must be >= 1, got 0"),
         (["seed", "--train.epoch", "3"], "--train.epoch"),
         (["seed", "--backends", "onnx", "tensorrt"], "got 'tensorrt'"),
@@ -57,6 +57,22 @@ def test_a_mistake_is_named_on_one_screen(arguments: list[str], reason: str, tmp
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) < 24
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["export.py", "bench.py", "bench/__init__.py"])
+def test_a_file_that_hides_a_package_of_ours_is_named_and_never_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("raise RuntimeError('this ran')")
+    done = pipeline("seed", "--help", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"error: {tmp_path / name} hides Torchstone's package '{re.split(r'[/.]', name)[0]}'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "this ran" not in done.stderr
+    safe = subprocess.run(
+        [sys.executable, "-P", "-m", "pipeline.all", "seed", "--help"],
+        cwd=tmp_path, env=environ(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert safe.returncode == 0, safe.stderr
 
 
 def test_cuda_without_cuda_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from export.errors import UserError
+from export.record import read
+from pipeline.console import Console
 from pipeline.find import built_in, find
+from pipeline.run import RecipeRecord, Run
 
 RECIPE = """
 from helper import width
@@ -84,3 +87,24 @@ def test_what_is_no_recipe_is_named_with_the_remedy(text: str, reason: str, mine
 def test_built_in_recipes_are_listed_without_importing_them() -> None:
     assert list(built_in()) == ["digits", "seed", "sentence"]
     assert all(text.endswith((".", "?")) for text in built_in().values())
+
+
+def test_the_version_of_every_package_counts_in_a_key_also_of_one_that_no_list_names(
+    built: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = Run(
+        found=find("seed"),
+        device="cpu",
+        folder=built,
+        record=read(RecipeRecord, built / "recipe.json"),
+        console=Console(quiet=True, json=False),
+    )
+    keys = []
+    for version in ("1.0", "1.1"):
+        metadata = tmp_path / version / "runtime_of_a_plugin.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: runtime-of-a-plugin\nVersion: {version}\n")
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(tmp_path / version))
+            keys.append(run.key("build", tools=("export",), packages=("runtime-of-a-plugin",)))
+    assert keys[0] != keys[1]

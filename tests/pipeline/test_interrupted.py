@@ -65,7 +65,7 @@ def test_a_run_killed_at_every_stage_is_picked_up_and_ends_as_if_never_killed(fi
 
 
 @pytest.mark.parametrize("whole_group", [True, False], ids=["as the terminal does", "the parent alone"])
-def test_ctrl_c_ends_soon_keeps_what_is_done_and_leaves_no_child(whole_group: bool, mine: Path) -> None:
+def test_ctrl_c_keeps_what_is_done_and_leaves_no_child(whole_group: bool, mine: Path) -> None:
     base = mine / "artifacts" / "cheap"
     group = subprocess.Popen(
         [sys.executable, "-m", "pipeline.all", "cheap.py", "--seed", "9"], cwd=mine, env=environ(), text=True,
@@ -73,11 +73,13 @@ def test_ctrl_c_ends_soon_keeps_what_is_done_and_leaves_no_child(whole_group: bo
     )  # fmt: skip
     _wait_for(partial(_any, lambda run: (run / "log" / "build-onnx.job.json").exists(), base), group, "build")
     (os.killpg if whole_group else os.kill)(group.pid, signal.SIGINT)
-    _, errors = group.communicate(timeout=10)
+    _, errors = group.communicate(timeout=600)  # against a hang alone: how soon is tests/measure/speed.py's matter
     assert group.returncode == 130
     assert "interrupted: what was done is kept" in errors
     assert "Traceback" not in errors
-    assert not [one for one in psutil.process_iter(["cmdline"]) if str(mine) in " ".join(one.info["cmdline"] or [])]
+    assert not [
+        process for process in psutil.process_iter(["cmdline"]) if str(mine) in " ".join(process.info["cmdline"] or [])
+    ]
     done = pipeline("cheap.py", "--seed", "9", "--only", "build", cwd=mine)
     assert "train    reused" in done.stdout
 

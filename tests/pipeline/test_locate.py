@@ -17,7 +17,7 @@ from bench.parity.calibrate import Calibration
 from bench.parity.report import ParityReport
 from export.record import read
 from tests.conftest import BUILT, ROOT, SHORT, environ, pipeline
-from tests.prover import vouch
+from tests.model_run import vouch
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_the_range_audit_passes_a_small_model(own: Path) -> None:
 def test_calibration_prints_what_would_be_seen_and_judges_from_then_on(own: Path) -> None:
     done = command("calibrate", *BUILT, "--out", own)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "of 64 honest variants 0 would fail the recipe's own" in done.stdout
+    assert "of 64 equivalent variants 0 would fail the recipe's own" in done.stdout
     assert "one weight changed" in done.stdout
     (file,) = (own / "seed").glob("*/parity/calibration.json")
     run = file.parents[1]

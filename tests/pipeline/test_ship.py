@@ -17,9 +17,11 @@ import onnxruntime
 import pytest
 
 from bench.verdict.judge import Verdict
+from export import registry
 from export.record import read, write
+from export.registry import STANDARD
 from pipeline.bundle import releases
-from tests.conftest import ROOT, environ
+from tests.conftest import ROOT, SHORT, environ, pipeline
 from tests.pipeline.bundles import run_check
 
 
@@ -34,8 +36,8 @@ def ship(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def answers(serving: Path) -> list[float]:
     """What a server answers that opens the current model anew."""
     session = onnxruntime.InferenceSession(str(serving / "current" / "model.onnx"), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"x": np.ones((1, 2), np.float32)})
-    return [float(found[0, 0])]
+    (probability,) = session.run(None, {"x": np.ones((1, 2), np.float32)})
+    return [float(probability[0, 0])]
 
 
 def test_a_run_ships_as_the_next_version_and_goes_back(built: Path, tmp_path: Path) -> None:
@@ -95,19 +97,60 @@ def test_an_artifact_that_may_not_ship_is_named(built: Path, tmp_path: Path) -> 
     assert (done.returncode, "'eager' may not ship; torchscript" in done.stderr) == (2, True)
 
 
-def test_torch_artifacts_ship_with_what_they_need_and_are_checked_by_name(built: Path, tmp_path: Path) -> None:
-    also = ("torchscript", "aotinductor")
-    done = ship(built, "--to", tmp_path / "serving", "--also", *also)
+def source_free(*, standard: bool) -> list[str]:
+    """Those of the shared run, or the others that can be built here."""
+    return [
+        name
+        for name in registry.names()
+        if registry.get(name).source_free
+        and (name in STANDARD) is standard
+        and registry.get(name).unavailable("cpu") is None
+    ]
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with every source-free backend that the shared one lacks."""
+    out = tmp_path_factory.mktemp("others")
+    arguments = ("--backends", "eager", *source_free(standard=False), "--required", "onnx-legacy")
+    done = pipeline("seed", *SHORT, "--bench.cold-starts-count", "0", *arguments, "--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return (out / "seed" / "latest").resolve()
+
+
+@pytest.mark.parametrize("standard", [True, False], ids=["standard", "others"])
+def test_every_source_free_backend_is_bundled_checked_and_served(
+    standard: bool, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    run: Path = request.getfixturevalue("built" if standard else "others")
+    also = source_free(standard=standard)
+    assert also
+    done = ship(run, "--to", tmp_path / "serving", "--also", *also)
     assert done.returncode == 0, done.stdout + done.stderr
     bundle = tmp_path / "serving" / "current"
-    fields = json.loads((bundle / "bundle.json").read_bytes())
-    needs = {one["name"]: one["needs"] for one in fields["shipped"]}
-    assert needs["aotinductor"].keys() >= {"torch", "system", "machine", "cpu_isa"}
-    assert needs["torchscript"]["torch"].startswith(">=")
+    shipped = {one["name"]: one for one in json.loads((bundle / "bundle.json").read_bytes())["shipped"]}
+    assert shipped.keys() == set(also)
     checked = run_check(bundle, *(flag for name in also for flag in ("--artifact", name)), "--no-speed")
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert checked.stdout.count("golden calls") == 2
-    assert (bundle / "serving" / "triton-aoti" / "seed" / "1" / "model.pt2").exists()
+    assert checked.stdout.count("golden calls") == len(also)
+    for name in also:  # what serves it is its own runtime, or a server's form of it
+        assert registry.get(name).runtime.partition("-")[0] in shipped[name]["needs"]
+    forms = {registry.get(name).serving_form for name in also}
+    assert (bundle / "serving" / "triton" / "seed" / "1" / "model.onnx").exists() is ("onnx" in forms)
+    assert (bundle / "serving" / "triton-aoti" / "seed" / "1" / "model.pt2").exists() is ("torch_aoti" in forms)
+    if "aotinductor" in also:
+        if _is_installed():
+            alone = run_check(bundle, "--artifact", "torchscript", "--no-speed", alone=True)
+            assert alone.returncode == 0, alone.stdout + alone.stderr
+        assert shipped["aotinductor"]["needs"].keys() >= {"torch", "system", "machine", "cpu_isa"}
+        assert shipped["torchscript"]["needs"]["torch"].startswith(">=")
+
+
+def _is_installed() -> bool:
+    """Whether Python finds this very Torchstone without PYTHONPATH, as the archive's child has to."""
+    command = [sys.executable, "-I", "-c", "import export; print(export.__file__)"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Path(done.stdout.strip()) == ROOT / "export" / "__init__.py"
 
 
 # Pauses a real ``pipeline.ship`` before its n-th change of a name in the serving folder, until it is killed.
@@ -203,7 +246,7 @@ def _key(folder: Path, name: str) -> tuple[Path, Path]:
 @pytest.mark.extra
 def test_a_signed_bundle_is_accepted_by_its_key_alone(built: Path, tmp_path: Path) -> None:
     pytest.importorskip("model_signing", reason="extra: pip install 'torchstone[signing]'", exc_type=ImportError)
-    (private, public), (_, stranger) = _key(tmp_path, "mine"), _key(tmp_path, "stranger")
+    (private, public), (_, stranger) = _key(tmp_path, "own"), _key(tmp_path, "stranger")
     serving = tmp_path / "serving"
     done = ship(built, "--to", serving, "--key", private)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -260,7 +303,7 @@ def test_a_certificate_signs_for_its_chain(built: Path, tmp_path: Path) -> None:
 def test_without_the_extra_signing_names_it(built: Path, tmp_path: Path) -> None:
     (tmp_path / "model_signing").mkdir()
     (tmp_path / "model_signing" / "__init__.py").write_text("raise ImportError('not here')")
-    private, _ = _key(tmp_path, "mine")
+    private, _ = _key(tmp_path, "own")
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.ship", str(built), "--to", str(tmp_path / "serving"), "--key", str(private)],
         capture_output=True, text=True, check=False, cwd=tmp_path, env=environ(PYTHONPATH=f"{tmp_path}:{ROOT}"),
@@ -273,7 +316,7 @@ def test_without_the_extra_signing_names_it(built: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("version", ["1.17.3", pytest.param("1.15.1", marks=pytest.mark.slow)])
-def test_a_bundle_for_an_older_runtime_is_lowered_and_proved_in_it(version: str, built: Path, tmp_path: Path) -> None:
+def test_a_bundle_for_an_older_runtime_is_lowered_and_accepted_in_it(version: str, built: Path, tmp_path: Path) -> None:
     done = ship(built, "--to", tmp_path / "serving", "--target-ort", version)
     if "cannot be installed here" in done.stderr:
         pytest.skip(f"onnxruntime {version} cannot be installed here")

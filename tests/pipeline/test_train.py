@@ -15,11 +15,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn, optim
 
+from export.device import HOST
 from export.errors import UserError
 from export.record import verify_files
-from pipeline.recipe import Data, Recipe, Split
+from pipeline.recipe import Data, Recipe, Split, TrainSpec
 from pipeline.recipes import seed as seed_recipe
-from pipeline.training.loop import Checkpoint, Progress, TrainSpec, train
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.loop import Progress, train
 from tests.conftest import environ, within_cpu_s
 from tests.models import SIGNATURES, ConvNorm
 
@@ -27,7 +29,7 @@ from tests.models import SIGNATURES, ConvNorm
 def run(recipe: Recipe, folder: Path, lines: list[str] | None = None) -> Checkpoint:
     folder.mkdir(parents=True, exist_ok=True)
     said = [] if lines is None else lines
-    return train(recipe, "cpu", folder, "key", Progress(say=said.append, advance=lambda done, total: None))
+    return train(recipe, HOST, folder, "key", Progress(say=said.append, advance=lambda done, total: None))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

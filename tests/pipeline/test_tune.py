@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.run_folder import RunFolder
 from bench.stats.effects import Effect, Ratio
-from bench.tune import Tuning, gain, settings, spelled, tuning_file
+from bench.tune import Tuning, gain
+from export import registry
 from export.artifact import open_artifact
 from export.backend import LoadOptions
 from export.environment import cores_count, machine
@@ -27,32 +29,36 @@ def tune(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environ())
 
 
-def test_every_setting_that_a_runtime_has_is_tried_and_no_other(built: Path) -> None:
+def test_every_setting_that_a_runtime_has_is_tried_and_no_other() -> None:
     before = LoadOptions(threads_count=2)
-    onnx, compiled, script = (open_artifact(built / "artifacts" / n) for n in ("onnx", "compile", "torchscript"))
-    assert settings(compiled, before, 4) == []  # its kernels have their threads built in
-    assert [one.threads_count for one in settings(script, before, 4)] == [1, 4]
-    tried = [(one.threads_count, one.optimization, one.spinning) for one in settings(onnx, before, 4)]
+    onnx, compiled, script = (registry.get(name) for name in ("onnx", "compile", "torchscript"))
+    assert compiled.settings(before, 4) == []  # its kernels have their threads built in
+    assert [one.threads_count for one in script.settings(before, 4)] == [1, 4]
+    tried = [
+        (one.threads_count, runtime.optimization, runtime.spinning)
+        for one in onnx.settings(before, 4)
+        for runtime in [onnx.runtime_options(one)]
+    ]
     assert tried == [
         (1, "all", False), (1, "extended", False),
         (2, "all", True), (2, "extended", False), (2, "extended", True),
         (4, "all", False), (4, "all", True), (4, "extended", False), (4, "extended", True),
     ]  # fmt: skip
-    graphs = [one.cuda_graph for one in settings(onnx, LoadOptions(device="cuda"), 1)]
+    graphs = [onnx.runtime_options(one).cuda_graph for one in onnx.settings(LoadOptions(device="cuda"), 1)]
     assert graphs == [True, False, True]
 
 
 def test_the_command_says_what_each_setting_gained_and_writes_it_down(built: Path) -> None:
     done = tune(built, "--artifacts", "onnx", "--processes", "2", "--batch-rows", "1")
     assert done.returncode == 0, done.stdout + done.stderr
-    tuning = read(Tuning, tuning_file(built, "onnx"))
+    tuning = read(Tuning, RunFolder(built).tuning("onnx"))
     assert all(setting in done.stdout for setting in tuning.gains)
     artifact = open_artifact(built / "artifacts" / "onnx")
     assert (tuning.artifact_sha256, tuning.machine) == (digest(artifact), machine())
-    assert set(tuning.gains) <= {spelled(one) for one in settings(artifact, tuning.before, cores_count())}
+    assert set(tuning.gains) <= {one.summary for one in registry.get("onnx").settings(tuning.before, cores_count())}
     assert len(tuning.gains) >= 1
-    assert tuning.options == tuning.before or tuning.gains[spelled(tuning.options)].comparison == "faster"
-    tuning_file(built, "onnx").unlink()
+    assert tuning.options == tuning.before or tuning.gains[tuning.options.summary].comparison == "faster"
+    RunFolder(built).tuning("onnx").unlink()
 
 
 def test_an_artifact_that_is_not_there_is_named(built: Path) -> None:
@@ -64,7 +70,7 @@ def test_an_artifact_that_is_not_there_is_named(built: Path) -> None:
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_the_pipeline_uses_what_was_tuned_on_this_machine_alone(built: Path, tmp_path: Path, elsewhere: bool) -> None:
     artifact = open_artifact(built / "artifacts" / "onnx")
-    tuned = LoadOptions(threads_count=1, optimization="extended")
+    tuned = LoadOptions(threads_count=1, runtime={"optimization": "extended"})
     with open_run(find("seed"), "cpu", tmp_path, Console(quiet=True)) as run:
         assert load_options(run, artifact) == LoadOptions(threads_count=cores_count())
         here = replace(machine(), cpu="another") if elsewhere else machine()
@@ -79,7 +85,7 @@ def test_the_pipeline_uses_what_was_tuned_on_this_machine_alone(built: Path, tmp
             refused={},
             observed=OBSERVED,
         )
-        write(tuning_file(run.folder, "onnx"), tuning)
+        write(run.files.tuning("onnx"), tuning)
         expected = LoadOptions(threads_count=cores_count()) if elsewhere else tuned
         assert load_options(run, artifact) == expected
         assert load_options(run, replace(artifact, checkpoint_sha256="other")) == LoadOptions(

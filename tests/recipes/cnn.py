@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from export.signature import Signature, SizeRange, TensorSpec
-from pipeline.recipe import Data, Recipe
+from pipeline.data import Data
+from pipeline.recipe import Recipe, TrainSpec
 from pipeline.recipes import digits
-from pipeline.training.loop import TrainSpec
 
 
 class SmallCnn(nn.Module):

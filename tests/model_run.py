@@ -1,26 +1,27 @@
-"""Parity in the tests' own process: the reference of a model, and the judgement of any artifact by it."""
+"""A small model with everything that its artifacts are judged by, made in the tests' own process."""
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save_file
 
-from bench.parity.jobs import Outputs, OutputsJob, Reference, ReferenceJob, outputs, reference
-from bench.parity.report import ParityReport, compare
+from bench.parity.reference import Reference, ReferenceJob, reference
+from bench.parity.report import ParityReport
+from bench.parity.run import ParityRun
 from bench.parity.spec import ParitySpec
-from export.artifact import PROGRAM_RECORD, RECORD, Artifact, ProgramRecord, open_artifact
+from export.artifact import PROGRAM_RECORD, RECORD, Artifact, ProgramRecord
 from export.backend import LoadOptions
 from export.build import BuildJob, CaptureJob, Source, build, capture
 from export.program import complete
-from export.record import digest_files, from_json, read, to_json, write
+from export.record import digest_files, read, write
 from export.signature import Signature
+from tests.inline import InlineWorkspace
 
 
-class Prover:
+class ModelRun:
     """A model, traced, with its reference; ``folder`` is filled at once."""
 
     def __init__(
@@ -28,6 +29,7 @@ class Prover:
     ) -> None:
         self.source = source
         self.folder = folder
+        self.device = device
         self.spec = spec or ParitySpec(rows_count=2048)
         module = source.module()
         self.signature = complete(module, signature, seed=0)
@@ -43,7 +45,7 @@ class Prover:
             source=source,
             signature=self.signature,
             spec=self.spec,
-            samples=None,
+            real_rows=None,
             program=None if self.traced.failure else str(self.program),
             seed=0,
             device=device,
@@ -51,15 +53,16 @@ class Prover:
             checkpoint_sha256="c",
             folder=str(self.reference_folder),
         )
-        reference(to_json(job))
+        reference(job)
         self.reference = read(Reference, self.reference_folder / "reference.json")
 
     def capture(self, source: Source, folder: Path) -> None:
         """Trace ``source`` into ``folder``."""
-        job = CaptureJob(
-            source=source, signature=self.signature, seed=0, key="k", checkpoint_sha256="c", folder=str(folder)
+        capture(
+            CaptureJob(
+                source=source, signature=self.signature, seed=0, key="k", checkpoint_sha256="c", folder=str(folder)
+            )
         )
-        capture(to_json(job))
 
     def build(self, backend: str, folder: Path, source: Source | None = None, program: Path | None = None) -> Path:
         """An artifact of the model; of another one, in its place, where a ``source`` is given."""
@@ -78,33 +81,29 @@ class Prover:
             program=str(program or self.program),
             folder=str(folder),
         )
-        build(to_json(job))
+        build(job)
         return folder
+
+    @property
+    def parity(self) -> ParityRun:
+        """What artifacts of the model are judged by."""
+        return ParityRun(
+            reference=self.reference,
+            reference_folder=self.reference_folder,
+            program=self.traced,
+            program_folder=self.program,
+            weights=self.weights,
+            variants=self.reference.variants,
+            spec=self.spec,
+            source=self.source,
+        )
 
     def judge(self, artifact: Path, options: LoadOptions | None = None) -> ParityReport:
         """The report about an artifact."""
-        options = options or LoadOptions(threads_count=2)
-        answers = Path(tempfile.mkdtemp(dir=self.folder, prefix="answers-"))
-        job = OutputsJob(
-            artifact=str(artifact),
-            options=options,
-            source=self.source if read(Artifact, artifact / RECORD).backend == "eager" else None,
-            reference=str(self.reference_folder),
-            cases=self.reference.cases,
-            program=None if self.traced.failure else str(self.program),
-            weights=str(self.weights),
-            outputs=str(answers),
-        )
-        answered = from_json(Outputs, to_json(outputs(to_json(job))))
-        report = self.compare(open_artifact(artifact), answered, answers, options)
-        shutil.rmtree(answers)
+        workspace = InlineWorkspace(folder=self.folder / "log")
+        report = self.parity.judge(artifact, options or LoadOptions(threads_count=2), workspace, "k")
+        assert isinstance(report, ParityReport)
         return report
-
-    def compare(self, artifact: Artifact, answered: Outputs, answers: Path, options: LoadOptions) -> ParityReport:
-        return compare(
-            artifact, self.reference, self.reference_folder, answered, answers, self.spec, options, "k", 0.0,
-            self.reference.variants, operators=self.traced.operators,
-        )  # fmt: skip
 
 
 def vouch(folder: Path) -> None:
