@@ -1,28 +1,41 @@
 # make run    install into .venv and run the main job on the default recipe
 # make test   install what the tests need, then ruff, mypy --strict and pytest
-# Both do nothing twice: the environment is remade only when pyproject.toml or constraints.txt change.
+# make check  the same for a change: of the tests only those that it touches
+# None does anything twice: the environment is rebuilt only when pyproject.toml or constraints.txt change.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-slow bench check-system clean
+.PHONY: run test check test-slow bench lint check-system clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python -m pipeline.all
 
-test: $(VENV)/test.stamp
+test: lint
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+
+# Tests that read the source rather than run it are always due: testmon does not see what they depend on.
+check: lint .testmondata
+	$(PYTEST) -q tests/test_layout.py tests/test_pages.py
+	$(PYTEST) -q --testmon
+
+# Which test executes which function, recorded once (as long as `make test`), and kept up to date by every check.
+.testmondata: | $(VENV)/test.stamp
+	-$(PYTEST) -q -n 2 --dist loadfile --no-loadscope-reorder --testmon
+
+lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/test.stamp
-	$(BIN)/python -m pytest --run-slow -m slow
+	$(PYTEST) --run-slow -m slow
 
 bench: $(VENV)/run.stamp
-	$(BIN)/python -m pytest bench/
+	$(PYTEST) bench/
 
 $(VENV)/run.stamp: pyproject.toml constraints.txt | check-system
 	$(PYTHON) -m venv $(VENV)
