@@ -24,7 +24,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="run the tests marked slow too")
 
 
-_LONGEST = ("test_all", "test_interrupted", "test_backend", "test_cli", "test_ship", "test_verify", "test_locate")
+_LONGEST = (
+    "test_all", "test_interrupted", "test_backend", "test_ship", "test_cli", "test_plugin", "test_verify",
+    "test_locate",
+)  # fmt: skip
 """Files that take minutes go first, so that no process of pytest-xdist is left with one of them at the end."""
 
 

@@ -118,7 +118,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return (out / "seed" / "latest").resolve()
 
 
-@pytest.mark.parametrize("standard", [True, False], ids=["standard", "others"])
+@pytest.mark.parametrize("standard", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["standard", "others"])
 def test_every_source_free_backend_is_bundled_checked_and_served(
     standard: bool, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
