@@ -1,4 +1,4 @@
-"""Accept or refuse a bundle on the machine where it is to serve: see pipeline/verifier/verify.py."""
+"""Accept or refuse a bundle on the machine where it is to serve: see pipeline/verifier/command.py."""
 
 import sys
 

@@ -39,14 +39,14 @@ from pipeline.bundle.pack import ARCHIVE_NAME, write_archive
 from pipeline.bundle.record import Bundle, Claim, ClaimedLatency, Manifest, Shipped
 from pipeline.bundle.workload import write_workload
 from pipeline.run import RecipeRecord
-from pipeline.verifier.contents import BUNDLE
+from pipeline.verifier.contents import BUNDLE, ONNX_FILE
 from pipeline.verifier.files import MANIFEST
 from pipeline.verifier.needs import package_needs
 from pipeline.verifier.outcome import Refused, Unable
 from pipeline.verifier.running import Bounds, run_artifact
 from pipeline.verifier.speed import first_rows
 
-ONNX_FILE, WORKLOAD = "model.onnx", "workload.onnx"
+WORKLOAD = "workload.onnx"
 _TRITON, _TRITON_AOTI = "serving/triton", "serving/triton-aoti"
 
 

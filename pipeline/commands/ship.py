@@ -132,7 +132,7 @@ def _ship(run: RunFolder, options: Options, console: Console) -> int:
             make(run, folder, key, Choice(also=options.also, storage_uri=options.storage_uri), lowered)
             if signer.asked:
                 sign(folder, signer)
-            verify(folder, Request(bounds=Bounds(speed=False), quiet=options.quiet), findings)
+            verify(folder, Request(bounds=Bounds(speed=False), origin_known=True, quiet=options.quiet), findings)
             if target is not None and (why := target.accepts(folder)) is not None:
                 raise Refused(f"in onnxruntime {target.version}: {why}")
 

@@ -21,7 +21,7 @@ def start() -> int:
 
         child()
     hide_current_folder()
-    from pipeline.verifier.verify import run
+    from pipeline.verifier.command import run
 
     return run(sys.argv[1:])
 

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.verifier.outcome import Refused, parse_json, read_regular
 from pipeline.verifier.upgrade import BUNDLE_SCHEMAS, upgrade_bundle
 
-BUNDLE = "bundle.json"
+BUNDLE, ONNX_FILE = "bundle.json", "model.onnx"
 _LONGEST_S = 1e9
 
 
@@ -41,9 +41,12 @@ def _check_shipped(shipped: Mapping[str, Any]) -> None:
     name = shipped["name"]
     if not re.fullmatch(r"[\w-]+", name):
         raise Refused(f"{BUNDLE}: {name[:200]!r} is not a name of an artifact")
-    home = f"artifacts/{name}/"
-    if shipped["runtime"] != "onnxruntime" and not shipped["file"].startswith(home):
-        raise Refused(f"{BUNDLE}: {shipped['file']} does not lie in {home}")
+    home, file = f"artifacts/{name}/", shipped["file"]
+    if shipped["runtime"] == "onnxruntime":
+        if file != ONNX_FILE and not (file.startswith(home) and file.endswith(".onnx")):
+            raise Refused(f"{BUNDLE}: {file} is neither {ONNX_FILE} nor an ONNX file in {home}")
+    elif not file.startswith(home):
+        raise Refused(f"{BUNDLE}: {file} does not lie in {home}")
     if shipped["claim"] is not None and not _is_claim(shipped["claim"]):
         raise Refused(f"{BUNDLE}: the claim on {name} is not made of times in seconds")
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import sys
+import tempfile
 import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from pipeline.verifier.outcome import Refused, parse_json
+from pipeline.verifier.outcome import Refused, Unable, parse_json
 
 MANIFEST, SIGNATURE = "manifest.json", "model.sig"
 MANIFEST_SCHEMA = "torchstone.manifest/1"
 _FILES_COUNT, _DEPTH, _PATH_LENGTH = 100_000, 32, 1024
 _BAR_AFTER_S = 1.0
+_BLOCK_BYTES = 1 << 20
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""A link or a pipe that took the file's place since the folder was walked is not followed, nor waited for."""
 
 
 class Listed(NamedTuple):
@@ -79,17 +85,23 @@ def is_inside(path: str) -> bool:
     return plain and len(path) <= _PATH_LENGTH and len(parts) <= _DEPTH
 
 
-def verify_files(folder: Path, listed: Sequence[Listed], progress: Callable[[int], None] = lambda _: None) -> None:
+def verify_files(
+    folder: Path, listed: Sequence[Listed], progress: Callable[[int], None] = lambda _: None, copy: Path | None = None
+) -> None:
     """Check that the folder holds the listed files, unchanged, and nothing else; sizes first, since they cost nothing.
 
-    ``progress`` hears how many more bytes were read.
+    ``progress`` hears how many more bytes were read. With ``copy``, the very bytes that were hashed are written there.
 
     Raises:
         Refused: names a file that is missing, added, changed, or not a regular file.
+        Unable: a file cannot be read, or its copy not be written.
     """
     by_path = {file.path: file for file in listed}
     empty_folders: list[str] = []
-    present = dict(_walk(folder, len(listed) + 2, empty_folders))
+    try:
+        present = dict(_walk(folder, len(listed) + 2, empty_folders))
+    except OSError as error:
+        raise _unreadable(error) from None
     for unlisted in (MANIFEST, SIGNATURE):
         present.pop(unlisted, None)
     if added := sorted(present.keys() - by_path.keys()):
@@ -101,13 +113,19 @@ def verify_files(folder: Path, listed: Sequence[Listed], progress: Callable[[int
     for path, size_bytes in present.items():
         if size_bytes != by_path[path].size_bytes:
             raise Refused(f"{path} has {size_bytes} bytes, the manifest says {by_path[path].size_bytes}")
+    first = {file.sha256: file for file in reversed(listed)}
 
     def check(file: Listed) -> None:
-        if _sha256(folder / file.path, progress) != file.sha256:
+        target = copy / file.path if copy is not None and first[file.sha256] is file else None
+        if _sha256(folder / file.path, file.size_bytes, progress, target) != file.sha256:
             raise Refused(f"{file.path} is not the file that was shipped: its SHA-256 differs")
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         list(pool.map(check, listed))
+    if copy is not None:
+        for file in listed:
+            if first[file.sha256] is not file:  # stored once, as in most bundles
+                _link(copy / first[file.sha256].path, copy / file.path)
 
 
 def _walk(folder: Path, most: int, empty_folders: list[str]) -> Iterator[tuple[str, int]]:
@@ -141,13 +159,73 @@ def _walk(folder: Path, most: int, empty_folders: list[str]) -> Iterator[tuple[s
             empty_folders.append(prefix)
 
 
-def _sha256(path: Path, progress: Callable[[int], None]) -> str:
+def _sha256(path: Path, size_bytes: int, progress: Callable[[int], None], target: Path | None) -> str:
+    """The digest of a file, of which no more is read than its size; what was read is written to ``target``."""
     digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(1 << 20):
+    with _sink(target) as sink:
+        for block in _blocks(path, size_bytes):
             digest.update(block)
+            if sink is not None:
+                sink.write(block)
             progress(len(block))
     return digest.hexdigest()
+
+
+def _blocks(path: Path, size_bytes: int) -> Iterator[bytes]:
+    """The first so many bytes of a regular file.
+
+    Raises:
+        Refused: it is something else.
+        Unable: it cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_LINK)
+        with open(descriptor, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise Refused(f"{path} is not a regular file")
+            while size_bytes and (block := file.read(min(size_bytes, _BLOCK_BYTES))):
+                yield block
+                size_bytes -= len(block)
+    except OSError as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: OSError) -> Exception:
+    """What follows from a file that the folder has, and that cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return Refused(f"{error.filename} went away while the bundle was checked")
+    return Unable(f"{error.filename} cannot be read: {error.strerror}")
+
+
+@contextlib.contextmanager
+def _sink(target: Path | None) -> Iterator[BinaryIO | None]:
+    """The file to write to, if one is wanted.
+
+    Raises:
+        Unable: it cannot be written, with the remedy.
+    """
+    if target is None:
+        yield None
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "xb") as sink:
+            yield sink
+    except OSError as error:
+        place = tempfile.gettempdir()
+        raise Unable(
+            f"the check works on a copy of the bundle, which {place} cannot take: {error.strerror}. "
+            "Free some of it, or let TMPDIR name a folder with more room"
+        ) from None
+
+
+def _link(source: Path, target: Path) -> None:
+    """One file in two places, stored once where the file system can."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _canonical(value: Any) -> bytes:

@@ -22,6 +22,9 @@ _RECORDS = {
 }
 """Where the records of an artifact lie in ``records/``."""
 
+QUANTIZED, LEAST_SQNR_DB = ("int8",), 20.0
+"""Precisions that are held to a ratio of signal to quantisation noise, and the least that parity accepts."""
+
 
 class _Link(NamedTuple):
     """A record that another one names by its digest."""
@@ -105,6 +108,12 @@ def _verify_agreement(bundle: Mapping[str, Any], shipped: Mapping[str, Any], fie
     )
     if not agrees:
         raise Refused(f"bundle.json says other options, sizes, limits or tensors of {shipped['name']} than its records")
+    precision, least_db = fields["artifact"]["precision"], shipped["least_sqnr_db"]
+    enough = (
+        type(least_db) in (int, float) and least_db >= LEAST_SQNR_DB if precision in QUANTIZED else least_db is None
+    )
+    if not enough:
+        raise Refused(f"bundle.json asks for {least_db} dB of signal over noise of {shipped['name']} ({precision})")
 
 
 def _verify_artifact_files(

@@ -19,6 +19,15 @@ class Unable(Exception):  # noqa: N818
     """This machine or this call cannot check it."""
 
 
+def printable(text: str) -> str:
+    """A line that a terminal shows as it is: whatever would move its cursor, colour it, end the line or turn the
+    direction of writing is spelled out. Names in a bundle are what its maker chose.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
 def read_regular(path: Path, name: str) -> bytes:
     """A small regular file of the bundle, whole; messages call it ``name``."""
     try:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from pipeline.verifier import CHILD
 from pipeline.verifier.artifacts import OnnxArtifact, TorchstoneArtifact
 from pipeline.verifier.golden import check_golden
 from pipeline.verifier.location import ARCHIVE, HOME, installation
 from pipeline.verifier.outcome import Refused, Unable
+from pipeline.verifier.private import private_folder
 from pipeline.verifier.speed import first_rows, latency, p99
 
 ACCEPTED, REFUSED, USAGE = 0, 1, 2
@@ -24,7 +27,9 @@ _RUNTIME_FAILED = 3
 """The child's exit code where the message is the runtime's own."""
 _ANSWER_BYTES = 1 << 20
 _OWN_MIB = 4096
-"""Address space that Python, NumPy and a runtime reserve for themselves."""
+"""Memory that Python, NumPy and a runtime may take for themselves."""
+_SEPARATOR = "\x1e"
+_POLL_S = 0.05
 
 
 class Bounds(NamedTuple):
@@ -32,7 +37,7 @@ class Bounds(NamedTuple):
 
     time_s: float = 300.0
     memory_mb: int | None = None
-    """Address space of the process; None: by the size of the artifact."""
+    """Resident memory of the process; None: by the size of the artifact, at most three quarters of the machine's."""
     speed: bool = True
     """Whether latency is measured as well."""
 
@@ -44,39 +49,113 @@ def run_artifact(folder: Path, bundle: Mapping[str, Any], shipped: Mapping[str, 
         Refused: the process failed, or took more time or memory than it may.
         Unable: what it imports is not installed.
     """
-    job: dict[str, Any] = {
-        "folder": str(folder),
-        "bundle": bundle,
-        "shipped": shipped,
-        "memory_mb": bounds.memory_mb,
-        "speed": bounds.speed,
-    }
-    command, environ = child_command(folder)
-    job["began_s"] = time.monotonic()
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, errors = process.communicate(json.dumps(job).encode(), timeout=bounds.time_s)
-    except subprocess.TimeoutExpired:
-        raise Refused(f"{shipped['name']} did not answer within {bounds.time_s:g} s") from None
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-    last = output[-_ANSWER_BYTES:].decode("utf-8", "replace").rpartition("\x1e")[2]
-    if process.returncode == ACCEPTED:
+    with private_folder() as scratch:
+        code, output, errors = _run_child(folder, bundle, shipped, bounds, scratch)
+    last = output.decode("utf-8", "replace").rpartition(_SEPARATOR)[2]
+    if code == ACCEPTED:
         run: dict[str, Any] = json.loads(last)
         return run
-    if process.returncode == REFUSED and last:
+    if code == REFUSED and last:
         raise Refused(last)
-    if process.returncode == USAGE and last:
+    if code == USAGE and last:
         raise Unable(last)
-    cause = last if process.returncode == _RUNTIME_FAILED else errors[-2000:].decode("utf-8", "replace").strip()
-    if process.returncode < 0:
-        cause = f"killed by signal {-process.returncode}. {cause}"
-    raise Refused(f"{shipped['name']} does not run here: {cause[-600:] or f'exit code {process.returncode}'}")
+    cause = last if code == _RUNTIME_FAILED else errors[-2000:].decode("utf-8", "replace").strip()
+    if code < 0:
+        cause = f"killed by signal {-code}. {cause}"
+    raise Refused(f"{shipped['name']} does not run here: {cause[-600:] or f'exit code {code}'}")
+
+
+def _run_child(
+    folder: Path, bundle: Mapping[str, Any], shipped: Mapping[str, Any], bounds: Bounds, scratch: Path
+) -> tuple[int, bytes, bytes]:
+    """Exit code, and the ends of what the process wrote to its two streams.
+
+    They are files and not pipes: a process that it left behind could keep a pipe open for ever. Its temporary files
+    lie in ``scratch`` as well.
+    """
+    command, environ = child_command(folder)
+    temporary = scratch / "tmp"
+    temporary.mkdir()
+    with (
+        open(scratch / "job", "w+b") as job,
+        open(scratch / "output", "w+b") as output,
+        open(scratch / "errors", "w+b") as errors,
+    ):
+        fields = {"folder": str(folder), "bundle": bundle, "shipped": shipped}
+        began_s = time.monotonic()
+        job.write(json.dumps({**fields, "speed": bounds.speed, "began_s": began_s}).encode())
+        job.seek(0)
+        process = subprocess.Popen(
+            command, stdin=job, stdout=output, stderr=errors, env={**environ, "TMPDIR": str(temporary)},
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            _wait(process, shipped["name"], bounds.time_s, _most_bytes(bounds, shipped))
+        finally:
+            _kill_group(process)
+        return process.returncode, _tail(output), _tail(errors)
+
+
+def _most_bytes(bounds: Bounds, shipped: Mapping[str, Any]) -> int:
+    """The resident memory that an artifact may take; what the bundle says of its needs cannot raise it at will."""
+    if bounds.memory_mb is not None:
+        return bounds.memory_mb << 20
+    needed = (_OWN_MIB << 20) + 16 * int(shipped["size_bytes"]) + 4 * int(shipped["peak_bytes"])
+    machine_bytes = _machine_bytes()
+    return min(needed, machine_bytes * 3 // 4) if machine_bytes else needed
+
+
+def _wait(process: subprocess.Popen[bytes], name: str, limit_s: float, most_bytes: int) -> None:
+    """Until the process ends by itself.
+
+    Raises:
+        Refused: it takes more time or resident memory than it may.
+    """
+    began_s = time.monotonic()
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_S)
+            return
+        if time.monotonic() - began_s > limit_s:
+            raise Refused(f"{name} did not answer within {limit_s:g} s")
+        if (used := _resident_bytes(process.pid)) > most_bytes:
+            raise Refused(
+                f"{name} takes {used >> 20} MiB, more than the {most_bytes >> 20} MiB that it may: "
+                "--memory-limit-mb allows more"
+            )
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """The process, and whatever it started and left running."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all have ended
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+
+
+def _tail(file: BinaryIO) -> bytes:
+    """The end of what was written."""
+    size_bytes = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size_bytes - _ANSWER_BYTES))
+    return file.read()
+
+
+def _machine_bytes() -> int:
+    """The machine's memory; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def _resident_bytes(pid: int) -> int:
+    """What a process holds in memory now; 0 where the system does not say, or if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
 
 
 def child_command(folder: Path) -> tuple[list[str], dict[str, str]]:
@@ -113,14 +192,13 @@ def child() -> NoReturn:
         answer, code = "it takes more memory than it may", _RUNTIME_FAILED
     except Exception as error:  # noqa: BLE001 - each runtime refuses a file in its own type
         answer, code = f"{type(error).__name__}: {' '.join(str(error).split())}"[:600], _RUNTIME_FAILED
-    sys.stdout.buffer.write(b"\x1e" + answer.encode("utf-8", "backslashreplace"))
+    sys.stdout.buffer.write((_SEPARATOR + answer).encode("utf-8", "backslashreplace"))
     sys.stdout.flush()
     os._exit(code)  # a runtime's own teardown has nothing left to say
 
 
 def _run(job: Mapping[str, Any], entered_s: float) -> dict[str, Any]:
     folder, bundle, shipped = Path(job["folder"]), job["bundle"], job["shipped"]
-    _bound_memory(job["memory_mb"], shipped)
     importing_s = time.monotonic()
     try:
         import numpy
@@ -148,19 +226,6 @@ def _run(job: Mapping[str, Any], entered_s: float) -> dict[str, Any]:
         run["p99"] = p99(folder, bundle, artifact)
     run["peak_bytes"] = _peak_bytes()
     return run
-
-
-def _bound_memory(memory_mb: int | None, shipped: Mapping[str, Any]) -> None:
-    """No more address space than the artifact can need; not where CUDA maps the whole of a GPU's."""
-    if shipped["options"]["device"] != "cpu" or (memory_mb is None and shipped["runtime"] != "onnxruntime"):
-        return
-    try:
-        import resource
-    except ImportError:
-        return  # no such limit on this system; the one on time holds
-    most = (memory_mb << 20) if memory_mb else (_OWN_MIB << 20) + 16 * shipped["size_bytes"] + 4 * shipped["peak_bytes"]
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _peak_bytes() -> int | None:

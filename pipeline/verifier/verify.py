@@ -1,42 +1,33 @@
 """Accept or refuse a bundle on the machine where it is to serve.
 
-    python -m pipeline.verify DIR [options]     where Torchstone is installed
-    python DIR/verify.pyz [options]             the same as one file, which lies in every bundle
-
-In order: every file against the manifest, the signature, the chain of records, what the artifact needs, what its file
-really holds; then, in a process of its own with limits on memory and time, the golden answers, the cold start and the
-latency. Nothing is loaded before all that can be checked without loading it has been. Needs the standard library alone;
-running ``model.onnx`` needs numpy and onnxruntime, any other artifact Torchstone, a signature model-signing.
-
-Exit code 0: accepted; 1: refused, and why; 2: usage or environment.
+In order: every file against the manifest, and copied as it is hashed, so that what was checked is what is loaded; then,
+of the copy, the signature, the chain of records, what the artifact needs, what its file really holds; then, in a
+process of its own with limits on memory and time, the golden answers, the cold start and the latency. Nothing is loaded
+before all that can be checked without loading it has been.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
+import os
 import platform
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.verifier.archives import scan_archive
-from pipeline.verifier.contents import BUNDLE, read_bundle
-from pipeline.verifier.files import MANIFEST, Listed, ProgressBar, read_manifest, verify_files
+from pipeline.verifier.contents import BUNDLE, ONNX_FILE, read_bundle
+from pipeline.verifier.files import MANIFEST, SIGNATURE, Listed, ProgressBar, read_manifest, verify_files
 from pipeline.verifier.lineage import verify_lineage
-from pipeline.verifier.location import ARCHIVE
 from pipeline.verifier.needs import cannot_run, installed, package_needs
 from pipeline.verifier.onnx_file import scan_onnx
 from pipeline.verifier.outcome import Refused, Unable, read_regular
-from pipeline.verifier.report import report
-from pipeline.verifier.running import ACCEPTED, REFUSED, USAGE, Bounds, run_artifact
+from pipeline.verifier.private import private_folder
+from pipeline.verifier.running import Bounds, run_artifact
 from pipeline.verifier.signing import Trust, verify_signature
 
 _COLD_STARTS_COUNT = 3
-_INTERRUPTED = 130
 
 
 class Request(NamedTuple):
@@ -48,8 +39,15 @@ class Request(NamedTuple):
     bounds: Bounds = Bounds()
     digest: str | None = None
     """What the manifest's SHA-256 must be, known from elsewhere."""
+    origin_known: bool = False
+    """The caller vouches for the bundle: formats that can hold code may be loaded."""
     quiet: bool = True
     """Show no progress."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether formats that can hold code may be loaded, once signature and digest, where asked for, held."""
+        return self.origin_known or self.digest is not None or self.trust.asked
 
 
 def verify(folder: Path, request: Request, findings: dict[str, Any]) -> None:
@@ -67,18 +65,22 @@ def verify(folder: Path, request: Request, findings: dict[str, Any]) -> None:
         raise Refused(f"the manifest's SHA-256 is {digest}, {request.digest} is asked for")
     listed = read_manifest(data)
     total_bytes = sum(file.size_bytes for file in listed)
-    bar = ProgressBar(total_bytes, request.quiet)
-    try:
-        verify_files(folder, listed, bar.add)
-    finally:
-        bar.end()
-    findings.update(sha256=digest, files_count=len(listed), size_bytes=total_bytes)
-    findings["hashed_s"] = time.monotonic() - began_s
-    findings["signature"] = verify_signature(folder, request.trust)
-    try:
-        _verify_artifacts(folder, request, listed, findings)
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise Refused(f"{BUNDLE} does not hold together: {type(error).__name__} {str(error)[:200]}") from error
+    with private_folder() as own:
+        bar = ProgressBar(total_bytes, request.quiet)
+        try:
+            verify_files(folder, listed, bar.add, copy=own)
+        finally:
+            bar.end()
+        findings.update(sha256=digest, files_count=len(listed), size_bytes=total_bytes)
+        findings["hashed_s"] = time.monotonic() - began_s
+        (own / MANIFEST).write_bytes(data)
+        if os.path.lexists(folder / SIGNATURE):
+            (own / SIGNATURE).write_bytes(read_regular(folder / SIGNATURE, SIGNATURE))
+        findings["signature"] = verify_signature(own, request.trust)
+        try:
+            _verify_artifacts(own, request, listed, findings)
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
+            raise Refused(f"{BUNDLE} does not hold together: {type(error).__name__} {str(error)[:200]}") from error
     findings["took_s"] = time.monotonic() - began_s
 
 
@@ -87,14 +89,13 @@ def _verify_artifacts(folder: Path, request: Request, listed: Sequence[Listed], 
     sizes_bytes = {file.path: file.size_bytes for file in listed}
     bundle = read_bundle(folder, sizes_bytes)
     by_name = {shipped["name"]: shipped for shipped in bundle["shipped"]}
-    names = list(request.artifacts) or [bundle["default"]]
-    if unknown := [name for name in names if name not in by_name]:
-        raise Unable(f"the bundle has no artifact {unknown[0]!r}, it has {', '.join(by_name)}")
+    names = _chosen(bundle, by_name, request)
     findings.update(name=bundle["name"], environment=_environment(), artifacts={}, claims={})
     findings["forms"] = {
         name: cannot_run({**shipped["needs"], **package_needs(folder / shipped["file"])})
         for name, shipped in by_name.items()
     }
+    scan_onnx(folder / bundle["workload"], sizes_bytes, _home(bundle["workload"]))
     for name in names:
         shipped = by_name[name]
         lineage = verify_lineage(folder, bundle, shipped, {file.path: file.sha256 for file in listed})
@@ -109,13 +110,42 @@ def _verify_artifacts(folder: Path, request: Request, listed: Sequence[Listed], 
             raise Refused(f"{name}: {exceeded}")
 
 
+def _chosen(bundle: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]], request: Request) -> list[str]:
+    """The artifacts to run: those that are asked for, else ``model.onnx``, else what the bundle says if it is trusted.
+
+    All formats but ONNX can hold code of whoever made the file, which runs when it is loaded. So the bundle alone never
+    brings it about that one of them is.
+
+    Raises:
+        Refused: an artifact that can hold code, in a bundle that nobody vouches for.
+        Unable: an artifact that the bundle does not have.
+    """
+    if unknown := [name for name in request.artifacts if name not in by_name]:
+        raise Unable(f"the bundle has no artifact {unknown[0]!r}, it has {', '.join(by_name)}")
+    onnx = [name for name, shipped in by_name.items() if shipped["file"] == ONNX_FILE]
+    names = list(request.artifacts) or onnx or [bundle["default"]]
+    if not request.trusted:
+        for name in names:
+            if by_name[name]["runtime"] != "onnxruntime":
+                raise Refused(
+                    f"{name} is not loaded: such a file can hold code of whoever made it, and nothing says who that "
+                    "was. Ask for a signature (--key, --certificate, --identity), give --digest, or say --trust"
+                )
+    return names
+
+
 def _scan(folder: Path, shipped: Mapping[str, Any], sizes_bytes: Mapping[str, int]) -> int | None:
     """Look into the artifact's files without loading them; the number of nodes of an ONNX file, else None."""
-    prefix = shipped["file"].rpartition("/")[0] + "/" if "/" in shipped["file"] else ""
+    home = _home(shipped["file"])
     for path in sizes_bytes:
-        if prefix and path.startswith(prefix):
+        if home and path.startswith(home):
             scan_archive(folder / path)
-    return scan_onnx(folder / shipped["file"], sizes_bytes, prefix) if shipped["runtime"] == "onnxruntime" else None
+    return scan_onnx(folder / shipped["file"], sizes_bytes, home) if shipped["runtime"] == "onnxruntime" else None
+
+
+def _home(path: str) -> str:
+    """The folder of a file in the bundle, with its slash; empty at the root."""
+    return path[: path.rfind("/") + 1]
 
 
 def _best_cold_start(
@@ -155,72 +185,3 @@ def _environment() -> dict[str, Any]:
         "machine": platform.machine(),
         **{name: version for name, version in versions.items() if version},
     }
-
-
-def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.verify" if ARCHIVE is None else f"python {ARCHIVE.name}",
-        description="Accept or refuse a bundle on this machine.",
-        epilog="Exit code 0: accepted; 1: refused, and why; 2: usage or environment.",
-    )
-    own = ARCHIVE.parent if ARCHIVE is not None and (ARCHIVE.parent / MANIFEST).is_file() else None
-    parser.add_argument("folder", metavar="DIR", type=Path, nargs="?" if own else None, default=own, help="the bundle")
-    parser.add_argument(
-        "--artifact", action="append", default=[], metavar="NAME",
-        help="check this one (default: what serves); may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--key", type=Path, metavar="PEM", help="the public key that must have signed")
-    parser.add_argument(
-        "--certificate", type=Path, action="append", default=[], metavar="PEM",
-        help="a chain that must have signed; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--identity", help="the sigstore identity that must have signed")
-    parser.add_argument("--issuer", help="its OpenID Connect issuer")
-    parser.add_argument("--digest", metavar="SHA256", help="what the manifest must be, known from elsewhere")
-    parser.add_argument("--no-speed", action="store_true", help="check all but latency")
-    parser.add_argument("--time-limit-s", type=float, default=300.0, help="for running one artifact (300)")
-    parser.add_argument("--memory-limit-mb", type=int, help="address space for running it (by its size)")
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON, and nothing else")
-    parsed = parser.parse_args(arguments)
-    if parsed.identity and not parsed.issuer:
-        parser.error("--identity needs --issuer")
-    return parsed
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Check, print, and one line at the end."""
-    parsed = _arguments(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files can be any bytes
-    request = Request(
-        artifacts=parsed.artifact,
-        trust=Trust(parsed.key, tuple(parsed.certificate), parsed.identity, parsed.issuer),
-        bounds=Bounds(parsed.time_limit_s, parsed.memory_limit_mb, not parsed.no_speed),
-        digest=parsed.digest,
-        quiet=parsed.json,
-    )
-    findings: dict[str, Any] = {}
-    try:
-        verify(parsed.folder, request, findings)
-        outcome, reason, code = "accepted", None, ACCEPTED
-    except Refused as error:
-        outcome, reason, code = "refused", str(error), REFUSED
-    except Unable as error:
-        outcome, reason, code = "error", str(error), USAGE
-    summary = outcome if reason is None else f"{outcome}: {reason}"
-    if parsed.json:
-        print(json.dumps({"outcome": outcome, "reason": reason, **findings}))
-    elif code == USAGE:
-        print(summary, file=sys.stderr)
-    else:
-        print("\n".join([*report(findings), summary]))
-    return code
-
-
-def run(arguments: Sequence[str]) -> int:
-    """The command from its arguments to its exit code, interrupted or not."""
-    try:
-        return main(arguments)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return _INTERRUPTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import onnx
 import rfc8785
 from onnx import numpy_helper
 
-from export.record import digest_files, write
+from export.record import digest_files, to_json, write
 from pipeline.bundle.pack import ARCHIVE_NAME
 from pipeline.bundle.record import Manifest
 from pipeline.verifier import verify as command
@@ -23,10 +24,11 @@ from pipeline.verifier.running import Bounds
 from tests.conftest import ROOT, environ
 
 
-def check(folder: Path, **bounds: Any) -> dict[str, Any]:
+def check(folder: Path, *names: str, trusted: bool = False, **bounds: Any) -> dict[str, Any]:
     """The findings of the check, in this process."""
     findings: dict[str, Any] = {}
-    command.verify(folder, command.Request(bounds=Bounds(speed=False, **bounds)), findings)
+    request = command.Request(artifacts=names, origin_known=trusted, bounds=Bounds(speed=False, **bounds))
+    command.verify(folder, request, findings)
     return findings
 
 
@@ -53,27 +55,32 @@ def forge(folder: Path) -> None:
     write(folder / "manifest.json", Manifest(key=fields["key"], files=files))
 
 
-def forge_all(folder: Path) -> None:
+def forge_all(folder: Path, name: str = "onnx") -> None:
     """Every digest of the chain too: what hashes alone cannot tell from the truth."""
-    records = folder / "records"
-    model = digest_files(folder, [folder / "model.onnx"])[0]
+    records, place = folder / "records", folder if name == "onnx" else folder / "artifacts" / name
+    record = records / "artifacts" / f"{name}.json"
 
     def artifact(fields: Any) -> None:
-        fields["files"][0].update(size_bytes=model.size_bytes, sha256=model.sha256)
+        files = digest_files(place, [place / file["path"] for file in fields["files"]])
+        fields["files"] = [to_json(file) for file in files]
 
-    def digest(name: str) -> str:
-        return record_digest((records / name).read_bytes())
+    def digest(path: str) -> str:
+        return record_digest((records / path).read_bytes())
 
-    edit(records / "artifacts" / "onnx.json", artifact)
-    edit(records / "parity" / "onnx.json", lambda fields: fields.update(artifact_sha256=digest("artifacts/onnx.json")))
-    named = {"artifact_sha256": digest("artifacts/onnx.json"), "parity_sha256": digest("parity/onnx.json")}
-    edit(
-        records / "verdict.json",
-        lambda fields: next(row for row in fields["rows"] if row["name"] == "onnx").update(named),
-    )
-    edit(folder / "bundle.json", lambda fields: fields["shipped"][0].update(named))
+    edit(record, artifact)
+    if name != "onnx":
+        shutil.copyfile(record, place / "artifact.json")
+    named = {"artifact_sha256": digest(f"artifacts/{name}.json")}
+    edit(records / "parity" / f"{name}.json", lambda fields: fields.update(named))
+    named["parity_sha256"] = digest(f"parity/{name}.json")
+    edit(records / "verdict.json", lambda fields: _row(fields["rows"], name).update(named))
+    edit(folder / "bundle.json", lambda fields: _row(fields["shipped"], name).update(named))
     edit(folder / "bundle.json", lambda fields: fields.update(verdict_sha256=digest("verdict.json")))
     forge(folder)
+
+
+def _row(rows: list[Any], name: str) -> Any:
+    return next(row for row in rows if row["name"] == name)
 
 
 def edit(path: Path, change: Callable[[Any], Any]) -> None:

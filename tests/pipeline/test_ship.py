@@ -130,7 +130,7 @@ def test_every_source_free_backend_is_bundled_checked_and_served(
     bundle = tmp_path / "serving" / "current"
     shipped = {one["name"]: one for one in json.loads((bundle / "bundle.json").read_bytes())["shipped"]}
     assert shipped.keys() == set(also)
-    checked = run_check(bundle, *(flag for name in also for flag in ("--artifact", name)), "--no-speed")
+    checked = run_check(bundle, *(flag for name in also for flag in ("--artifact", name)), "--trust", "--no-speed")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert checked.stdout.count("golden calls") == len(also)
     for name in also:  # what serves it is its own runtime, or a server's form of it
@@ -140,7 +140,7 @@ def test_every_source_free_backend_is_bundled_checked_and_served(
     assert (bundle / "serving" / "triton-aoti" / "seed" / "1" / "model.pt2").exists() is ("torch_aoti" in forms)
     if "aotinductor" in also:
         if _is_installed():
-            alone = run_check(bundle, "--artifact", "torchscript", "--no-speed", alone=True)
+            alone = run_check(bundle, "--artifact", "torchscript", "--trust", "--no-speed", alone=True)
             assert alone.returncode == 0, alone.stdout + alone.stderr
         assert shipped["aotinductor"]["needs"].keys() >= {"torch", "system", "machine", "cpu_isa"}
         assert shipped["torchscript"]["needs"]["torch"].startswith(">=")

@@ -123,7 +123,9 @@ def test_every_file_is_guarded(change: str, bundle: Path) -> None:
 def test_without_the_check_of_files_a_changed_one_is_accepted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin: what refuses above is this check and no other."""
     _flipped(bundle, bundle / "README.md")
-    monkeypatch.setattr(command, "verify_files", lambda *_: None)
+    monkeypatch.setattr(
+        command, "verify_files", lambda folder, *_, copy: shutil.copytree(folder, copy, dirs_exist_ok=True)
+    )
     check(bundle)
 
 
@@ -303,7 +305,8 @@ FORGED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "other options": (lambda one: one["options"].update(threads_count=9), "other options"),
     "wider sizes": (lambda one: one["tested_sizes"]["batch"].update(max=1 << 30), "other options, sizes"),
     "a file elsewhere": (lambda one: one.update(file="../../model.onnx"), "not a file of the bundle"),
-    "another file": (lambda one: one.update(file="workload.onnx"), "not those that its record names"),
+    "another file": (lambda one: one.update(file="workload.onnx"), "neither model.onnx nor an ONNX file in artifacts"),
+    "a noise of its own": (lambda one: one.update(least_sqnr_db=-1000.0), "asks for -1000.0 dB"),
     "a name that leaves": (lambda one: one.update(name="../onnx"), "not a name of an artifact"),
     "the name of an older version": (lambda one: one.update(proved=one.pop("tested_sizes")), "hold together"),
     "a claim without a time": (lambda one: one["claim"].update(cold_s="fast"), "not made of times in seconds"),
@@ -319,6 +322,16 @@ def test_what_the_bundle_says_of_an_artifact_is_what_its_records_say(kind: str, 
     edit(bundle / "bundle.json", lambda fields: change(fields["shipped"][0]))
     forge(bundle)
     with pytest.raises(Refused, match=reason):
+        check(bundle)
+
+
+def test_an_onnx_file_that_no_record_names_is_not_the_artifact(bundle: Path) -> None:
+    (bundle / "artifacts" / "onnx").mkdir(parents=True)
+    shutil.copyfile(bundle / "model.onnx", bundle / "artifacts" / "onnx" / "other.onnx")
+    edit(bundle / "bundle.json", lambda fields: fields["shipped"][0].update(file="artifacts/onnx/other.onnx"))
+    shutil.copyfile(bundle / "records" / "artifacts" / "onnx.json", bundle / "artifacts" / "onnx" / "artifact.json")
+    forge(bundle)
+    with pytest.raises(Refused, match="not those that its record names"):
         check(bundle)
 
 
