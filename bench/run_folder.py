@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.artifact import PROGRAM_RECORD, RECORD
+from export.files import plain_name
 
 WEIGHTS, METRICS, CHECKPOINT_RECORD = "weights.safetensors", "metrics.jsonl", "checkpoint.json"
 """What a checkpoint's folder holds."""
@@ -14,7 +15,10 @@ _HIDDEN = "."
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``artifacts/<recipe>/<key12>/``; nothing of it need exist."""
+    """``artifacts/<recipe>/<key12>/``; nothing of it need exist.
+
+    Names of artifacts may come out of records: one that would lead out of the run is a ``RecordError``.
+    """
 
     path: Path
 
@@ -65,7 +69,7 @@ class RunFolder:
 
     def artifact(self, name: str) -> Path:
         """A stage's folder: one artifact's files and record."""
-        return self.path / "artifacts" / name
+        return self.path / "artifacts" / plain_name(name)
 
     def artifact_names(self) -> list[str]:
         """Those that were built, sorted."""
@@ -82,7 +86,7 @@ class RunFolder:
 
     def parity_report(self, artifact: str) -> Path:
         """One artifact's parity report."""
-        return self.parity / f"{artifact}.json"
+        return self.parity / plain_name(f"{artifact}.json")
 
     def parity_reports(self) -> dict[str, Path]:
         """The reports that there are, by artifact."""
@@ -115,11 +119,11 @@ class RunFolder:
 
     def tuning(self, artifact: str) -> Path:
         """The settings found fastest for one artifact; only there if that was asked for."""
-        return self.path / "tuning" / f"{artifact}.json"
+        return self.path / "tuning" / plain_name(f"{artifact}.json")
 
     def measurement(self, artifact: str) -> Path:
         """One artifact's raw samples."""
-        return self.path / "measurements" / f"{artifact}.json"
+        return self.path / "measurements" / plain_name(f"{artifact}.json")
 
     @property
     def session(self) -> Path:
@@ -128,7 +132,7 @@ class RunFolder:
 
     def load_report(self, artifact: str) -> Path:
         """What one artifact stood under load; only there if that was asked for."""
-        return self.path / "load" / f"{artifact}.json"
+        return self.path / "load" / plain_name(f"{artifact}.json")
 
     @property
     def verdict(self) -> Path:

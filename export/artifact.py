@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from export.record import FileDigest, Observed, Record, read, verify_files
+from export.files import FileDigest, plain_name, verify_files
+from export.record import Observed, Record, read
 from export.signature import Signature
 
 RECORD = "artifact.json"
@@ -58,6 +59,9 @@ class Artifact(Record):
     facts: dict[str, str]
     """What the build found out: opset, scripted or traced and why, what was compiled."""
     observed: Observed
+
+    def __post_init__(self) -> None:
+        plain_name(self.name)
 
     @property
     def size_bytes(self) -> int:

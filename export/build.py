@@ -12,7 +12,8 @@ from export import registry
 from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, RECORD, Artifact, ProgramRecord
 from export.backend import BuildInput
 from export.errors import UserError
-from export.record import digest, digest_files, observed, read, verify_files, write
+from export.files import digest_files, verify_files
+from export.record import digest, observed, read, write
 from export.signature import Signature
 from export.task import resolve, task
 

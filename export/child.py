@@ -16,7 +16,8 @@ from pathlib import Path
 from types import ModuleType
 
 from export.errors import NO_SPACE, TorchstoneError
-from export.record import read, to_json, write_atomically
+from export.files import write_atomically
+from export.record import read, to_json
 from export.task import resolve
 from export.worker import EXIT_NO_SPACE, Answer, JobFile
 

@@ -4,7 +4,8 @@ A record class names its ``SCHEMA``; the file holds ``{"schema": ..., fields...}
 record has one, carries times, hosts and durations and lies outside the record's digest, so that the same result has
 the same digest wherever and whenever it was made. Non-finite numbers are written as the strings ``NaN``,
 ``Infinity`` and ``-Infinity``, which no text field may hold. A file is accepted only if encoding what was read gives
-the very bytes that were read: an unknown, missing, doubled or reordered field is an error, not a guess.
+the very bytes that were read: an unknown, missing, doubled or reordered field is an error, not a guess. What else a
+damaged or forged file holds (deep nesting, huge numbers, half a character, a path that leads elsewhere) is one too.
 """
 
 from __future__ import annotations
@@ -12,11 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import platform
-import shutil
-import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,12 +22,13 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 import rfc8785
 
-from export.errors import RecordError
+from export.errors import RecordError, TorchstoneError
+from export.files import write_atomically
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_CHUNK_BYTES = 1 << 20
 _LARGEST_WHOLE = 2**53 - 1
 """The bound of RFC 8785: every whole number up to here is a float too."""
+_RECORD_BYTES = 1 << 30
 
 T = TypeVar("T")
 
@@ -55,16 +53,6 @@ class Observed:
     host: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileDigest:
-    """One file of a record: where it is, how large, and what it holds."""
-
-    path: str
-    """Relative to the folder of the record, POSIX separators."""
-    size_bytes: int
-    sha256: str
-
-
 def observed(duration_s: float) -> Observed:
     """Now and here; ``duration_s`` is the wall-clock time that the work took."""
     at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -80,11 +68,12 @@ def from_json(kind: type[T], value: object, where: str = "value") -> T:
     """The inverse of ``to_json``: strict about types.
 
     Raises:
-        RecordError: a field is missing or of another type; the message names it and ``where``.
+        RecordError: a field is missing, of another type or of a value that it cannot have; the message names it and
+            ``where``.
     """
     try:
         return msgspec.convert(_unspell(value), kind, strict=True)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, TorchstoneError, ValueError, OverflowError, RecursionError) as error:
         raise RecordError(f"{where} is not a {kind.__name__}: {error}") from error
 
 
@@ -94,9 +83,12 @@ def parse(data: bytes | str) -> Any:
     RFC 8785 spells a float up to 1e21 without an exponent, so that a whole number beyond 2**53 is always a float.
 
     Raises:
-        ValueError: not JSON.
+        ValueError: not JSON, or nested deeper than any record.
     """
-    return json.loads(data, parse_int=_number)
+    try:
+        return json.loads(data, parse_int=_number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def encode(record: Record) -> bytes:
@@ -117,7 +109,11 @@ def decode(kind: type[R], data: bytes, where: str = "record") -> R:
     if not isinstance(fields, dict) or fields.pop("schema", None) != kind.SCHEMA:
         raise RecordError(f"{where} must have the schema {kind.SCHEMA!r}")
     record = from_json(kind, fields, where)
-    if encode(record) != data:
+    try:
+        canonical = encode(record)
+    except (ValueError, RecursionError) as error:  # a whole number beyond 2**53, half a character
+        raise RecordError(f"{where} holds what no record can: {error}") from error
+    if canonical != data:
         raise RecordError(f"{where} is not the canonical form of a {kind.SCHEMA} record: it was edited")
     return record
 
@@ -146,6 +142,8 @@ def read(kind: type[R], path: Path) -> R:
         RecordError: missing, unreadable or not a canonical record of ``kind``.
     """
     try:
+        if (size_bytes := path.stat().st_size) > _RECORD_BYTES:
+            raise RecordError(f"{path} has {size_bytes} bytes, more than any record")
         data = path.read_bytes()
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from error
@@ -157,68 +155,9 @@ def write(path: Path, record: Record) -> None:
     write_atomically(path, encode(record))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to a temporary file beside ``path``, flush it to disk, rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def publish(folder: Path, target: Path) -> None:
-    """Move a finished folder into place by one rename; what was there goes first (it was stale, or not whole)."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        shutil.rmtree(target)
-    os.rename(folder, target)
-
-
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file's content, hex, read in chunks."""
-    state = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            state.update(chunk)
-    return state.hexdigest()
-
-
-def digest_files(root: Path, paths: Iterable[Path]) -> tuple[FileDigest, ...]:
-    """The digests of ``paths`` relative to ``root``, sorted by path."""
-    files = sorted(path.relative_to(root).as_posix() for path in paths)
-    return tuple(
-        FileDigest(path=name, size_bytes=(root / name).stat().st_size, sha256=digest_file(root / name))
-        for name in files
-    )
-
-
-def verify_files(root: Path, files: Iterable[FileDigest]) -> None:
-    """Check every named file against its digest.
-
-    Raises:
-        RecordError: names each file that is missing, a symlink, or changed.
-    """
-    wrong = []
-    for file in files:
-        path = root / file.path
-        if path.is_symlink() or not path.is_file():
-            wrong.append(f"{path} is missing or not a regular file")
-        elif path.stat().st_size != file.size_bytes or digest_file(path) != file.sha256:
-            wrong.append(f"{path} is not the file that was recorded (SHA-256 {file.sha256[:12]}...)")
-    if wrong:
-        raise RecordError("; ".join(wrong))
-
-
 def _number(text: str) -> int | float:
-    value = int(text)
-    return value if abs(value) <= _LARGEST_WHOLE else float(value)
+    value = float(text)  # infinite beyond what a float holds, which no canonical record spells so
+    return int(text) if abs(value) <= _LARGEST_WHOLE else value
 
 
 def _spell(value: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from export.artifact import open_artifact
 from export.backend import Backend, LoadOptions, Runner
 from export.errors import UserError
-from export.record import digest_file
+from export.files import digest_file
 
 if TYPE_CHECKING:
     from torch import nn

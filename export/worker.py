@@ -23,7 +23,8 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import psutil
 
 from export.device import CHILD_ENVIRONMENT
-from export.record import Record, from_json, to_json, write, write_atomically
+from export.files import write_atomically
+from export.record import Record, from_json, to_json, write
 from export.task import J, R, Task
 
 FailedStatus = Literal["failed", "crashed", "timeout", "out-of-memory"]

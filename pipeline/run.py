@@ -22,46 +22,16 @@ import filelock
 from bench.run_folder import RunFolder
 from export.environment import environment, version
 from export.errors import RecordError, UserError
-from export.record import (
-    FileDigest,
-    Record,
-    digest_file,
-    from_json,
-    key_of,
-    publish,
-    read,
-    sha256,
-    to_json,
-    verify_files,
-    write,
-)  # fmt: skip
+from export.files import FileDigest, digest_file, publish, verify_files
+from export.record import Record, encode, from_json, key_of, read, to_json, write
 from export.worker import ProcessLimits, Workspace
 from pipeline.console import Console
 from pipeline.find import Found, built_in
+from pipeline.stages.tools import tools_sha256
 
 KEY_DIGITS = 12
-_ROOT = Path(__file__).resolve().parents[1]
-TOOLS = {
-    "training": (
-        "pipeline/data.py", "pipeline/stages/train.py", "pipeline/training/checkpoint.py",
-        "pipeline/training/evaluate.py", "pipeline/training/loop.py", "pipeline/training/resume.py",
-        "pipeline/training/source.py", "pipeline/training/spec.py",
-    ),
-    "metrics": ("pipeline/training/evaluate.py", "pipeline/training/metrics.py"),
-    "export": ("export/**/*.py", "pipeline/stages/build.py", "pipeline/stages/capture.py"),
-    "bench": ("bench/**/*.py", "pipeline/stages/measure.py", "pipeline/stages/parity.py"),
-    "ship": (
-        "pipeline/__init__.py", "pipeline/bundle/**/*.py", "pipeline/stages/bundle.py", "pipeline/verifier/*.py",
-    ),
-}  # fmt: skip
-"""Our own source by what it shapes. A stage's key holds the digests of the tools that it names: what an upgrade of
-Torchstone changes is made again."""
-SHAPES_NOTHING = (
-    "pipeline/*.py", "pipeline/commands/*.py", "pipeline/recipes/*.py", "pipeline/report/*.py",
-    "pipeline/stages/__init__.py", "pipeline/stages/children.py", "pipeline/stages/judge.py",
-    "pipeline/training/__init__.py",
-)  # fmt: skip
-"""What is done anew by every command, or (recipes) is digested as the recipe's own source."""
+S = TypeVar("S", bound=Record)
+T = TypeVar("T")
 _SETTINGS = ("train", "backends", "required", "parity", "bench", "limits", "process", "licence")
 
 
@@ -86,15 +56,26 @@ class RecipeRecord(Record):
     """Digests of Torchstone's own source, by what it shapes."""
     environment: Any
 
+    @property
+    def licence(self) -> str | None:
+        """The model's, as an SPDX identifier."""
+        licence = self.settings.get("licence")
+        return licence if isinstance(licence, str) else None
+
+    def setting(self, name: str, kind: type[T]) -> T:
+        """One of the settings, as what it was before it was written.
+
+        Raises:
+            RecordError: it is not there, or not of that kind.
+        """
+        return from_json(kind, self.settings.get(name), f"the setting {name!r} of the recipe {self.name}")
+
 
 class StageRecord(Protocol):
     """A record that a stage folder holds."""
 
     key: str
     files: tuple[FileDigest, ...]
-
-
-S = TypeVar("S", bound=Record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,11 +187,19 @@ def open_run(located: Found, device: str, out: Path, console: Console) -> Iterat
     try:
         _sweep(folder)
         files = RunFolder(folder)
-        if not files.recipe_record.exists():
+        if not _is_written(files.recipe_record, record):  # a damaged one too is what the folder's key says
             write(files.recipe_record, record)
         yield Run(found=located, device=device, folder=folder, record=record, console=console)
     finally:
         lock.release()
+
+
+def _is_written(path: Path, record: Record) -> bool:
+    """Whether this very record lies there."""
+    try:
+        return path.read_bytes() == encode(record)
+    except OSError:
+        return False
 
 
 def set_latest(run: Run) -> None:
@@ -256,7 +245,7 @@ def workspace_of(files: RunFolder, record: RecipeRecord) -> Workspace:
     users = {name.partition(".")[0] for name in record.source_sha256}
     return Workspace(
         folder=files.log,
-        limits=from_json(ProcessLimits, record.settings["process"], "the process limits of the recipe"),
+        limits=record.setting("process", ProcessLimits),
         hidden=tuple(sorted({"pipeline", *users})),
     )
 
@@ -275,14 +264,9 @@ def _recipe_record(located: Found, device: str) -> RecipeRecord:
         settings={name: to_json(getattr(recipe, name)) for name in _SETTINGS},
         source_sha256=located.source_sha256,
         file_sha256={path.name: digest_file(path) for path in recipe.files},
-        tool_sha256={name: _tool_sha256(places) for name, places in TOOLS.items()},
+        tool_sha256=tools_sha256(),
         environment=to_json(environment()),
     )
-
-
-def _tool_sha256(places: tuple[str, ...]) -> str:
-    files = [file for place in places for file in sorted(_ROOT.glob(place))]
-    return sha256("".join(f"{file.relative_to(_ROOT).as_posix()} {digest_file(file)}\n" for file in files).encode())
 
 
 def _sweep(folder: Path) -> None:

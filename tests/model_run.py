@@ -15,8 +15,9 @@ from bench.parity.spec import ParitySpec
 from export.artifact import PROGRAM_RECORD, RECORD, Artifact, ProgramRecord
 from export.backend import LoadOptions
 from export.build import BuildJob, CaptureJob, Source, build, capture
+from export.files import digest_files
 from export.program import complete
-from export.record import digest_files, read, write
+from export.record import read, write
 from export.signature import Signature
 from tests.inline import InlineWorkspace
 

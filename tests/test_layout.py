@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from export.version import VERSION
-from pipeline.run import SHAPES_NOTHING, TOOLS
+from pipeline.stages.tools import SHAPES_NOTHING, TOOLS
 from tests.conftest import ROOT
 from tests.measure.architecture import ACCEPTED, figures, places, worse
 

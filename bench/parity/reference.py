@@ -17,7 +17,8 @@ from bench.parity.spec import ParitySpec
 from bench.parity.store import save_case
 from export.artifact import verified_program
 from export.build import Source
-from export.record import FileDigest, Observed, Record, digest_files, observed, write
+from export.files import FileDigest, digest_files
+from export.record import Observed, Record, observed, write
 from export.signature import Signature
 from export.task import task
 

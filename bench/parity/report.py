@@ -67,6 +67,36 @@ class ParityReport(Record):
     witness: Witness
     observed: Observed
 
+    def __post_init__(self) -> None:
+        """The verdict is the one that the findings give, whoever wrote it down.
+
+        Raises:
+            ValueError: it is not, with the contradiction.
+        """
+        if (contradiction := self._contradiction()) is not None:
+            raise ValueError(f"the report says {self.status}, but {contradiction}")
+
+    def _contradiction(self) -> str | None:
+        statuses = {check.status for check in self.checks}
+        if ("fail" in statuses) is not (self.status == "fail"):
+            return f"{'a' if 'fail' in statuses else 'no'} finding fails"
+        if self.status != "pass":
+            return None
+        if "inconclusive" in statuses or self.reasons:
+            return "a finding is inconclusive"
+        return next(filter(None, map(self._contradicted, self.outputs)), None)
+
+    def _contradicted(self, output: OutputParity) -> str | None:
+        """How an output's figures contradict the finding about its error; outputs that are not floats have none."""
+        ratios, limits = (output.rms_ratio, output.peak_ratio), self.thresholds
+        check = next((check for check in self.checks if (check.level, check.subject) == ("error", output.name)), None)
+        if check is None:
+            return f"nothing was found about the error of {output.name}, which is {ratios}" if any(ratios) else None
+        if (check.value, check.limit) != (output.peak_ratio, limits.max_peak_ratio):
+            return f"the finding about the error of {output.name} is of another figure than {output.peak_ratio:g}"
+        exceeded = output.rms_ratio > limits.max_rms_ratio or output.peak_ratio > limits.max_peak_ratio
+        return f"{output.name} has the error ratios {ratios}" if exceeded and check.status != "reported" else None
+
     @property
     def worst_ratio(self) -> float | None:
         """The largest peak ratio of any output; None if nothing could be compared."""

@@ -22,7 +22,8 @@ from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, ProgramRecord, read_ar
 from export.backend import LoadOptions
 from export.build import Source
 from export.environment import environment
-from export.record import digest, observed, read, verify_files
+from export.files import verify_files
+from export.record import digest, observed, read
 from export.worker import Failed, Workspace
 
 _POLL_S = 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +14,7 @@ from bench.timing.roofline import Roofline
 from bench.timing.spec import BenchSpec
 from export.backend import LoadOptions
 from export.environment import Environment
-from export.errors import UserError
+from export.errors import RecordError, UserError
 from export.record import Observed, Record
 
 CONTROL = "control"
@@ -93,10 +94,39 @@ class SessionRecord(Record):
 
         Raises:
             UserError: one was taken in another session; it is named.
+            RecordError: samples are not there for every process, not as many in each, or no times.
         """
+        rounds_count: dict[tuple[int, int], int] = {}
         for measured in measurements:
             if measured.key != self.key:
                 raise UserError(
                     f"{measured.artifact} was measured {measured.observed.at} in another session ({measured.key[:12]}) "
                     f"than what it is compared with ({self.key[:12]}, {self.observed.at}): measure them together"
                 )
+            threads_count = measured.options.threads_count
+            tested = [samples for samples in measured.samples if samples.threads_count == threads_count]
+            _check_times(measured.artifact, measured.samples)
+            _check_paired(measured.artifact, tested, self.spec.processes, rounds_count)
+        _check_times(CONTROL, self.control_samples)
+        _check_paired(CONTROL, self.control_samples, self.spec.processes, rounds_count)
+
+
+def _check_times(artifact: str, series: Iterable[Samples]) -> None:
+    for samples in series:
+        times_s = (*samples.samples_s, *samples.checked_s, *samples.calls_s)
+        if not samples.samples_s or not all(0.0 < time_s < math.inf for time_s in times_s):
+            raise RecordError(f"the samples of {artifact} are not all times: measure it again")
+
+
+def _check_paired(
+    artifact: str, series: Iterable[Samples], processes_count: int, rounds_count: dict[tuple[int, int], int]
+) -> None:
+    """Samples of each process at every batch size, as many as all others have; ``rounds_count`` collects how many."""
+    processes: dict[int, list[int]] = {}
+    for samples in series:
+        processes.setdefault(samples.batch_rows, []).append(samples.process)
+        count = len(samples.samples_s)
+        if rounds_count.setdefault((samples.batch_rows, samples.process), count) != count:
+            raise RecordError(f"{artifact} has {count} samples where others have another number: measure it again")
+    if any(sorted(numbers) != list(range(processes_count)) for numbers in processes.values()):
+        raise RecordError(f"{artifact} was not measured in each of {processes_count} processes: measure it again")

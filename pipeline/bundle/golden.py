@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ from bench.parity.golden import golden
 from bench.parity.reference import Reference
 from bench.parity.spec import Thresholds
 from bench.run_folder import RunFolder
-from export.record import read, verify_files
+from export.files import verify_files
+from export.record import read
 from export.signature import Signature
 from pipeline.bundle.record import GoldenCall, GoldenOutput
 
@@ -25,8 +26,8 @@ def write_golden(run: RunFolder, folder: Path, signature: Signature, limits: Thr
         kinds = {"inputs": call.inputs, "expected": call.expected, "allowed": call.allowed}
         paths: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
         for kind, tensors in kinds.items():
-            for name, array in tensors.items():
-                path = f"golden/{number:02d}/{kind}/{name}.npy"
+            for (name, array), stem in zip(tensors.items(), _file_names(tensors), strict=True):
+                path = f"golden/{number:02d}/{kind}/{stem}.npy"
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 np.save(folder / path, array, allow_pickle=False)
                 paths[kind][name] = path
@@ -40,3 +41,12 @@ def write_golden(run: RunFolder, folder: Path, signature: Signature, limits: Thr
                 for name, dtype in call.dtypes.items()
             },
         )
+
+
+def _file_names(names: Iterable[str]) -> list[str]:
+    """A name for the file of each tensor: its own, unless a file system may take it for another (``x``, ``X``)."""
+    chosen: list[str] = []
+    for index, name in enumerate(names):
+        taken = {other.casefold() for other in chosen}
+        chosen.append(name if name.casefold() not in taken else f"{name}.{index}")
+    return chosen

@@ -13,7 +13,8 @@ from bench.parity.report import ParityStatus, TestedSizes
 from bench.verdict.limits import Limits
 from export.backend import LoadOptions
 from export.environment import Environment
-from export.record import FileDigest, Record
+from export.files import FileDigest
+from export.record import Record
 from export.signature import Signature
 from pipeline.verifier.files import MANIFEST_SCHEMA
 from pipeline.verifier.upgrade import BUNDLE_SCHEMA

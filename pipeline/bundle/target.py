@@ -22,7 +22,8 @@ from bench.run_folder import RunFolder
 from bench.verdict.judge import Row
 from export.artifact import RECORD, open_artifact
 from export.errors import UserError
-from export.record import digest_files, observed, read, write
+from export.files import digest_files
+from export.record import observed, read, write
 from pipeline.bundle.needs import main_file
 from pipeline.bundle.pack import ARCHIVE_NAME
 from pipeline.bundle.writer import Lowered

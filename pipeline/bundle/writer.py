@@ -17,6 +17,7 @@ import rfc8785
 
 from bench.parity.levels.fidelity import LEAST_SQNR_DB, is_quantized
 from bench.parity.report import ParityReport
+from bench.parity.spec import ParitySpec
 from bench.run_folder import RunFolder
 from bench.timing.measurement import Measurement
 from bench.timing.spec import BenchSpec
@@ -26,9 +27,11 @@ from export import registry
 from export.artifact import RECORD, Artifact, open_artifact
 from export.environment import environment
 from export.errors import RecordError, UserError
-from export.record import digest, digest_files, encode, from_json, parse, read, write
+from export.files import digest_files
+from export.record import digest, encode, parse, read, write
 from export.registry import BASELINE
 from export.version import VERSION
+from pipeline.bundle.evidence import judged_verdict
 from pipeline.bundle.forms.kubernetes import write_deployment, write_kserve
 from pipeline.bundle.forms.mlflow import write_mlmodel
 from pipeline.bundle.forms.triton import write_aoti_repository, write_onnx_repository
@@ -45,6 +48,7 @@ from pipeline.verifier.needs import package_needs
 from pipeline.verifier.outcome import Refused, Unable
 from pipeline.verifier.running import Bounds, run_artifact
 from pipeline.verifier.speed import first_rows
+from pipeline.verifier.verify import verify_contents
 
 WORKLOAD = "workload.onnx"
 _TRITON, _TRITON_AOTI = "serving/triton", "serving/triton-aoti"
@@ -88,7 +92,7 @@ def make(run: RunFolder, folder: Path, key: str, choice: Choice, lowered: Lowere
         UserError: the verdict is not good, or an artifact that is asked for may not ship.
         RecordError: something of the run changed since it was judged.
     """
-    verdict, recipe = read(Verdict, run.verdict), read(RecipeRecord, run.recipe_record)
+    verdict, recipe = judged_verdict(run), read(RecipeRecord, run.recipe_record)
     rows = chosen_rows(verdict, choice.also)
     onnx = next((row.name for row in rows if _is_onnx(row.name)), None)
     sources = [_source(run, row, lowered if row.name == onnx else None) for row in rows]
@@ -101,13 +105,13 @@ def make(run: RunFolder, folder: Path, key: str, choice: Choice, lowered: Lowere
     _copy_chain(run, folder)
     default = next((number for number, source in enumerate(sources) if source.row.name == onnx), 0)
     signature = sources[default].artifact.signature
-    limits, bench = from_json(Limits, recipe.settings["limits"]), from_json(BenchSpec, recipe.settings["bench"])
+    limits, bench = recipe.setting("limits", Limits), recipe.setting("bench", BenchSpec)
     golden = tuple(write_golden(run, folder, signature, sources[default].report.thresholds))
     write_workload(folder / WORKLOAD)
     bundle = Bundle(
         name=recipe.name,
         version=VERSION,
-        licence=recipe.settings["licence"],
+        licence=recipe.licence,
         default=shipped[default].name,
         winner=str(verdict.winner),
         shipped=shipped,
@@ -129,6 +133,10 @@ def make(run: RunFolder, folder: Path, key: str, choice: Choice, lowered: Lowere
     write_model_card(folder / "README.md", bundle, verdict, {source.row.name: source.report for source in sources})
     manifest = Manifest(key=key, files=digest_files(folder, (path for path in folder.rglob("*") if path.is_file())))
     write(folder / MANIFEST, manifest)
+    try:
+        verify_contents(folder)
+    except (Refused, Unable) as error:
+        raise RecordError(f"the bundle does not pass its own check, nothing is shipped: {error}") from error
     return manifest
 
 
@@ -244,7 +252,7 @@ def _shipped(run: RunFolder, recipe: RecipeRecord, source: _Source, file: str) -
         options=report.options,
         tested_sizes=report.tested_sizes,
         parity=report.status,
-        allow_no_reference=bool(recipe.settings["parity"]["allow_no_reference"]),
+        allow_no_reference=recipe.setting("parity", ParitySpec).allow_no_reference,
         least_sqnr_db=LEAST_SQNR_DB if is_quantized(artifact.precision) else None,
         needs=registry.get(artifact.backend).needs(artifact, source.folder)
         | package_needs(source.folder / main_file(artifact)),

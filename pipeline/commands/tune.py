@@ -117,11 +117,11 @@ def _session(
     from bench.verdict.limits import Limits
     from export.build import Source
     from export.environment import machine
-    from export.record import from_json, key_of, read
+    from export.record import key_of, read
     from pipeline.run import RecipeRecord
 
     recipe = read(RecipeRecord, run.recipe_record)
-    spec, limits = from_json(BenchSpec, recipe.settings["bench"]), from_json(Limits, recipe.settings["limits"])
+    spec, limits = recipe.setting("bench", BenchSpec), recipe.setting("limits", Limits)
     limited = limits.max_median_ms is not None or limits.max_p99_ms is not None
     rows = options.batch_rows or ((limits.batch_rows,) if limited else spec.batch_rows)
     spec = replace(spec, batch_rows=rows, processes_count=options.processes)

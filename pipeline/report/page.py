@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.verdict.judge import Row, Verdict
-from export.record import digest, write_atomically
+from export.files import write_atomically
+from export.record import digest
 from pipeline.report import text
 from pipeline.report.levels import prepare_levels
 from pipeline.report.timing import Figure, prepare_costs, prepare_latency

@@ -10,7 +10,8 @@ from export.artifact import RECORD, Artifact, ProgramRecord
 from export.build import BuildJob
 from export.build import build as build_artifact
 from export.environment import machine
-from export.record import digest, digest_file
+from export.files import digest_file
+from export.record import digest
 from pipeline.run import Run
 from pipeline.stages.children import ChildFailed, Failures, demand, failure, side_by_side
 from pipeline.stages.train import Trained, calibration_rows

@@ -20,7 +20,8 @@ from export.artifact import Artifact
 from export.backend import LoadOptions
 from export.environment import cores_count, machine
 from export.errors import NO_SPACE, RecordError, TorchstoneError, UserError
-from export.record import Record, digest, read, write, write_atomically
+from export.files import write_atomically
+from export.record import Record, digest, read, write
 from export.worker import Done, Failed
 from pipeline.run import Run
 

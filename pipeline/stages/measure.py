@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from bench.parity.report import ParityReport
 from bench.timing.measure import Session, measure_together, steps_count
 from bench.timing.measurement import Measurement, SessionRecord
+from bench.verdict.figures import Rounds, figures
 from export.artifact import Artifact, ProgramRecord
 from export.environment import machine
+from export.errors import TorchstoneError
 from export.record import digest, write
 from pipeline.run import Run
 from pipeline.stages.children import Failures, failure, reused
@@ -59,8 +61,7 @@ def measure(
     for name, end in measured.dropped.items():
         failures[backends[name]] = failure(run, "measure", end)
     for name, record in measured.measurements.items():
-        if name not in measured.dropped:  # what failed is measured anew the next time
-            write(run.files.measurement(name), record)
+        write(run.files.measurement(name), record)
     if measured.session is not None:
         write(run.files.session, measured.session)
     count = len(measured.measurements)
@@ -73,11 +74,16 @@ def _known(run: Run, chosen: Mapping[str, Artifact], key: str) -> Found | None:
     known: dict[str, Measurement] = {}
     for name, artifact in chosen.items():
         record = reused(run, Measurement, run.files.measurement(artifact.name), key)
-        if record is None:
-            return None
+        if record is None or len(record.cold_starts) < run.found.recipe.bench.cold_starts:
+            return None  # one that did not start is measured anew
         known[name] = record
     session = reused(run, SessionRecord, run.files.session, key)
     if session is None:
+        return None
+    try:
+        figures(Rounds(session, {record.artifact: record for record in known.values()}), None)
+    except (TorchstoneError, ArithmeticError, LookupError, TypeError, ValueError) as error:  # nonsense in valid records
+        run.console.say(f"measured anew, the samples on disk do not hold together: {type(error).__name__}: {error}")
         return None
     run.console.stage("measure", f"measured {session.observed.at}, reused")
     return session, known

@@ -14,8 +14,9 @@ from export import registry
 from export.build import Source
 from export.device import HOST, device
 from export.exporters.quantize import CALIBRATION_ROWS
+from export.files import write_atomically
 from export.program import complete
-from export.record import key_of, write_atomically
+from export.record import key_of
 from export.signature import Signature
 from pipeline.run import Run
 from pipeline.stages.children import Failures, users_code

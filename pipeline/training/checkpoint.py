@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from export.record import FileDigest, Observed, Record
+from export.files import FileDigest
+from export.record import Observed, Record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,9 @@ from torch import nn
 
 from bench.run_folder import CHECKPOINT_RECORD, METRICS, WEIGHTS
 from export.device import Device
-from export.errors import UserError
-from export.record import digest_files, observed, write, write_atomically
+from export.errors import RecordError, UserError
+from export.files import digest_files, write_atomically
+from export.record import observed, write
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.evaluate import call, data_sha256, final_metrics, predict
 from pipeline.training.resume import Counters, forget_state, load_state, save_state, save_tensors
@@ -116,9 +117,7 @@ class _Training:
 
     def run(self, progress: Progress) -> tuple[float, int]:
         """Train to the end; the last epoch's loss, and the epoch whose weights were kept."""
-        if (state := load_state(self._folder, self._device, self._module, self._optimizer)) is not None:
-            self._now, self._best = state
-            progress.say(f"resumed after epoch {self._now.epoch} of {self._spec.epochs}")
+        self._resume(progress)
         with _deferred_interrupt() as interrupted:
             while self._now.epoch < self._spec.epochs:
                 self._one_epoch()
@@ -134,6 +133,18 @@ class _Training:
         save_tensors(self._folder / WEIGHTS, self._best if self._spec.keep == "best" else self._module.state_dict())
         write_atomically(self._folder / METRICS, "".join(line + "\n" for line in self._now.lines).encode())
         return self._now.train_loss, self._now.kept_epoch
+
+    def _resume(self, progress: Progress) -> None:
+        """Go on from a saved state, if one lies there; a damaged one is worth no more than none."""
+        try:
+            state = load_state(self._folder, self._device, self._module, self._optimizer)
+        except RecordError as error:
+            progress.say(f"the saved state is damaged, training begins anew: {error}")
+            forget_state(self._folder)
+            return
+        if state is not None:
+            self._now, self._best = state
+            progress.say(f"resumed after epoch {self._now.epoch} of {self._spec.epochs}")
 
     def _one_epoch(self) -> None:
         self._module.train()

@@ -1,8 +1,8 @@
 """The state that an interrupted training goes on from: everything the next epoch depends on, without pickle.
 
 Tensors (weights, the best weights so far, the optimizer's, the random generators') lie in one safetensors file per
-save; a JSON file beside it is replaced last and names the one it vouches for, so that a kill between the two loses
-nothing.
+save; a record beside it is replaced last and names the one it vouches for, so that a kill between the two loses
+nothing. One flipped bit would train other weights without a word: both files are under digests.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import nn
 
 from export.device import Device
-from export.record import sha256, write_atomically
+from export.errors import RecordError
+from export.files import FileDigest, digest_files, write_atomically
+from export.record import Record, key_of, read, sha256, write
 
-_TENSORS, _TEXT = "state.safetensors", "state.json"
+_TENSORS, _RECORD = "state.safetensors", "state.json"
 
 
 @dataclass
@@ -35,6 +37,18 @@ class Counters:
     train_loss: float = float("nan")
     lines: list[str] = field(default_factory=list)
     """Metrics of every epoch so far, one JSON document each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedState(Record):
+    """``state.json``: what is not a tensor, as JSON, and the file of those that are."""
+
+    SCHEMA: ClassVar[str] = "torchstone.state/1"
+
+    fields: dict[str, Any]
+    """Counters, scalars and groups of the optimizer, the states of Python's and NumPy's random generators."""
+    fields_sha256: str
+    files: tuple[FileDigest, ...]
 
 
 def save_state(
@@ -60,16 +74,17 @@ def save_state(
     if (state_of_device := where.random_state()) is not None:
         tensors["rng.device"] = state_of_device
     name = f"{counters.epoch}-{_TENSORS}"
-    text = {
+    values = {
         **vars(counters),
         "scalars": scalars,
         "groups": state["param_groups"],
         "random": random.getstate(),
         "numpy": np.random.get_state(legacy=False),
-        "tensors": name,
     }
+    fields = json.loads(json.dumps(values, default=_plain))
     save_tensors(folder / name, tensors)
-    write_atomically(folder / _TEXT, json.dumps(text, default=_plain).encode())
+    files = digest_files(folder, [folder / name])
+    write(folder / _RECORD, SavedState(fields=fields, fields_sha256=key_of(fields=fields), files=files))
     for stale in folder.glob(f"*-{_TENSORS}"):
         if stale.name != name:
             stale.unlink()
@@ -78,12 +93,16 @@ def save_state(
 def load_state(
     folder: Path, where: Device, module: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Counters, dict[str, torch.Tensor]] | None:
-    """Take up a saved state: the counters and the best weights; None if there is none."""
-    path = folder / _TEXT
+    """Take up a saved state: the counters and the best weights; None if there is none.
+
+    Raises:
+        RecordError: it is damaged; nothing of it was taken up.
+    """
+    path = folder / _RECORD
     if not path.exists():
         return None
-    text = json.loads(path.read_bytes())
-    tensors = load_file(folder / text["tensors"], device=where.torch_name)
+    text, tensors = _verified(folder, read(SavedState, path))
+    tensors = {name: tensor.to(where.torch_name) for name, tensor in tensors.items()}
     module.load_state_dict(_under("model.", tensors))
     slots: dict[int, dict[str, Any]] = {}
     for name, value in (_under("optimizer.", tensors) | text["scalars"]).items():
@@ -104,9 +123,21 @@ def load_state(
     return counters, _under("best.", tensors)
 
 
+def _verified(folder: Path, saved: SavedState) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Both halves of a state, the tensors from the very bytes that were hashed."""
+    (file,) = saved.files
+    try:
+        data = (folder / file.path).read_bytes()
+    except OSError as error:
+        raise RecordError(f"{folder / file.path} cannot be read: {error.strerror}") from error
+    if sha256(data) != file.sha256 or key_of(fields=saved.fields) != saved.fields_sha256:
+        raise RecordError(f"{folder / file.path} and {_RECORD} are not what was saved")
+    return saved.fields, load(data)
+
+
 def forget_state(folder: Path) -> None:
-    """Remove what the training no longer needs once its checkpoint is written."""
-    for leftover in [folder / _TEXT, *folder.glob(f"*-{_TENSORS}")]:
+    """Remove what the training no longer needs once its checkpoint is written, or cannot use."""
+    for leftover in [folder / _RECORD, *folder.glob(f"*-{_TENSORS}")]:
         leftover.unlink(missing_ok=True)
 
 

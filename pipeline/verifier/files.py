@@ -9,10 +9,7 @@ import os
 import re
 import shutil
 import stat
-import sys
 import tempfile
-import threading
-import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +21,6 @@ from pipeline.verifier.outcome import Refused, Unable, parse_json
 MANIFEST, SIGNATURE = "manifest.json", "model.sig"
 MANIFEST_SCHEMA = "torchstone.manifest/1"
 _FILES_COUNT, _DEPTH, _PATH_LENGTH = 100_000, 32, 1024
-_BAR_AFTER_S = 1.0
 _BLOCK_BYTES = 1 << 20
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """A link or a pipe that took the file's place since the folder was walked is not followed, nor waited for."""
@@ -235,29 +231,3 @@ def _canonical(value: Any) -> bytes:
         return text.encode()
     except (ValueError, RecursionError):
         return b""
-
-
-class ProgressBar:
-    """How far the reading of files is, as a bar on a terminal; nothing in the first second."""
-
-    def __init__(self, total_bytes: int, quiet: bool) -> None:
-        self._total_bytes, self._done_bytes, self._began_s = max(total_bytes, 1), 0, time.monotonic()
-        self._lock, self._printed_s = threading.Lock(), 0.0
-        self._shown = not quiet and sys.stderr.isatty()
-
-    def add(self, more_bytes: int) -> None:
-        """So many more bytes were read."""
-        with self._lock:
-            self._done_bytes += more_bytes
-            now = time.monotonic()
-            if self._shown and now - self._began_s > _BAR_AFTER_S and now - self._printed_s > 0.1:
-                self._printed_s = now
-                share = self._done_bytes / self._total_bytes
-                left_s = (now - self._began_s) * (1 / max(share, 1e-9) - 1)
-                filled = "#" * int(30 * share)
-                print(f"\rhashes      [{filled:<30}] {share:4.0%}, {left_s:.0f} s left ", end="", file=sys.stderr)
-
-    def end(self) -> None:
-        """Take the bar away."""
-        if self._printed_s:
-            print("\r" + " " * 70 + "\r", end="", file=sys.stderr)

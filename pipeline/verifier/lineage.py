@@ -22,8 +22,8 @@ _RECORDS = {
 }
 """Where the records of an artifact lie in ``records/``."""
 
-QUANTIZED, LEAST_SQNR_DB = ("int8",), 20.0
-"""Precisions that are held to a ratio of signal to quantisation noise, and the least that parity accepts."""
+LEAST_SQNR_DB = 20.0
+"""The least ratio of signal to noise that parity accepts of an artifact whose precision is not the program's own."""
 
 
 class _Link(NamedTuple):
@@ -108,12 +108,11 @@ def _verify_agreement(bundle: Mapping[str, Any], shipped: Mapping[str, Any], fie
     )
     if not agrees:
         raise Refused(f"bundle.json says other options, sizes, limits or tensors of {shipped['name']} than its records")
-    precision, least_db = fields["artifact"]["precision"], shipped["least_sqnr_db"]
-    enough = (
-        type(least_db) in (int, float) and least_db >= LEAST_SQNR_DB if precision in QUANTIZED else least_db is None
-    )
-    if not enough:
-        raise Refused(f"bundle.json asks for {least_db} dB of signal over noise of {shipped['name']} ({precision})")
+    least_db, program = shipped["least_sqnr_db"], fields["program"]
+    enough = least_db is None or (type(least_db) in (int, float) and least_db >= LEAST_SQNR_DB)
+    rounded = fields["artifact"]["precision"] != program["precision"]
+    if not enough or (program["failure"] is None and rounded is (least_db is None)):
+        raise Refused(f"bundle.json asks for {least_db} dB of signal over noise of {shipped['name']}")
 
 
 def _verify_artifact_files(

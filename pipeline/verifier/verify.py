@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 
 from pipeline.verifier.archives import scan_archive
 from pipeline.verifier.contents import BUNDLE, ONNX_FILE, read_bundle
-from pipeline.verifier.files import MANIFEST, SIGNATURE, Listed, ProgressBar, read_manifest, verify_files
+from pipeline.verifier.files import MANIFEST, SIGNATURE, Listed, read_manifest, verify_files
 from pipeline.verifier.lineage import verify_lineage
 from pipeline.verifier.needs import cannot_run, installed, package_needs
 from pipeline.verifier.onnx_file import scan_onnx
 from pipeline.verifier.outcome import Refused, Unable, read_regular
 from pipeline.verifier.private import private_folder
+from pipeline.verifier.progress import ProgressBar
 from pipeline.verifier.running import Bounds, run_artifact
 from pipeline.verifier.signing import Trust, verify_signature
 
@@ -82,6 +83,21 @@ def verify(folder: Path, request: Request, findings: dict[str, Any]) -> None:
         except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
             raise Refused(f"{BUNDLE} does not hold together: {type(error).__name__} {str(error)[:200]}") from error
     findings["took_s"] = time.monotonic() - began_s
+
+
+def verify_contents(folder: Path) -> None:
+    """All that can be checked of a bundle without running it, for whoever has just made it.
+
+    Raises:
+        Refused: with the reason.
+    """
+    listed = read_manifest(read_regular(folder / MANIFEST, MANIFEST))
+    verify_files(folder, listed)
+    sizes_bytes = {file.path: file.size_bytes for file in listed}
+    bundle = read_bundle(folder, sizes_bytes)
+    for shipped in bundle["shipped"]:
+        verify_lineage(folder, bundle, shipped, {file.path: file.sha256 for file in listed})
+        _scan(folder, shipped, sizes_bytes)
 
 
 def _verify_artifacts(folder: Path, request: Request, listed: Sequence[Listed], findings: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ from bench.gate import Baseline, Regression, committed, gathered, ratio_to, samp
 from bench.parity.report import ParityReport
 from export.artifact import RECORD, Artifact
 from export.environment import environment
-from export.record import Observed, digest, digest_files, read, write
+from export.files import digest_files
+from export.record import Observed, digest, read, write
 
 AGAIN = {"1": [0.005, -0.004, 0.002, -0.003, 0.001]}
 WHAT = "onnx at batch 1"

@@ -147,7 +147,8 @@ def test_a_candidate_that_brings_the_process_down_is_named_and_left_out(build_mo
     import shutil
 
     from export.artifact import RECORD, Artifact
-    from export.record import digest_files, read, write
+    from export.files import digest_files
+    from export.record import read, write
 
     good = build_model("Mlp", "onnx")[0]
     torn = tmp_path / "torchscript"

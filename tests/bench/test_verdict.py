@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.parity.check import Check, CheckStatus
 from bench.parity.report import OutputParity, ParityReport, ParityStatus
 from bench.parity.spec import ParitySpec, Thresholds
 from bench.timing.cold import ColdStart
@@ -55,6 +56,8 @@ def parity(name: str, status: ParityStatus = "pass", ratio: float = 1.0) -> Pari
         compared_count=1,
         undefined_count=0,
     )
+    finding: CheckStatus = "fail" if status == "fail" else "pass"
+    check = Check(level="error", subject="y", status=finding, message="it is so", value=ratio, limit=4.0)
     return ParityReport(
         key="k",
         artifact=name,
@@ -65,7 +68,7 @@ def parity(name: str, status: ParityStatus = "pass", ratio: float = 1.0) -> Pari
         spec=ParitySpec(),
         thresholds=Thresholds(max_rms_ratio=2, max_peak_ratio=4, max_slope_ulps=4),
         options=LoadOptions(),
-        checks=(),
+        checks=(check,),
         tested_sizes={},
         outputs=(output,),
         witness=Witness(device="cpu"),

@@ -185,7 +185,8 @@ def test_compile_with_an_emptied_cache_says_that_it_compiled(built: Path, tmp_pa
     import tarfile
 
     from export.artifact import RECORD, Artifact
-    from export.record import digest_files, read, write
+    from export.files import digest_files
+    from export.record import read, write
 
     folder = tmp_path / "compile"
     shutil.copytree(built / "artifacts" / "compile", folder)

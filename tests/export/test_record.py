@@ -12,19 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from export.errors import RecordError
-from export.record import (
-    Observed,
-    Record,
-    decode,
-    digest,
-    digest_files,
-    encode,
-    key_of,
-    publish,
-    read,
-    verify_files,
-    write,
-)
+from export.files import digest_files, publish, verify_files
+from export.record import Observed, Record, decode, digest, encode, key_of, read, write
 from pipeline.bundle.writer import _write_bare
 
 

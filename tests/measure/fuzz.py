@@ -124,7 +124,8 @@ def readers(folder: Path) -> dict[str, tuple[st.SearchStrategy[bytes], Callable[
     model = (folder / "workload.onnx").read_bytes()
     graph = model[:400] + model[-200:]
     record = b'{"key":"k","observed":{"at":"","duration_s":1,"host":"h"},"schema":"torchstone.program/2"}'
-    from export.record import digest_files, encode
+    from export.files import digest_files
+    from export.record import encode
     from pipeline.bundle.record import Manifest
 
     whole = encode(Manifest(key="k", files=digest_files(folder, [folder / "workload.onnx"])))

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from export.environment import machine
-from export.record import digest_files
+from export.files import digest_files
 from pipeline.bundle.pack import ARCHIVE_NAME
 from pipeline.verifier.files import Listed, verify_files
 from tests.conftest import ROOT, environ

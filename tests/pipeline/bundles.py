@@ -15,7 +15,8 @@ import onnx
 import rfc8785
 from onnx import numpy_helper
 
-from export.record import digest_files, to_json, write
+from export.files import digest_files
+from export.record import to_json, write
 from pipeline.bundle.pack import ARCHIVE_NAME
 from pipeline.bundle.record import Manifest
 from pipeline.verifier import verify as command

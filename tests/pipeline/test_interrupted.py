@@ -38,7 +38,7 @@ def _any(reached: Callable[[Path], bool], base: Path) -> bool:
 
 def _epoch(run: Path) -> int:
     states = list(run.glob(".checkpoint.*.partial/state.json"))
-    return int(json.loads(states[0].read_bytes())["epoch"]) if states else 0
+    return int(json.loads(states[0].read_bytes())["fields"]["epoch"]) if states else 0
 
 
 def test_a_run_killed_at_every_stage_is_picked_up_and_ends_as_if_never_killed(finished: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import nn, optim
 
 from export.device import HOST
 from export.errors import UserError
-from export.record import verify_files
+from export.files import verify_files
 from pipeline.recipe import Data, Recipe, Split, TrainSpec
 from pipeline.recipes import seed as seed_recipe
 from pipeline.training.checkpoint import Checkpoint
@@ -172,7 +172,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     _, errors = child.communicate()
     assert child.returncode == -signal.SIGKILL if number == signal.SIGKILL else "KeyboardInterrupt" in errors
     assert not (tmp_path / "checkpoint.json").exists()
-    assert 4 <= json.loads((tmp_path / "state.json").read_bytes())["epoch"] < 12
+    assert 4 <= json.loads((tmp_path / "state.json").read_bytes())["fields"]["epoch"] < 12
     lines: list[str] = []
     checkpoint = run(recipe(), tmp_path, lines)
     assert lines[0].startswith("resumed after epoch ")
@@ -180,6 +180,36 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     assert (tmp_path / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.json", "metrics.jsonl", "weights.safetensors"}
     assert checkpoint.epochs_count == 12
+
+
+class _CutOffError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
+def test_one_flipped_bit_in_a_saved_state_begins_the_training_anew(
+    name: str, uninterrupted: Path, tmp_path: Path
+) -> None:
+    calls_count, real = 0, recipe().loss
+
+    def cut_off(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nonlocal calls_count
+        calls_count += 1
+        if calls_count > 40:
+            raise _CutOffError
+        assert real is not None
+        return real(outputs, targets)
+
+    with pytest.raises(_CutOffError):
+        run(replace(recipe(), loss=cut_off), tmp_path)
+    (path,) = tmp_path.glob(f"*{name}")
+    data = bytearray(path.read_bytes())
+    data[data.index(b'"epoch":') + len(b'"epoch":') if name == "state.json" else len(data) - 2] ^= 1
+    path.write_bytes(data)
+    lines: list[str] = []
+    run(recipe(), tmp_path, lines)
+    assert lines[0].startswith("the saved state is damaged, training begins anew: ")
+    assert same_bits(weights(tmp_path), weights(uninterrupted))
 
 
 def test_the_best_epoch_is_kept_and_its_metrics_are_the_weights_own(uninterrupted: Path) -> None:
@@ -217,6 +247,6 @@ def test_settings_must_make_sense(bad: dict[str, Any]) -> None:
 
 def _wait_for_epoch(path: Path, epoch: int) -> None:
     deadline = time.monotonic() + 60
-    while not path.exists() or json.loads(path.read_bytes())["epoch"] < epoch:
+    while not path.exists() or json.loads(path.read_bytes())["fields"]["epoch"] < epoch:
         assert time.monotonic() < deadline, "training did not get that far"
         time.sleep(0.01)

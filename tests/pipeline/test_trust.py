@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from export.environment import missing_compiler
-from export.record import digest_file
+from export.files import digest_file
 from pipeline.verifier import private, running
 from pipeline.verifier import verify as command
 from pipeline.verifier.files import verify_files

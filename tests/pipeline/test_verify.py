@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.verifier import files, needs
+from pipeline.verifier import needs, progress
 from pipeline.verifier import verify as command
 from pipeline.verifier.files import read_manifest, verify_files
 from pipeline.verifier.golden import check_golden
@@ -430,7 +430,7 @@ def test_a_long_check_shows_how_far_it_is_and_a_short_one_nothing(
     clock = iter([0.0, 0.5, 3.0, 6.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    bar = files.ProgressBar(100, quiet=False)
+    bar = progress.ProgressBar(100, quiet=False)
     bar.add(10)
     assert capsys.readouterr().err == ""
     bar.add(40)

@@ -1,0 +1,77 @@
+"""The verdict of a finished run, judged once more from its records: what ships follows from evidence."""
+
+from __future__ import annotations
+
+from bench.parity.report import ParityReport
+from bench.parity.spec import ParitySpec
+from bench.run_folder import RunFolder
+from bench.timing.measurement import Measurement, SessionRecord
+from bench.verdict.judge import Evidence, Failure, Requirements, Row, Verdict, judge
+from bench.verdict.limits import Limits
+from export.artifact import read_artifact
+from export.errors import RecordError
+from export.record import digest, read
+from pipeline.run import RecipeRecord
+from pipeline.training.checkpoint import Checkpoint
+
+
+def judged_verdict(run: RunFolder) -> Verdict:
+    """The verdict on disk, if it is the one that the run's records give.
+
+    Raises:
+        RecordError: it is not, or a record is missing or altered.
+    """
+    verdict, recipe = read(Verdict, run.verdict), read(RecipeRecord, run.recipe_record)
+    required = Requirements(
+        limits=recipe.setting("limits", Limits),
+        metrics=read(Checkpoint, run.checkpoint_record).metrics,
+        allow_no_reference=recipe.setting("parity", ParitySpec).allow_no_reference,
+    )
+    session = read(SessionRecord, run.session) if verdict.session_sha256 is not None else None
+    evidence = [_evidence(run, row) for row in verdict.rows]
+    try:
+        again = judge(digest(recipe), recipe.name, evidence, session, required)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # nonsense in valid records
+        raise RecordError(
+            f"the records in {run.path} do not hold together ({type(error).__name__}: {error}): "
+            "python -m pipeline.all makes anew what is damaged"
+        ) from error
+    if digest(again) != digest(verdict):
+        raise RecordError(
+            f"{run.verdict} is not what the records of the run say ({_difference(verdict, again)}): "
+            "python -m pipeline.all judges it again"
+        )
+    return verdict
+
+
+def _evidence(run: RunFolder, row: Row) -> Evidence:
+    """What the records hold about one row; a row whose last record is missing failed on the way to it."""
+    artifact = read_artifact(run.artifact(row.name)) if row.built else None
+    parity = read(ParityReport, run.parity_report(row.name)) if row.parity is not None else None
+    measured = read(Measurement, run.measurement(row.name)) if row.measurement_sha256 is not None else None
+    return Evidence(
+        name=row.name,
+        backend=artifact.backend if artifact else row.name,
+        required=row.required,
+        artifact=artifact,
+        parity=parity,
+        measurement=measured,
+        failure=_failure(row),
+    )
+
+
+def _failure(row: Row) -> Failure | None:
+    """The step that did not end well: the first of the reasons, where one is missing of what the steps leave."""
+    if row.built and row.parity is not None and row.log is None:
+        return None
+    step, _, cause = row.reasons[0].partition(": ") if row.reasons else ("", "", "")
+    return Failure(step=step, cause=cause, log=row.log, reproduce=row.reproduce)
+
+
+def _difference(verdict: Verdict, again: Verdict) -> str:
+    """The first field that differs, of the rows the first field of the first row."""
+    for row, judged in zip(verdict.rows, again.rows, strict=True):
+        for name, value in vars(judged).items():
+            if getattr(row, name) != value:
+                return f"{row.name}: {name}"
+    return next((name for name, value in vars(again).items() if getattr(verdict, name) != value), "observed")
