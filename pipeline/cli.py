@@ -6,6 +6,7 @@ which flags there are and what their defaults are. ``--help`` alone imports no t
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,9 +23,12 @@ claim_names()  # before the first import of ours that a file of the user's could
 from export.errors import NO_SPACE, TorchstoneError, UserError  # noqa: E402
 from export.version import VERSION  # noqa: E402
 from pipeline.find import Found, built_in, find  # noqa: E402
+from pipeline.verifier.outcome import printable  # noqa: E402
 
 DEFAULT_RECIPE = "seed"
 GOOD, NOT_GOOD, USAGE, INTERRUPTED = 0, 1, 2, 130
+_IN_THE_WAY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EIO})
+"""What an ``OSError`` carries where the environment, and not we, is at fault."""
 _STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 
 Stage = Literal["train", "capture", "build", "parity", "measure", "judge", "bundle"]
@@ -93,14 +97,24 @@ def end(command: Callable[[Sequence[str]], int]) -> int:
         print("interrupted: what was done is kept, the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     except TorchstoneError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join(map(printable, f"error: {error}".split("\n"))), file=sys.stderr)
     except OSError as error:
-        if error.errno not in NO_SPACE:
-            return _defect()
-        where = error.filename or "the output"
-        print(f"error: no space left for {where}: free some, then run the same command again", file=sys.stderr)
+        return _environment(error)
     except Exception:  # noqa: BLE001 - the last stop: whatever else arrives here is ours
         return _defect()
+    return USAGE
+
+
+def _environment(error: OSError) -> int:
+    """What of the environment stands in the way; an error of another kind is ours."""
+    where = error.filename or "the output"
+    if error.errno in NO_SPACE:
+        remedy = f"no space left for {where}: free some, then run the same command again"
+    elif error.errno in _IN_THE_WAY:
+        remedy = f"{where} cannot be used ({error.strerror}): make way there, or choose another --out"
+    else:
+        return _defect()
+    print(f"error: {remedy}", file=sys.stderr)
     return USAGE
 
 

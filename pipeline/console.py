@@ -12,6 +12,8 @@ from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pipeline.verifier.outcome import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -30,12 +32,13 @@ class Console:
         self._rich = RichConsole(quiet=self.quiet or self.json, highlight=False, width=width)
 
     def say(self, text: str) -> None:
-        """One line (or a few), as it is."""
-        self._rich.print(text, markup=False, soft_wrap=True)
+        """One line (or a few); what would move a terminal's cursor is spelled out."""
+        lines = "\n".join(map(printable, text.split("\n")))
+        self._rich.print(lines, markup=False, soft_wrap=True)
 
     def stage(self, name: str, text: str) -> None:
         """A line of a stage: its name in front."""
-        self._rich.print(f"[bold cyan]{name:<8}[/] {escape(text)}", soft_wrap=True)
+        self._rich.print(f"[bold cyan]{name:<8}[/] {escape(printable(text))}", soft_wrap=True)
 
     def show(self, what: RenderableType) -> None:
         """A table."""

@@ -125,7 +125,7 @@ def call(location: RecipeLocation) -> Recipe:
         recipe = function()
     except UserError:
         raise
-    except Exception as error:  # the user's function may raise anything; the cause is kept
+    except (Exception, SystemExit) as error:  # the user's function may raise anything, and must not end us with 0
         raise UserError(f"the recipe {where}:{location.function} raised {type(error).__name__}: {error}") from error
     if not isinstance(recipe, Recipe):
         raise UserError(
@@ -154,7 +154,7 @@ def _import(location: RecipeLocation) -> ModuleType:
         return module
     except UserError:
         raise
-    except Exception as error:  # the user's module may raise anything while it is imported; the cause is kept
+    except (Exception, SystemExit) as error:  # the user's module may raise anything as well
         raise UserError(f"the recipe {where} cannot be imported: {type(error).__name__}: {error}") from error
 
 

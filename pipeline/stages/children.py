@@ -69,7 +69,7 @@ def failure(run: Run, step: str, end: Failed) -> Failure:
 
 @contextlib.contextmanager
 def users_code(run: Run, what: str) -> Iterator[None]:
-    """Around code of the recipe's: what it raises becomes one message, and the traceback goes to a log.
+    """Around code of the recipe's: what it raises, ``sys.exit()`` too, becomes one message; the traceback a log.
 
     Raises:
         UserError: anything but our own errors, an interruption and a full disk.
@@ -78,7 +78,7 @@ def users_code(run: Run, what: str) -> Iterator[None]:
         yield
     except TorchstoneError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise
         log = run.workspace.folder / "recipe.log"

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.run_folder import RunFolder
 from export.version import VERSION
 from tests.conftest import ROOT, environ, pipeline, within_cpu_s
+from tests.pipeline.conftest import latest
 
 HEAD = """
 from torch import nn
@@ -59,6 +61,31 @@ def test_a_mistake_is_named_on_one_screen(arguments: list[str], reason: str, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+ENDS = {
+    "while it is imported": "import sys\nsys.exit(0)",
+    "in its function": "import sys\ndef recipe():\n    sys.exit(0)",
+    "in the model": WRONG_WIDTH.replace("lambda: nn.Linear(4, 2)", "exit"),
+}
+
+
+@pytest.mark.parametrize("place", ENDS)
+def test_a_recipe_that_ends_the_process_has_not_succeeded(place: str, tmp_path: Path) -> None:
+    """``sys.exit()`` would otherwise be an end with 0, and nothing judged."""
+    (tmp_path / "ends.py").write_text(ENDS[place])
+    done = pipeline("ends.py", cwd=tmp_path)
+    assert (done.returncode, "SystemExit" in done.stderr) == (2, True), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(mine: Path) -> None:
+    verdict = RunFolder(latest(mine)).verdict
+    verdict.unlink()
+    verdict.mkdir()
+    done = pipeline("cheap.py", cwd=mine)
+    assert done.returncode == 2
+    assert f"error: {verdict} cannot be used (Is a directory)" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["export.py", "bench.py", "bench/__init__.py"])
 def test_a_file_that_hides_a_package_of_ours_is_named_and_never_run(name: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -105,7 +132,9 @@ def test_a_recipe_that_contradicts_itself_is_refused_before_anything_is_made(
 
 
 @pytest.mark.parametrize(
-    "backends", [(), ("--backends", "eager", "torchscript", "onnx")], ids=["in a build", "in a child's answer"]
+    "backends",
+    [pytest.param((), marks=pytest.mark.slow), ("--backends", "eager", "torchscript", "onnx")],
+    ids=["in a build", "in a child's answer"],
 )
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(backends: tuple[str, ...], small_disk: Path) -> None:
     done = pipeline("seed", "--out", small_disk, *backends)
