@@ -32,26 +32,22 @@ from export.record import digest, encode, parse, read, write
 from export.registry import BASELINE
 from export.version import VERSION
 from pipeline.bundle.evidence import judged_verdict
-from pipeline.bundle.forms.kubernetes import write_deployment, write_kserve
-from pipeline.bundle.forms.mlflow import write_mlmodel
-from pipeline.bundle.forms.triton import write_aoti_repository, write_onnx_repository
 from pipeline.bundle.golden import write_golden
 from pipeline.bundle.model_card import write_model_card
 from pipeline.bundle.needs import main_file
 from pipeline.bundle.pack import ARCHIVE_NAME, write_archive
 from pipeline.bundle.record import Bundle, Claim, ClaimedLatency, Manifest, Shipped
+from pipeline.bundle.serving import write_serving
 from pipeline.bundle.workload import write_workload
 from pipeline.run import RecipeRecord
-from pipeline.verifier.contents import BUNDLE, ONNX_FILE
+from pipeline.verifier.contents import BUNDLE
 from pipeline.verifier.files import MANIFEST
 from pipeline.verifier.needs import package_needs
 from pipeline.verifier.outcome import Refused, Unable
 from pipeline.verifier.running import Bounds, run_artifact
-from pipeline.verifier.speed import first_rows
 from pipeline.verifier.verify import verify_contents
 
 WORKLOAD = "workload.onnx"
-_TRITON, _TRITON_AOTI = "serving/triton", "serving/triton-aoti"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +57,9 @@ class Choice:
     also: tuple[str, ...] = ()
     """Artifacts to ship beside the winner and ONNX."""
     storage_uri: str | None = None
-    """Where KServe finds the Triton repository; None: a volume claim named after the recipe."""
+    """Where KServe finds the Triton repository; None: on a volume claim of the model's name."""
+    base_image: str | None = None
+    """The image that the bundle's Dockerfile begins with; None: Triton's, of the release that was tested."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +123,7 @@ def make(run: RunFolder, folder: Path, key: str, choice: Choice, lowered: Lowere
         verdict_sha256=digest(verdict),
         environment=environment(),
     )
-    _write_serving(folder, bundle, choice.storage_uri)
+    write_serving(folder, bundle, choice.storage_uri, choice.base_image)
     write_archive(folder / ARCHIVE_NAME)
     claimed = tuple(replace(artifact, claim=_claim(folder, bundle, artifact)) for artifact in shipped)
     bundle = replace(bundle, shipped=claimed)
@@ -272,21 +270,6 @@ def _timed_rows(default: Shipped, batch: str | None, limits: Limits, bench: Benc
     wanted = sorted({*bench.batch_rows, limits.batch_rows})
     inside = tuple(rows for rows in wanted if tested is None or tested.min <= rows <= tested.max)
     return inside or ((tested.min,) if tested else (1,))
-
-
-def _write_serving(folder: Path, bundle: Bundle, storage_uri: str | None) -> None:
-    """The serving forms of what is in the bundle."""
-    for shipped in bundle.shipped:
-        if shipped.file == ONNX_FILE:
-            row = first_rows(folder, bundle_json(bundle), 1)
-            write_onnx_repository(folder / _TRITON, bundle.name, folder / ONNX_FILE, bundle.signature, shipped, row)
-            uri = storage_uri or f"pvc://{bundle.name}/{_TRITON}"
-            write_kserve(folder / "serving" / "kserve.yaml", bundle.name, shipped, uri)
-            write_deployment(folder / "serving", bundle.name, shipped)
-            write_mlmodel(folder, ONNX_FILE, bundle.signature)
-        elif registry.get(shipped.backend).serving_form == "torch_aoti":
-            package = folder / shipped.file
-            write_aoti_repository(folder / _TRITON_AOTI, bundle.name, package, bundle.signature, shipped)
 
 
 def _claim(folder: Path, bundle: Bundle, shipped: Shipped) -> Claim:

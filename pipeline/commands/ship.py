@@ -46,6 +46,8 @@ class Options:
     """The server's version of ONNX Runtime: model.onnx is lowered to what it loads, and checked in it."""
     storage_uri: str | None = None
     """Where KServe will find the bundle's Triton repository."""
+    base_image: str | None = None
+    """The image of Triton that the Dockerfile begins with, by tag or digest."""
     key: Path | None = None
     """Sign with this private key (PEM; its password in TORCHSTONE_KEY_PASSWORD)."""
     certificate: Path | None = None
@@ -81,6 +83,10 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("say what to ship: python -m pipeline.ship RECIPE_OR_RUN --to DIR")
     if options.keep < 1:
         raise UserError(f"--keep must be >= 1, got {options.keep}")
+    if options.base_image is not None:
+        from pipeline.bundle.forms.kubernetes import check_image
+
+        check_image(options.base_image)
     return _ship(_run(options.run, options), options, console)
 
 
@@ -121,15 +127,16 @@ def _ship(run: RunFolder, options: Options, console: Console) -> int:
         console.say(f"nothing is shipped: the verdict on {verdict.recipe} is not good: {'; '.join(verdict.reasons)}")
         return NOT_GOOD
     chosen_rows(verdict, options.also)
+    choice = Choice(also=options.also, storage_uri=options.storage_uri, base_image=options.base_image)
     signer = Signer(key=options.key, certificate=options.certificate, chain=options.chain, sigstore=options.sigstore)
-    key = key_of(stage="ship", verdict=digest(verdict), also=options.also, target_ort=options.target_ort)
+    key = key_of(stage="ship", verdict=digest(verdict), choice=choice, target_ort=options.target_ort)
     with ExitStack() as stack:
         target = stack.enter_context(temporary_environment(options.target_ort)) if options.target_ort else None
         lowered = _lowered(run, verdict, target, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         findings: dict[str, object] = {}
 
         def fill(folder: Path) -> None:
-            make(run, folder, key, Choice(also=options.also, storage_uri=options.storage_uri), lowered)
+            make(run, folder, key, choice, lowered)
             if signer.asked:
                 sign(folder, signer)
             verify(folder, Request(bounds=Bounds(speed=False), origin_known=True, quiet=options.quiet), findings)

@@ -16,9 +16,10 @@ import rfc8785
 from onnx import numpy_helper
 
 from export.files import digest_files
-from export.record import to_json, write
+from export.record import read, to_json, write
 from pipeline.bundle.pack import ARCHIVE_NAME
-from pipeline.bundle.record import Manifest
+from pipeline.bundle.record import Bundle, Manifest
+from pipeline.bundle.serving import write_serving
 from pipeline.verifier import verify as command
 from pipeline.verifier.lineage import record_digest
 from pipeline.verifier.running import Bounds
@@ -88,6 +89,19 @@ def edit(path: Path, change: Callable[[Any], Any]) -> None:
     """A record changed, in canonical form again."""
     fields = json.loads(path.read_bytes())
     path.write_bytes(rfc8785.dumps(change(fields) or fields))
+
+
+def served(
+    bundle: Path,
+    folder: Path,
+    change: Callable[[Bundle], Bundle] = lambda record: record,
+    base_image: str | None = None,
+) -> Path:
+    """The serving forms, written once more into a copy of a bundle, as of another ``bundle.json``."""
+    shutil.copytree(bundle, folder)
+    shutil.rmtree(folder / "serving")
+    write_serving(folder, change(read(Bundle, bundle / "bundle.json")), None, base_image)
+    return folder / "serving"
 
 
 def alter_weight(folder: Path, factor: float) -> None:

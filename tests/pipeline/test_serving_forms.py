@@ -1,26 +1,28 @@
-"""The forms in which a bundle is served, each held against somebody else's check of it."""
+"""The forms in which Triton and MLflow serve a bundle, each held against somebody else's check of it."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-import yaml
+from onnx import TensorProto, helper, numpy_helper
 
+from export.record import read
 from export.signature import Signature, SizeRange, TensorSpec
 from pipeline.bundle import releases
-from pipeline.bundle.forms.triton import write_onnx_repository
-from pipeline.bundle.record import Shipped
-from tests.conftest import ROOT
+from pipeline.bundle.forms.triton import aoti_refuses, write_aoti_repository, write_onnx_repository
+from pipeline.bundle.record import Bundle, Shipped
+from tests.pipeline.bundles import served
 from tests.triton.server import Server, Triton, unpack
-
-CRD = ROOT.parent / "shared" / "data" / "kserve-inferenceservice-v1beta1.schema.json"
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +31,12 @@ def triton(request: pytest.FixtureRequest) -> Triton:
     if isinstance(found, str):
         pytest.skip(found)
     return found
+
+
+@pytest.fixture(scope="module")
+def shipped(built: Path) -> Shipped:
+    """What the shared run's bundle says of its ONNX file."""
+    return read(Bundle, built / "bundle" / "bundle.json").shipped[0]
 
 
 @pytest.fixture
@@ -91,16 +99,10 @@ def test_the_largest_batch_is_the_one_tested_and_none_where_rows_do_not_stay_apa
     tested_sizes: dict[str, tuple[int, int]],
     most: int,
     dims: list[int],
-    built: Path,
+    shipped: Shipped,
     tmp_path: Path,
 ) -> None:
-    from bench.parity.report import TestedSizes
-    from export.record import from_json
-
-    fields = json.loads((built / "bundle" / "bundle.json").read_bytes())["shipped"][0]
-    sizes = {name: {"min": low, "max": high} for name, (low, high) in tested_sizes.items()}
-    shipped = from_json(Shipped, fields | {"tested_sizes": sizes})
-    assert all(isinstance(tested, TestedSizes) for tested in shipped.tested_sizes.values())
+    shipped = _tested(shipped, tested_sizes)
     signature = Signature(
         inputs=(TensorSpec("x", "int64", shape),),
         output_names=("y",),
@@ -108,7 +110,8 @@ def test_the_largest_batch_is_the_one_tested_and_none_where_rows_do_not_stay_apa
         ranges={name: SizeRange(max=999) for name in tested_sizes},
     )
     row = {"x": np.zeros([1 if isinstance(dim, str) else dim for dim in shape], np.int64)}
-    write_onnx_repository(tmp_path, "m", built / "bundle" / "model.onnx", signature, shipped, row)
+    (tmp_path / "model.onnx").write_bytes(b"model")
+    write_onnx_repository(tmp_path, "m", tmp_path / "model.onnx", signature, shipped, row)
     text = (tmp_path / "m" / "config.pbtxt").read_text()
     assert ("dynamic_batching" in text) == (most > 1)
     assert (f"max_batch_size: {most}\n" in text) == (most > 0)
@@ -116,7 +119,148 @@ def test_the_largest_batch_is_the_one_tested_and_none_where_rows_do_not_stay_apa
     assert [int(dim) for dim in re.findall(r"dims: (-?\d+)", inputs)] == dims
 
 
-def _ask(server: Server, inputs: dict[str, Any]) -> Iterator[Any]:
+def _tested(shipped: Shipped, sizes: Mapping[str, tuple[int, int]]) -> Shipped:
+    from bench.parity.report import TestedSizes  # named as pytest names its classes
+
+    return replace(shipped, tested_sizes={name: TestedSizes(min=low, max=high) for name, (low, high) in sizes.items()})
+
+
+FLAT = Signature(
+    inputs=(TensorSpec("x", "float32", ("batch", 4)), TensorSpec("shift", "float32", ("batch",))),
+    output_names=("sum",),
+    outputs=(TensorSpec("sum", "float32", ("batch",)),),
+    ranges={"batch": SizeRange(max=8)},
+)
+"""A tensor of the batch alone, on either side: rows can be joined."""
+SCALAR = Signature(
+    inputs=(TensorSpec("x", "float32", ("batch", 4)), TensorSpec("scale", "float32", ())),
+    output_names=("total",),
+    outputs=(TensorSpec("total", "float32", ()),),
+    ranges={"batch": SizeRange(max=8)},
+)
+"""A tensor without any dimension, on either side: they cannot."""
+
+
+def _small_repository(folder: Path, shipped: Shipped) -> Path:
+    """The repository of two models: ``flat``, row sums shifted, and ``scalar``, the sum of everything scaled."""
+    rows = helper.make_node("ReduceSum", ["x", "axes"], ["rows"], keepdims=0)
+    everything = helper.make_node("ReduceSum", ["x"], ["everything"], keepdims=0)
+    for name, signature, nodes, fewest in (
+        ("flat", FLAT, [rows, helper.make_node("Add", ["rows", "shift"], ["sum"])], 1),
+        ("scalar", SCALAR, [everything, helper.make_node("Mul", ["everything", "scale"], ["total"])], 2),
+    ):
+        inputs, outputs = (
+            [helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, spec.shape) for spec in specs]
+            for specs in (signature.inputs, signature.outputs)
+        )
+        axes = [numpy_helper.from_array(np.array([1]), "axes")] if name == "flat" else []
+        graph = helper.make_graph(nodes, name, inputs, outputs, axes)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        onnx.checker.check_model(model, full_check=True)
+        file = folder / name / "model.onnx"
+        file.parent.mkdir()
+        onnx.save(model, str(file))
+        call = signature.example({"batch": fewest}, seed=0)
+        tested = _tested(shipped, {"batch": (fewest, 8)})
+        write_onnx_repository(folder / "repository", name, file, signature, tested, call)
+    return folder / "repository"
+
+
+def test_no_tensor_is_without_dims(shipped: Shipped, tmp_path: Path) -> None:
+    """A tensor of the batch alone is reshaped; one without dimensions is not, since the core refuses that."""
+    model_config = pytest.importorskip(
+        "tritonclient.grpc.model_config_pb2", reason="extra: pip install tritonclient[grpc]"
+    )
+    from google.protobuf import text_format
+
+    repository = _small_repository(tmp_path, shipped)
+    for name, most, flat in (("flat", 8, {"shift", "sum"}), ("scalar", 0, {"scale", "total"})):
+        text = (repository / name / "config.pbtxt").read_text()
+        config = text_format.Parse(text, model_config.ModelConfig())
+        assert config.max_batch_size == most
+        for tensor in (*config.input, *config.output):
+            assert list(tensor.dims) == ([1] if tensor.name in flat else [4] if most else [-1, 4])
+            assert tensor.HasField("reshape") == (tensor.name in flat and most > 0)
+            assert list(tensor.reshape.shape) == []
+        for warmup in config.model_warmup:
+            for file, dims in (("x", [4] if most else [2, 4]), ("shift" if most else "scale", [1])):
+                entry = warmup.inputs[file]
+                assert list(entry.dims) == dims
+                size_bytes = (repository / name / "warmup" / entry.input_data_file).stat().st_size
+                assert size_bytes == 4 * np.prod(dims)
+
+
+def test_tritons_core_answers_for_tensors_of_the_batch_alone_and_for_scalars(
+    triton: Triton, shipped: Shipped, tmp_path: Path
+) -> None:
+    pytest.importorskip("tritonclient.http", reason="extra: pip install tritonclient[all]")
+    x, shift = np.arange(12, dtype=np.float32).reshape(3, 4), np.array([[10], [20], [30]], np.float32)
+    with triton.serving(_small_repository(tmp_path, shipped)) as server:
+        assert not server.refused, server.log.read_text()[-3000:]
+        for answer in _ask(server, {"x": x, "shift": shift}, "flat", "sum"):
+            assert answer.tolist() == [[16], [42], [68]]
+        for answer in _ask(server, {"x": x, "scale": np.array([2], np.float32)}, "scalar", "total"):
+            assert answer.tolist() == [132]
+
+
+def test_tritons_core_refuses_empty_dims(triton: Triton, shipped: Shipped, tmp_path: Path) -> None:
+    """Which is what a shape without its batch would be, were it written as it is."""
+    repository = _small_repository(tmp_path, shipped)
+    shutil.rmtree(repository / "scalar")
+    config = repository / "flat" / "config.pbtxt"
+    config.write_text(config.read_text().replace("  dims: 1\n  reshape {\n  }\n", ""))
+    with triton.serving(repository) as server:
+        assert server.refused
+        assert "must specify 'dims'" in server.log.read_text()
+
+
+def test_an_aotinductor_repository_batches_where_it_is_asked_to(shipped: Shipped, tmp_path: Path) -> None:
+    model_config = pytest.importorskip(
+        "tritonclient.grpc.model_config_pb2", reason="extra: pip install tritonclient[grpc]"
+    )
+    from google.protobuf import text_format
+
+    (tmp_path / "model.pt2").write_bytes(b"package")
+    write_aoti_repository(tmp_path, "m", tmp_path / "model.pt2", FLAT, _tested(shipped, {"batch": (1, 8)}))
+    for file, most, dims in (("config", 0, [[-1, 4], [-1], [-1]]), ("configs/batched", 8, [[4], [1], [1]])):
+        text = (tmp_path / "m" / f"{file}.pbtxt").read_text()
+        config = text_format.Parse(text, model_config.ModelConfig())
+        assert (config.backend, config.platform, config.max_batch_size) == ("pytorch", "torch_aoti", most)
+        assert config.HasField("dynamic_batching") == (most > 0)
+        tensors = (*config.input, *config.output)
+        assert [tensor.name for tensor in tensors] == ["INPUT__0", "INPUT__1", "OUTPUT__0"]
+        assert [list(tensor.dims) for tensor in tensors] == dims
+        assert [tensor.HasField("reshape") for tensor in tensors] == [False, most > 0, most > 0]
+    write_aoti_repository(tmp_path, "n", tmp_path / "model.pt2", FLAT, _tested(shipped, {"batch": (2, 8)}))
+    assert not (tmp_path / "n" / "configs").exists()
+
+
+def test_a_model_that_tritons_pytorch_backend_refuses_gets_no_repository_for_it(built: Path, tmp_path: Path) -> None:
+    assert aoti_refuses(FLAT) is None
+    assert "scale is one" in str(aoti_refuses(SCALAR))
+    for name, signature, is_served in (("flat", FLAT, True), ("scalar", SCALAR, False)):
+
+        def compiled(bundle: Bundle, signature: Signature = signature) -> Bundle:
+            package = replace(bundle.shipped[0], backend="aotinductor", file="workload.onnx")  # any file
+            return replace(bundle, shipped=(package,), signature=signature)
+
+        serving = served(built / "bundle", tmp_path / name, compiled)
+        assert (serving / "triton-aoti" / "seed" / "1" / "model.pt2").exists() is is_served
+
+
+@pytest.mark.parametrize(("fewest", "dims"), [(1, [2]), (3, [3, 2])])
+def test_a_warm_up_has_rows_that_were_tested(fewest: int, dims: list[int], built: Path, tmp_path: Path) -> None:
+    def at_least(bundle: Bundle) -> Bundle:
+        return replace(bundle, shipped=(_tested(bundle.shipped[0], {"batch": (fewest, 8)}),))
+
+    folder = served(built / "bundle", tmp_path / "bundle", at_least) / "triton" / "seed"
+    text = (folder / "config.pbtxt").read_text()
+    warmup = text[text.index("model_warmup") :]
+    assert [int(dim) for dim in re.findall(r"dims: (\d+)", warmup)][: len(dims)] == dims
+    assert (folder / "warmup" / "0.bin").stat().st_size == 4 * 2 * fewest
+
+
+def _ask(server: Server, inputs: dict[str, Any], model: str = "seed", output: str = "probability") -> Iterator[Any]:
     """The answer over HTTP, then over gRPC."""
     import tritonclient.grpc
     import tritonclient.http
@@ -128,7 +272,7 @@ def _ask(server: Server, inputs: dict[str, Any]) -> Iterator[Any]:
                 tensor = client.InferInput(name, list(array.shape), "FP32")
                 tensor.set_data_from_numpy(array)
                 tensors.append(tensor)
-            yield asked.infer("seed", tensors).as_numpy("probability")
+            yield asked.infer(model, tensors).as_numpy(output)
 
 
 def test_tritons_core_loads_the_repository_and_answers_within_what_is_allowed(
@@ -182,6 +326,23 @@ def test_tritons_core_follows_the_serving_folder(triton: Triton, built: Path, tm
             assert np.abs(after - before).max() > 1e-3
 
 
+READ_ONLY = (
+    "unshare", "--mount", "--propagation", "private", "sh", "-ec",
+    'mount --bind /tmp /tmp; mount -o remount,ro,bind /; touch /written 2>/dev/null && exit 9; exec "$@"', "sh",
+)  # fmt: skip
+"""What the Deployment gives a pod: nothing but ``/tmp`` can be written."""
+
+
+@pytest.mark.slow
+def test_tritons_core_serves_from_a_disk_that_it_cannot_write(triton: Triton, repository: Path) -> None:
+    if subprocess.run([*READ_ONLY, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this process may not mount its disk read-only")
+    with triton.serving(repository, within=READ_ONLY) as server:
+        assert not server.refused, server.log.read_text()[-3000:]
+        for answer in _ask(server, {"x": np.ones((3, 2), np.float32)}):
+            assert answer.shape == (3, 1)
+
+
 def _replace(old: str, new: str) -> Callable[[Path], Any]:
     def change(folder: Path) -> None:
         path = folder / "config.pbtxt"
@@ -217,40 +378,6 @@ def test_tritons_core_refuses_a_broken_repository(kind: str, triton: Triton, rep
     with triton.serving(repository) as server:
         assert server.refused
         assert reason in server.log.read_text()
-
-
-# --- Kubernetes -------------------------------------------------------------------------------------------------------
-
-
-def test_kserves_own_schema_accepts_the_service_and_refuses_a_misspelt_one(built: Path) -> None:
-    jsonschema = pytest.importorskip("jsonschema", reason="extra: pip install jsonschema")
-    if not CRD.exists():
-        pytest.skip("KServe's CRD is not beside this checkout (shared/data)")
-    schema = json.loads(CRD.read_text())
-    service = yaml.safe_load((built / "bundle" / "serving" / "kserve.yaml").read_text())
-    jsonschema.validate(service, schema)
-    model = service["spec"]["predictor"]["model"]
-    assert (model["protocolVersion"], model["runtime"]) == ("v2", "kserve-tritonserver")
-    model["storageUrl"] = model.pop("storageUri")
-    with pytest.raises(jsonschema.ValidationError, match="storageUrl"):
-        jsonschema.validate(service, schema)
-
-
-def test_kubernetes_own_schema_accepts_deployment_and_service(built: Path) -> None:
-    validate = pytest.importorskip("kubernetes_validate", reason="extra: pip install kubernetes-validate")
-    documents = list(yaml.safe_load_all((built / "bundle" / "serving" / "kubernetes.yaml").read_text()))
-    assert [one["kind"] for one in documents] == ["Deployment", "Service"]
-    for one in documents:
-        validate.validate(one, validate.latest_version(), strict=True)
-    documents[0]["spec"]["replica"] = 2
-    with pytest.raises(validate.ValidationError):
-        validate.validate(documents[0], validate.latest_version(), strict=True)
-
-
-def test_the_image_copies_what_is_there(built: Path) -> None:
-    text = (built / "bundle" / "serving" / "Dockerfile").read_text()
-    (source,) = re.findall(r"^COPY (\S+) /models$", text, re.M)
-    assert (built / "bundle" / source / "seed" / "config.pbtxt").exists()
 
 
 # --- MLflow -----------------------------------------------------------------------------------------------------------

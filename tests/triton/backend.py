@@ -1,7 +1,8 @@
 """A Triton backend named ``onnxruntime``: stands in for the C++ one, which no package index has.
 
 It is stricter than the real one: names, types, dimensions and the batch axis of the configuration must be those of the
-file. Copied to ``<backends>/onnxruntime/model.py``; DLPack, since this core's NumPy bridge is older than NumPy 2.
+file. As there, a reshape goes before the dimensions, and a tensor without dimensions is one of a single element. Copied
+to ``<backends>/onnxruntime/model.py``; DLPack, since this core's NumPy bridge is older than NumPy 2.
 """
 
 import json
@@ -38,13 +39,14 @@ class TritonPythonModel:
                     f"{kind}s are {sorted(found)}, the configuration says {sorted(declared)}"
                 )
             for name, tensor in found.items():
-                dims = [dim if isinstance(dim, int) else -1 for dim in tensor.shape]
-                wanted = [-1] * batched + [int(dim) for dim in declared[name]["dims"]]
+                dims = [dim if isinstance(dim, int) else -1 for dim in tensor.shape] or [1]
+                shape = declared[name].get("reshape", {"shape": declared[name]["dims"]})["shape"]
+                wanted = [-1] * batched + [int(dim) for dim in shape]
                 if declared[name]["data_type"] != _TYPES[tensor.type] or wanted != dims:
                     raise pb_utils.TritonModelException(
                         f"{name} is {tensor.type} {dims}, the configuration says {declared[name]['data_type']} {wanted}"
                     )
-        self.inputs = [one.name for one in self.session.get_inputs()]
+        self.inputs = [(one.name, len(one.shape)) for one in self.session.get_inputs()]
         self.outputs = [one.name for one in self.session.get_outputs()]
 
     def execute(self, requests):  # type: ignore[no-untyped-def]
@@ -52,10 +54,10 @@ class TritonPythonModel:
         responses = []
         for request in requests:
             fed = {}
-            for name in self.inputs:
-                tensor = pb_utils.get_input_tensor_by_name(request, name)
-                fed[name] = np.ascontiguousarray(np.from_dlpack(tensor))
-            outputs = self.session.run(self.outputs, fed)
+            for name, rank in self.inputs:
+                array = np.ascontiguousarray(np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name)))
+                fed[name] = array if rank else array.reshape(())
+            outputs = [np.atleast_1d(output) for output in self.session.run(self.outputs, fed)]
             tensors = [pb_utils.Tensor.from_dlpack(name, out) for name, out in zip(self.outputs, outputs, strict=True)]
             responses.append(pb_utils.InferenceResponse(output_tensors=tensors))
         return responses

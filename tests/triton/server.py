@@ -14,9 +14,11 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from export.files import write_atomically
 
 WHEEL = "nvidia-pytriton==0.7.0"
 _STARTS_WITHIN_S = 90
@@ -29,15 +31,15 @@ class Triton:
     folder: Path
 
     @contextlib.contextmanager
-    def serving(self, repository: Path, *flags: str) -> Iterator[Server]:
-        """A server on free ports, ready or over."""
+    def serving(self, repository: Path, *flags: str, within: Sequence[str] = ()) -> Iterator[Server]:
+        """A server on free ports, ready or over; ``within`` is a command that runs the one after it."""
         ports = [_free_port() for _ in range(3)]
         wanted = zip(("http", "grpc", "metrics"), ports, strict=True)
         log = self.folder / f"log.{ports[0]}"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [
-                    str(self.folder / "pytriton/tritonserver/bin/tritonserver"),
+                    *within, str(self.folder / "pytriton/tritonserver/bin/tritonserver"),
                     f"--backend-directory={self.folder / 'backends'}", f"--model-repository={repository}",
                     "--exit-on-error=true", "--exit-timeout-secs=5",
                     *(f"--{name}-port={port}" for name, port in wanted), *flags,
@@ -110,9 +112,9 @@ def unpack(folder: Path) -> Triton | str:
         stub = made / "python" / "triton_python_backend_stub"
         shutil.copy(server / "python_backend_stubs" / python / stub.name, stub)
         stub.chmod(0o755)
-        (made / "onnxruntime").mkdir()
-        shutil.copy(Path(__file__).with_name("backend.py"), made / "onnxruntime" / "model.py")
         made.rename(folder / "backends")
+    ours = Path(__file__).with_name("backend.py")  # each time: the folder is kept from one version of ours to the next
+    write_atomically(folder / "backends" / "onnxruntime" / "model.py", ours.read_bytes())
     return Triton(folder)
 
 

@@ -1,4 +1,4 @@
-"""Deployments of a bundle's Triton repository: KServe's InferenceService, a plain Deployment, and the image for it."""
+"""A plain Deployment of a bundle's Triton repository with its Service, and the image for it."""
 
 from __future__ import annotations
 
@@ -6,57 +6,56 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from export.errors import UserError
+from pipeline.bundle.forms import triton
+from pipeline.bundle.forms.objects import resources, write_objects
 from pipeline.bundle.record import Shipped
 
-TRITON_RELEASE = "24.10"
-"""The release of the container; the tests load the repository in its core, 2.51."""
-_IMAGE = f"nvcr.io/nvidia/tritonserver:{TRITON_RELEASE}-py3"
-_OWN_MIB = 512
-"""Memory that the server takes before it loads a model."""
+BASE_IMAGE = f"nvcr.io/nvidia/tritonserver:{triton.RELEASE}-py3"
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?:[a-z0-9][a-z0-9.-]*(?::[0-9]+)?/)?{_PART}(?:/{_PART})*"  # registry, repository
+    r"(?P<tag>:\w[\w.-]{0,127})?(?P<digest>@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
+_USER = 1000
+"""``triton-server`` in Triton's own images."""
 _DRAIN_S = 60
 _HTTP, _GRPC, _METRICS = 8000, 8001, 8002
 
 
-def write_kserve(path: Path, name: str, shipped: Shipped, storage_uri: str) -> None:
-    """An ``InferenceService`` of the protocol v2, its runtime and that runtime's version pinned."""
-    service = {
-        "apiVersion": "serving.kserve.io/v1beta1",
-        "kind": "InferenceService",
-        "metadata": {"name": _label(name)},
-        "spec": {
-            "predictor": {
-                "model": {
-                    "modelFormat": {"name": "onnx"},
-                    "protocolVersion": "v2",
-                    "runtime": "kserve-tritonserver",
-                    "runtimeVersion": f"{TRITON_RELEASE}-py3",
-                    "storageUri": storage_uri,
-                    "resources": _resources(shipped),
-                }
-            }
-        },
-    }
-    _dump(path, service)
+def check_image(image: str) -> None:
+    """Whether a base image may stand in the Dockerfile.
+
+    Raises:
+        UserError: it is no name of an image, or one with neither a tag nor a digest.
+    """
+    named = _IMAGE.fullmatch(image)
+    if named is None or not (named["tag"] or named["digest"]):
+        raise UserError(
+            f"--base-image must name an image with its tag or digest, such as {BASE_IMAGE} or "
+            f"nvcr.io/nvidia/tritonserver@sha256:<64 hex digits>, got {image!r}"
+        )
 
 
-def write_deployment(folder: Path, name: str, shipped: Shipped) -> None:
-    """``Dockerfile`` (built in the bundle) and ``kubernetes.yaml``: a Deployment and its Service."""
-    label = _label(name)
-    labels = {"app.kubernetes.io/name": label}
-    server = _server(f"{label}:1", shipped)
+def write_deployment(folder: Path, name: str, shipped: Shipped, content: str, base_image: str) -> None:
+    """``Dockerfile`` (built in the bundle) and ``kubernetes.yaml``: a Deployment and its Service.
+
+    ``name`` is a label, and ``content`` a digest of what the image holds, its tag: another version is another image,
+    so that applying its Deployment replaces the pods.
+    """
+    image = f"{name}:{content}"
+    selector = {"app.kubernetes.io/name": name}
+    labels = {**selector, "app.kubernetes.io/version": content}
+    server = _server(image, shipped)
     deployment = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": label, "labels": labels},
+        "metadata": {"name": name, "labels": labels},
         "spec": {
             "replicas": 1,
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {"terminationGracePeriodSeconds": _DRAIN_S, "containers": [server]},
-            },
+            "selector": {"matchLabels": selector},
+            "template": {"metadata": {"labels": labels}, "spec": _pod(server)},
         },
     }
     ports = [
@@ -65,16 +64,33 @@ def write_deployment(folder: Path, name: str, shipped: Shipped) -> None:
     service = {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": label, "labels": labels},
-        "spec": {"selector": labels, "ports": ports},
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"selector": selector, "ports": ports},
     }
-    _dump(folder / "kubernetes.yaml", deployment, service)
+    write_objects(folder / "kubernetes.yaml", deployment, service)
     (folder / "Dockerfile").write_text(
-        f"# In the bundle: docker build -t {label}:1 -f serving/Dockerfile .\n"
-        f"FROM {_IMAGE}\n"
-        "COPY serving/triton /models\n"
+        f"# In the bundle: docker build -t {image} -f serving/Dockerfile .\n"
+        f"FROM {base_image}\n"
+        f"COPY --chown={_USER}:{_USER} serving/triton /models\n"
+        f"USER {_USER}:{_USER}\n"
         'CMD ["tritonserver", "--model-repository=/models"]\n'
     )
+
+
+def _pod(server: dict[str, Any]) -> dict[str, Any]:
+    """The "restricted" profile of Kubernetes' Pod Security Standards, without a token, on a disk that is read only."""
+    return {
+        "terminationGracePeriodSeconds": _DRAIN_S,
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [server],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
 
 
 def _server(image: str, shipped: Shipped) -> dict[str, Any]:
@@ -93,30 +109,18 @@ def _server(image: str, shipped: Shipped) -> dict[str, Any]:
             {"name": "grpc", "containerPort": _GRPC},
             {"name": "metrics", "containerPort": _METRICS},
         ],
-        "resources": _resources(shipped),
+        "resources": resources(shipped),
         "startupProbe": _probe("ready", failureThreshold=60),
         "readinessProbe": _probe("ready"),
         "livenessProbe": _probe("live"),
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - in the container
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
     }
-
-
-def _resources(shipped: Shipped) -> dict[str, Any]:
-    """As many cores as it was measured with, and twice the memory that a process with it was seen to take."""
-    memory = f"{_OWN_MIB + 2 * (shipped.peak_bytes >> 20)}Mi"
-    limits: dict[str, Any] = {"cpu": str(shipped.options.threads_count), "memory": memory}
-    return {"requests": dict(limits), "limits": limits}
 
 
 def _probe(state: str, **settings: int) -> dict[str, Any]:
     return {"httpGet": {"path": f"/v2/health/{state}", "port": "http"}, "periodSeconds": 2, **settings}
-
-
-def _label(name: str) -> str:
-    """A name as Kubernetes allows it."""
-    return re.sub("[^a-z0-9-]+", "-", name.lower()).strip("-")[:63].strip("-") or "model"
-
-
-def _dump(path: Path, *documents: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump_all(documents, sort_keys=False))
