@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bench.parity.report import ParityReport
 from bench.verdict.judge import Verdict
+from export import registry
 from export.registry import BASELINE
+from pipeline.bundle.forms.triton import aoti_refuses
+from pipeline.bundle.markdown import code, front_matter, inline, table
 from pipeline.bundle.pack import ARCHIVE_NAME
 from pipeline.bundle.record import Bundle, Shipped
 from pipeline.report import text
@@ -21,13 +24,13 @@ def write_model_card(path: Path, bundle: Bundle, verdict: Verdict, reports: Mapp
 def _card(bundle: Bundle, verdict: Verdict, reports: Mapping[str, ParityReport]) -> Iterator[str]:
     default = next(shipped for shipped in bundle.shipped if shipped.name == bundle.default)
     if bundle.licence:
-        yield from ("---", f"license: {bundle.licence.lower()}", "---", "")
-    yield f"# {bundle.name}"
+        yield from (*front_matter(license=bundle.licence.lower()), "")  # model hubs know licences in lower case
+    yield f"# {inline(bundle.name)}"
     yield ""
-    licence = bundle.licence or "not stated by the recipe"
+    licence = inline(bundle.licence) if bundle.licence else "not stated by the recipe"
     yield f"Exported, tested for parity and measured with Torchstone {bundle.version}. Licence: {licence}."
     if verdict.metrics:
-        summary = ", ".join(f"{name} {value:.4g}" for name, value in sorted(verdict.metrics.items()))
+        summary = ", ".join(f"{inline(name)} {value:.4g}" for name, value in sorted(verdict.metrics.items()))
         yield f"Metrics of its weights: {summary}."
     yield from _section("Inputs and outputs", _tensors(bundle, default))
     yield from _section("What is here", _artifacts(bundle, default))
@@ -50,53 +53,59 @@ def _section(heading: str, lines: Iterable[str]) -> Iterator[str]:
 
 def _tensors(bundle: Bundle, default: Shipped) -> Iterator[str]:
     specs = bundle.signature.inputs + bundle.signature.outputs
-    yield from _table(
+    yield from table(
         ("tensor", "dtype", "shape"),
-        [(f"`{spec.name}`", spec.dtype, f"({', '.join(map(str, spec.shape))})") for spec in specs],
+        [(code(spec.name), spec.dtype, inline(f"({', '.join(map(str, spec.shape))})")) for spec in specs],
     )
     yield ""
     for symbol, sizes in sorted(default.tested_sizes.items()):
-        yield f"`{symbol}` was tested from {sizes.min} to {sizes.max}; do not ask for other sizes."
+        yield f"{code(symbol)} was tested from {sizes.min} to {sizes.max}; do not ask for other sizes."
 
 
 def _artifacts(bundle: Bundle, default: Shipped) -> Iterator[str]:
     rows = []
     for shipped in bundle.shipped:
         name = f"{shipped.name} (winner)" if shipped.name == bundle.winner else shipped.name
-        needs = ", ".join(f"{need} {value}" for need, value in shipped.needs.items())
-        rows.append((name, f"`{shipped.file}`", shipped.precision, text.size(shipped.size_bytes), needs))
-    yield from _table(("artifact", "file", "precision", "size", "needs"), rows)
+        needs = inline(", ".join(f"{need} {value}" for need, value in shipped.needs.items()))
+        rows.append((inline(name), code(shipped.file), shipped.precision, text.size(shipped.size_bytes), needs))
+    yield from table(("artifact", "file", "precision", "size", "needs"), rows)
     if bundle.target_ort:
         yield ""
-        yield f"`{default.file}` was lowered for ONNX Runtime {bundle.target_ort}: it passed parity once more"
-        yield "in that form, and its golden answers in that version."
+        yield f"{code(default.file)} was lowered for ONNX Runtime {inline(bundle.target_ort)}: it passed parity once"
+        yield "more in that form, and its golden answers in that version."
+    refused = aoti_refuses(bundle.signature)
+    for shipped in bundle.shipped:
+        if refused and registry.get(shipped.backend).serving_form == "torch_aoti":
+            yield ""
+            yield f"Triton does not serve {inline(shipped.name)}: {inline(refused)}."
 
 
 def _parity(shipped: Shipped, report: ParityReport) -> str:
     if shipped.least_sqnr_db is not None:
         fidelity = next((check.message for check in report.checks if check.level == "fidelity"), "")
-        return f"- **{shipped.name}**: {report.status}; {fidelity}."
+        return f"- **{inline(shipped.name)}**: {report.status}; {inline(fidelity)}."
     worst = "no float64 answer"
     if report.worst_ratio is not None:
         worst = f"largest error {report.worst_ratio:.2f} times eager float32's own"
     levels = len({check.level for check in report.checks if check.status == "pass"})
     most = report.thresholds.max_peak_ratio
-    return f"- **{shipped.name}**: {report.status}; {worst}, at most {most:.3g} passes; {levels} levels looked at."
+    limit = f"at most {most:.3g} passes; {levels} levels looked at"
+    return f"- **{inline(shipped.name)}**: {report.status}; {worst}, {limit}."
 
 
 def _speeds(bundle: Bundle, verdict: Verdict) -> Iterator[str]:
     machine = bundle.environment.machine
     where = ", ".join((machine.cpu, *machine.gpus))
-    yield f"On {machine.cores_count} cores of {where}, per bound call:"
+    yield f"On {machine.cores_count} cores of {inline(where)}, per bound call:"
     yield ""
     names = [BASELINE, *(shipped.name for shipped in bundle.shipped)]
     rows = tuple(row for row in verdict.rows if row.name in names)
     batches = text.batches(rows)
-    yield from _table(
+    yield from table(
         ("artifact", "cold start", "peak memory", *(f"batch {batch_rows}" for batch_rows in batches)),
         [
             (
-                row.name,
+                inline(row.name),
                 text.cold(row),
                 text.memory(row),
                 *(text.speed(text.speed_at(row, batch_rows)) for batch_rows in batches),
@@ -106,15 +115,15 @@ def _speeds(bundle: Bundle, verdict: Verdict) -> Iterator[str]:
     )
     if verdict.reasons:
         yield ""
-        yield from (f"{reason}." for reason in verdict.reasons)
+        yield f"The verdict: {inline('; '.join(verdict.reasons))}."
 
 
 def _example(bundle: Bundle, default: Shipped) -> Iterator[str]:
-    inputs = ", ".join(f'"{name}": np.load("{path}")' for name, path in bundle.golden[0].inputs.items())
+    inputs = ", ".join(f"{name!r}: np.load({path!r})" for name, path in bundle.golden[0].inputs.items())
     yield "```python"
     if default.runtime == "onnxruntime":
         yield "import numpy as np, onnxruntime"
-        yield f'session = onnxruntime.InferenceSession("{default.file}", providers=["CPUExecutionProvider"])'
+        yield f'session = onnxruntime.InferenceSession({default.file!r}, providers=["CPUExecutionProvider"])'
         yield f"print(session.run(None, {{{inputs}}}))"
     else:
         yield "from pathlib import Path"
@@ -126,9 +135,3 @@ def _example(bundle: Bundle, default: Shipped) -> Iterator[str]:
     yield ""
     yield "Check it first, on the machine where it is to serve: `python -m pipeline.verify DIR` where Torchstone is"
     yield f"installed, else `python DIR/{ARCHIVE_NAME}`, which you trust as far as the place that the bundle came from."
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * len(head)
-    yield from ("| " + " | ".join(row) + " |" for row in rows)
