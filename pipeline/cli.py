@@ -107,7 +107,7 @@ def end(command: Callable[[Sequence[str]], int]) -> int:
 
 def _environment(error: OSError) -> int:
     """What of the environment stands in the way; an error of another kind is ours."""
-    where = error.filename or "the output"
+    where = error.filename2 or error.filename or "the output"  # the second is the target of a rename
     if error.errno in NO_SPACE:
         remedy = f"no space left for {where}: free some, then run the same command again"
     elif error.errno in _IN_THE_WAY:

@@ -162,6 +162,7 @@ def test_a_recipe_that_breaks_in_training_is_the_users_to_mend(mine: Path) -> No
     assert "Traceback" in Path(done.stderr.split("story: ")[1].strip()).read_text()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_traced_still_gets_its_torchscript(mine: Path) -> None:
     branch = "(torch.tanh(self.fc(x)) if bool(x.sum() > 0) else -self.fc(x))"
     (mine / "net.py").write_text(NET.replace("torch.tanh(self.fc(x))", branch))

@@ -156,6 +156,7 @@ def test_two_onnxruntimes_side_by_side_are_refused_by_name(tmp_path: Path) -> No
     assert "pip uninstall" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_compiler_two_rows_fail_for_that_reason_and_the_others_go_on(tmp_path: Path) -> None:
     done = pipeline("seed", "--out", tmp_path, "--only", "parity", CXX="no-such-compiler")
     assert done.returncode == 1

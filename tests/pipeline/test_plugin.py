@@ -132,10 +132,10 @@ def test_its_bundle_is_accepted_by_the_check_with_the_plug_in_alone(project: Pat
     bundle = latest(project) / "bundle"
     (shipped,) = json.loads((bundle / "bundle.json").read_bytes())["shipped"]
     assert (shipped["name"], shipped["file"]) == ("traced", "artifacts/traced/model.ts")
-    done = _command("verify", bundle, "--no-speed", cwd=project, site=site)
+    done = _command("verify", bundle, "--trust", "--no-speed", cwd=project, site=site)
     assert done.returncode == 0, done.stdout + done.stderr
     without = subprocess.run(
-        [sys.executable, "-m", "pipeline.verify", bundle, "--no-speed"],
+        [sys.executable, "-m", "pipeline.verify", bundle, "--trust", "--no-speed"],
         cwd=project, env=environ(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert without.returncode != 0

@@ -70,6 +70,7 @@ def test_a_verdict_that_is_not_good_does_not_ship(built: Path, tmp_path: Path) -
     assert "force" not in ship("--help").stdout
 
 
+@pytest.mark.slow
 def test_a_recipe_without_a_run_is_run_first(tmp_path: Path) -> None:
     done = ship(ROOT / "tests" / "recipes" / "tiny.py", "--to", tmp_path / "serving", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
