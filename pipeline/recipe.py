@@ -31,6 +31,11 @@ __all__ = ["Data", "Metric", "Recipe", "Split", "TrainSpec"]  # what a recipe is
 REQUIRED = ("torchscript", "compile", "aotinductor", "onnx")
 
 
+def required_of(backends: tuple[str, ...], required: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The required ones among a recipe's backends: those that it names, else the standard ones that it has."""
+    return tuple(name for name in REQUIRED if name in backends) if required is None else required
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that a run needs.
@@ -69,7 +74,7 @@ class Recipe:
     @property
     def must_be_good(self) -> tuple[str, ...]:
         """The required backends."""
-        return tuple(name for name in REQUIRED if name in self.backends) if self.required is None else self.required
+        return required_of(self.backends, self.required)
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] in ".-":

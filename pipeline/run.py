@@ -59,8 +59,7 @@ class RecipeRecord(Record):
     @property
     def licence(self) -> str | None:
         """The model's, as an SPDX identifier."""
-        licence = self.settings.get("licence")
-        return licence if isinstance(licence, str) else None
+        return self.optional_setting("licence", str)
 
     def setting(self, name: str, kind: type[T]) -> T:
         """One of the settings, as what it was before it was written.
@@ -69,6 +68,10 @@ class RecipeRecord(Record):
             RecordError: it is not there, or not of that kind.
         """
         return from_json(kind, self.settings.get(name), f"the setting {name!r} of the recipe {self.name}")
+
+    def optional_setting(self, name: str, kind: type[T]) -> T | None:
+        """The same of a setting that may be left open."""
+        return None if self.settings.get(name) is None else self.setting(name, kind)
 
 
 class StageRecord(Protocol):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bench.parity.report import ParityReport
 from bench.parity.spec import ParitySpec
 from bench.run_folder import RunFolder
 from bench.timing.measurement import Measurement, SessionRecord
 from bench.verdict.judge import Evidence, Failure, Requirements, Row, Verdict, judge
 from bench.verdict.limits import Limits
+from export import registry
 from export.artifact import read_artifact
 from export.errors import RecordError
 from export.record import digest, read
+from pipeline.recipe import required_of
 from pipeline.run import RecipeRecord
 from pipeline.training.checkpoint import Checkpoint
 
@@ -28,7 +32,7 @@ def judged_verdict(run: RunFolder) -> Verdict:
         allow_no_reference=recipe.setting("parity", ParitySpec).allow_no_reference,
     )
     session = read(SessionRecord, run.session) if verdict.session_sha256 is not None else None
-    evidence = [_evidence(run, row) for row in verdict.rows]
+    evidence = _all_evidence(run, recipe, {row.name: row for row in verdict.rows})
     try:
         again = judge(digest(recipe), recipe.name, evidence, session, required)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # nonsense in valid records
@@ -44,18 +48,29 @@ def judged_verdict(run: RunFolder) -> Verdict:
     return verdict
 
 
-def _evidence(run: RunFolder, row: Row) -> Evidence:
-    """What the records hold about one row; a row whose last record is missing failed on the way to it."""
-    artifact = read_artifact(run.artifact(row.name)) if row.built else None
-    parity = read(ParityReport, run.parity_report(row.name)) if row.parity is not None else None
-    measured = read(Measurement, run.measurement(row.name)) if row.measurement_sha256 is not None else None
+def _all_evidence(run: RunFolder, recipe: RecipeRecord, rows: Mapping[str, Row]) -> list[Evidence]:
+    """What the records hold about every backend that the recipe asks for.
+
+    Raises:
+        RecordError: the verdict has no row for one.
+    """
+    backends = recipe.setting("backends", tuple[str, ...])
+    required = required_of(backends, recipe.optional_setting("required", tuple[str, ...]))
+    names = {backend: registry.get(backend).artifact_name(recipe.device) for backend in backends}
+    if missing := [name for name in names.values() if name not in rows]:
+        raise RecordError(f"{run.verdict} has no row for {missing[0]}: python -m pipeline.all judges it again")
+    return [_evidence(run, rows[name], backend, backend in required) for backend, name in names.items()]
+
+
+def _evidence(run: RunFolder, row: Row, backend: str, required: bool) -> Evidence:
+    """What they hold about one row; a row whose last record is missing failed on the way to it."""
     return Evidence(
         name=row.name,
-        backend=artifact.backend if artifact else row.name,
-        required=row.required,
-        artifact=artifact,
-        parity=parity,
-        measurement=measured,
+        backend=backend,
+        required=required,
+        artifact=read_artifact(run.artifact(row.name)) if row.built else None,
+        parity=read(ParityReport, run.parity_report(row.name)) if row.parity is not None else None,
+        measurement=read(Measurement, run.measurement(row.name)) if row.measurement_sha256 is not None else None,
         failure=_failure(row),
     )
 
@@ -70,7 +85,7 @@ def _failure(row: Row) -> Failure | None:
 
 def _difference(verdict: Verdict, again: Verdict) -> str:
     """The first field that differs, of the rows the first field of the first row."""
-    for row, judged in zip(verdict.rows, again.rows, strict=True):
+    for row, judged in zip(verdict.rows, again.rows, strict=False):
         for name, value in vars(judged).items():
             if getattr(row, name) != value:
                 return f"{row.name}: {name}"

@@ -85,9 +85,28 @@ def _promoted(fields: Any) -> None:
     )
 
 
-def test_a_verdict_that_does_not_follow_from_the_records_does_not_ship(mine: Path, tmp_path: Path) -> None:
-    edit(RunFolder(latest(mine)).verdict, _promoted)
-    with pytest.raises(RecordError, match=r"verdict\.json is not what the records of the run say \(winner\)"):
+def _no_longer_required(fields: Any) -> None:
+    """What the recipe asks for is not the verdict's to say."""
+    next(row for row in fields["rows"] if row["required"])["required"] = False
+
+
+def _a_row_less(fields: Any) -> None:
+    fields["rows"].pop(0)
+
+
+@pytest.mark.parametrize(
+    ("forge", "reason"),
+    [
+        (_promoted, r"verdict\.json is not what the records of the run say \(winner\)"),
+        (_no_longer_required, r"verdict\.json is not what the records of the run say \(torchscript: required\)"),
+        (_a_row_less, r"verdict\.json has no row for eager"),
+    ],
+)
+def test_a_verdict_that_does_not_follow_from_the_records_does_not_ship(
+    forge: Callable[[Any], None], reason: str, mine: Path, tmp_path: Path
+) -> None:
+    edit(RunFolder(latest(mine)).verdict, forge)
+    with pytest.raises(RecordError, match=reason):
         writer.make(RunFolder(latest(mine)), tmp_path / "bundle", "key", writer.Choice())
     assert not (tmp_path / "bundle").exists()
 
