@@ -23,7 +23,7 @@ claim_names()  # before the first import of ours that a file of the user's could
 from export.errors import NO_SPACE, TorchstoneError, UserError  # noqa: E402
 from export.version import VERSION  # noqa: E402
 from pipeline.find import Found, built_in, find  # noqa: E402
-from pipeline.verifier.outcome import printable  # noqa: E402
+from pipeline.verifier.outcome import printable_lines  # noqa: E402
 
 DEFAULT_RECIPE = "seed"
 GOOD, NOT_GOOD, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -97,7 +97,7 @@ def end(command: Callable[[Sequence[str]], int]) -> int:
         print("interrupted: what was done is kept, the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     except TorchstoneError as error:
-        print("\n".join(map(printable, f"error: {error}".split("\n"))), file=sys.stderr)
+        print(printable_lines(f"error: {error}"), file=sys.stderr)
     except OSError as error:
         return _environment(error)
     except Exception:  # noqa: BLE001 - the last stop: whatever else arrives here is ours
@@ -114,7 +114,7 @@ def _environment(error: OSError) -> int:
         remedy = f"{where} cannot be used ({error.strerror}): make way there, or choose another --out"
     else:
         return _defect()
-    print(f"error: {remedy}", file=sys.stderr)
+    print(printable_lines(f"error: {remedy}"), file=sys.stderr)
     return USAGE
 
 

@@ -12,7 +12,7 @@ from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pipeline.verifier.outcome import printable
+from pipeline.verifier.outcome import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,8 +33,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """One line (or a few); what would move a terminal's cursor is spelled out."""
-        lines = "\n".join(map(printable, text.split("\n")))
-        self._rich.print(lines, markup=False, soft_wrap=True)
+        self._rich.print(printable_lines(text), markup=False, soft_wrap=True)
 
     def stage(self, name: str, text: str) -> None:
         """A line of a stage: its name in front."""

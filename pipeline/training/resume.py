@@ -20,7 +20,7 @@ from torch import nn
 
 from export.device import Device
 from export.errors import RecordError
-from export.files import FileDigest, digest_files, write_atomically
+from export.files import FileDigest, write_atomically
 from export.record import Record, key_of, read, sha256, write
 
 _TENSORS, _RECORD = "state.safetensors", "state.json"
@@ -82,9 +82,10 @@ def save_state(
         "numpy": np.random.get_state(legacy=False),
     }
     fields = json.loads(json.dumps(values, default=_plain))
-    save_tensors(folder / name, tensors)
-    files = digest_files(folder, [folder / name])
-    write(folder / _RECORD, SavedState(fields=fields, fields_sha256=key_of(fields=fields), files=files))
+    data = _packed(tensors)
+    write_atomically(folder / name, data)
+    file = FileDigest(path=name, size_bytes=len(data), sha256=sha256(data))
+    write(folder / _RECORD, SavedState(fields=fields, fields_sha256=key_of(fields=fields), files=(file,)))
     for stale in folder.glob(f"*-{_TENSORS}"):
         if stale.name != name:
             stale.unlink()
@@ -142,13 +143,18 @@ def forget_state(folder: Path) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Safetensors, atomically; shared and strided tensors are stored as the values they show."""
-    write_atomically(path, save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}))
+    """Safetensors, atomically."""
+    write_atomically(path, _packed(tensors))
+
+
+def _packed(tensors: dict[str, torch.Tensor]) -> bytes:
+    """As safetensors; shared and strided tensors are stored as the values they show."""
+    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
 def tensor_sha256(tensor: torch.Tensor) -> str:
     """SHA-256 of a tensor's dtype, shape and values, hex."""
-    return sha256(save({"tensor": tensor.detach().cpu().contiguous().clone()}))
+    return sha256(_packed({"tensor": tensor}))
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,12 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--digest", metavar="SHA256", type=_digest, help="the bundle's, known from elsewhere")
     parser.add_argument("--trust", action="store_true", help="load formats that can hold code (all but ONNX)")
     parser.add_argument("--no-speed", action="store_true", help="check all but latency")
-    parser.add_argument("--time-limit-s", type=_seconds, default=300.0, help="for running one artifact (300)")
-    parser.add_argument("--memory-limit-mb", type=_mebibytes, help="for running one artifact (by its size)")
+    parser.add_argument(
+        "--time-limit-s", type=_bounded(float, _LONGEST_S), default=300.0, help="for running one artifact (300)"
+    )
+    parser.add_argument(
+        "--memory-limit-mb", type=_bounded(int, _LARGEST_MB), help="for running one artifact (by its size)"
+    )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON, and nothing else")
     parsed = parser.parse_args(arguments)
     if parsed.identity and not parsed.issuer:
@@ -71,18 +75,16 @@ def _digest(text: str) -> str:
     return digest
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= _LONGEST_S:
-        raise argparse.ArgumentTypeError(f"must lie above 0 and be at most {_LONGEST_S:.0f}, got {text}")
-    return value
+def _bounded(kind: Callable[[str], Any], most: float) -> Callable[[str], Any]:
+    """A number above 0, at most so large."""
 
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value <= most:
+            raise argparse.ArgumentTypeError(f"must lie above 0 and be at most {most:.0f}, got {text}")
+        return value
 
-def _mebibytes(text: str) -> int:
-    value = int(text)
-    if not 0 < value <= _LARGEST_MB:
-        raise argparse.ArgumentTypeError(f"must lie above 0 and be at most {_LARGEST_MB}, got {text}")
-    return value
+    return number
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -121,7 +121,7 @@ def verify_files(
     if copy is not None:
         for file in listed:
             if first[file.sha256] is not file:  # stored once, as in most bundles
-                _link(copy / first[file.sha256].path, copy / file.path)
+                link_or_copy(copy / first[file.sha256].path, copy / file.path)
 
 
 def _walk(folder: Path, most: int, empty_folders: list[str]) -> Iterator[tuple[str, int]]:
@@ -215,7 +215,7 @@ def _sink(target: Path | None) -> Iterator[BinaryIO | None]:
         ) from None
 
 
-def _link(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """One file in two places, stored once where the file system can."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -28,6 +28,11 @@ def printable(text: str) -> str:
     )
 
 
+def printable_lines(text: str) -> str:
+    """The same of each line of a text of ours, which ends its lines on purpose."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def read_regular(path: Path, name: str) -> bytes:
     """A small regular file of the bundle, whole; messages call it ``name``."""
     try:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.verifier import needs, progress
+from bench.parity.levels import fidelity
+from pipeline.verifier import lineage, needs, progress
 from pipeline.verifier import verify as command
 from pipeline.verifier.files import read_manifest, verify_files
 from pipeline.verifier.golden import check_golden
@@ -323,6 +324,11 @@ def test_what_the_bundle_says_of_an_artifact_is_what_its_records_say(kind: str, 
     forge(bundle)
     with pytest.raises(Refused, match=reason):
         check(bundle)
+
+
+def test_the_check_asks_of_rounded_answers_what_parity_asks() -> None:
+    """It stands alone, and so says the figure once more."""
+    assert lineage.LEAST_SQNR_DB == fidelity.LEAST_SQNR_DB
 
 
 def test_an_onnx_file_that_no_record_names_is_not_the_artifact(bundle: Path) -> None:

@@ -5,7 +5,6 @@ Names, types and shapes come from the signature, the largest batch from the test
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from export.record import to_json
 from export.signature import Signature, TensorSpec
 from pipeline.bundle.forms.triton_config import TYPES, new_config, type_number, write_config
 from pipeline.bundle.record import Shipped
+from pipeline.verifier.files import link_or_copy
 from pipeline.verifier.upgrade import runtime_option
 
 RELEASE = "24.10"
@@ -44,7 +44,7 @@ def write_onnx_repository(
     folder = repository / name
     (folder / VERSION).mkdir(parents=True)
     for file in (model, *model.parent.glob(f"{model.name}.*")):
-        link(file, folder / VERSION / file.name)
+        link_or_copy(file, folder / VERSION / file.name)
     batched = most_rows(signature, shipped)
     warmup = folder / "warmup"
     warmup.mkdir()
@@ -73,7 +73,7 @@ def write_aoti_repository(repository: Path, name: str, package: Path, signature:
     """
     folder = repository / name
     (folder / VERSION).mkdir(parents=True)
-    link(package, folder / VERSION / "model.pt2")
+    link_or_copy(package, folder / VERSION / "model.pt2")
     variants = {folder / "config.pbtxt": 0}
     if most_rows(signature, shipped):
         variants[folder / "configs" / f"{BATCHED_CONFIG}.pbtxt"] = most_rows(signature, shipped)
@@ -105,14 +105,6 @@ def most_rows(signature: Signature, shipped: Shipped) -> int:
     tensors = (*signature.inputs, *signature.outputs)
     joined = all(spec.shape[:1] == (batch,) and batch not in spec.shape[1:] for spec in tensors)
     return shipped.tested_sizes[batch].max if joined else 0
-
-
-def link(source: Path, target: Path) -> None:
-    """One file in two places of the bundle, stored once where the file system can."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _config(name: str, signature: Signature, batched: int) -> Any:
