@@ -125,9 +125,10 @@ def test_a_file_that_is_not_onnx_cannot_pass_as_one(forged: Path) -> None:
 
 
 def _left(forged: Path) -> psutil.Process | None:
-    """The process that the payload started, if it still runs."""
+    """The process that the payload started, if it still runs two seconds later: a killed one is not gone at once."""
     try:
         process = psutil.Process(int((forged.parent / "ran").read_text().split()[0]))
+        psutil.wait_procs([process], timeout=2)
         return None if process.status() == psutil.STATUS_ZOMBIE else process
     except psutil.NoSuchProcess:
         return None
