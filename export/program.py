@@ -1,19 +1,15 @@
 """Capture: the user's module becomes a Program, a traced graph that takes and returns flat named tensors.
 
-The Program is what every source-free artifact is made from. It is saved with ``torch.export``, and read back only after
-its hash verified, because PyTorch's own loader may unpickle: ``load_exported`` also refuses a file of which any member
-would not load with ``weights_only=True``.
+The Program is what every source-free artifact is made from. It is saved with ``torch.export``, and read back after its
+hash verified.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import io
-import json
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +19,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from export.archive import read_program
 from export.arrays import dtype_name, to_torch
 from export.device import HOST, Device
-from export.errors import RecordError, UserError
+from export.errors import UserError
 from export.signature import Signature, Sizes, TensorSpec
-
-_DATA = re.compile(r"(^|/)data/(weights|constants|sample_inputs)/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,14 +148,14 @@ def precision(module: nn.Module, signature: Signature) -> str:
 
 
 def load_exported(path: Path) -> torch.export.ExportedProgram:
-    """Read a file whose hash the caller has verified.
+    """Read a file whose hash the caller has verified; none of its code runs, whoever made it (export/archive.py).
 
     Raises:
-        RecordError: a member would need a full unpickle.
+        RecordError: the file could run code, or is not a program as torch saves it.
     """
-    _refuse_pickles(path)
+    data = read_program(path)
     with quiet():
-        return torch.export.load(path)
+        return torch.export.load(data)
 
 
 def on_device(exported: torch.export.ExportedProgram, where: Device) -> torch.export.ExportedProgram:
@@ -178,34 +173,6 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _refuse_pickles(path: Path) -> None:
-    """Each member that PyTorch reads with ``torch.load`` must load without running code.
-
-    Those are all members with tensors, save the ones that the archive's own configuration stores raw.
-    """
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if _DATA.search(name) and not name.endswith("_config.json")]
-        raw = _raw_members(archive)
-        for name in names:
-            if name in raw:
-                continue
-            try:
-                torch.load(io.BytesIO(archive.read(name)), weights_only=True, map_location="cpu")
-            except Exception as error:  # whatever it is, the member is not plain tensors
-                raise RecordError(f"{path}: the member {name} does not load with weights_only=True, refused") from error
-
-
-def _raw_members(archive: zipfile.ZipFile) -> set[str]:
-    """Members that PyTorch reads as bare bytes: those that no configuration says to unpickle."""
-    raw: set[str] = set()
-    pickled: set[str] = set()
-    for config in [name for name in archive.namelist() if name.endswith("_config.json")]:
-        folder = config.rpartition("/")[0]
-        for entry in json.loads(archive.read(config))["config"].values():
-            (pickled if entry["use_pickle"] else raw).add(f"{folder}/{entry['path_name']}")
-    return raw - pickled
 
 
 def _run_example(flat: FlatModule, signature: Signature, sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:

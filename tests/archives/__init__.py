@@ -1,0 +1,1 @@
+"""Archives that somebody arranged, and programs that carry code."""
