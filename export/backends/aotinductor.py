@@ -8,7 +8,6 @@ inputs; the driver does, which also hands it contiguous memory (compiled code ig
 from __future__ import annotations
 
 import tempfile
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +76,7 @@ class AotInductor(Backend):
         if runner is None or not hasattr(runner, "extract_constants_map"):
             return Contents(how="package (this torch cannot read its constants)")
         with tempfile.TemporaryDirectory(prefix="torchstone-aotinductor-") as unpacked:
-            with zipfile.ZipFile(folder / FILE) as archive:
-                archive.extractall(unpacked)
-            (library,) = Path(unpacked).rglob("*.wrapper.so")
+            library = _unpack(folder / FILE, Path(unpacked))
             opened = runner(str(library), 1)  # owns the memory of its constants
             constants = opened.extract_constants_map(False)
             weights = {name: tensor.detach().cpu().clone().numpy() for name, tensor in constants.items()}
@@ -114,6 +111,18 @@ def open_package(path: Path, where: Device) -> Callable[[list[Any]], Sequence[An
 
     package = torch._inductor.aoti_load_package(str(path), device_index=index)
     return lambda tensors: package(*tensors)
+
+
+def _unpack(package: Path, folder: Path) -> Path:
+    """Write the package's files as torch's own reader takes them, which its loader has too; returns the library."""
+    from torch.export.pt2_archive import PT2ArchiveReader, constants
+
+    reader = PT2ArchiveReader(str(package))
+    for member in reader.get_file_names():
+        if member.startswith(f"{constants.AOTINDUCTOR_DIR}model/"):
+            (folder / Path(member).name).write_bytes(reader.read_bytes(member))
+    (library,) = folder.glob("*.wrapper.so")
+    return library
 
 
 BACKENDS = (AotInductor(name="aotinductor"),)

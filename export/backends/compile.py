@@ -103,7 +103,7 @@ class Compile(Backend):
         torch.set_num_threads(options.threads_count)
         cache = Path(tempfile.mkdtemp(prefix="torchstone-cache-"))
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
-        with tarfile.open(folder / CACHE) as archive:
+        with tarfile.open(folder / CACHE, "r:") as archive:
             archive.extractall(cache, filter="data")
         shipped = _objects(cache)
         prepare(cache)

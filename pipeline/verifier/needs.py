@@ -6,14 +6,16 @@ import platform
 import re
 import subprocess
 import sys
-import zipfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from pipeline.verifier.archives import torch_members
 from pipeline.verifier.outcome import Refused, parse_json
 
 _METADATA_BYTES = 1 << 20
+_METADATA_FILE, _ITS_PLACE = "wrapper_metadata.json", re.compile(r"[^/]+/data/aotinductor/model/[^/]+")
+"""Where AOTInductor's loader reads what the model called ``model`` was compiled for."""
 _METADATA = {
     "AOTI_PLATFORM": "system",
     "AOTI_MACHINE": "machine",
@@ -38,20 +40,24 @@ def package_needs(path: Path) -> dict[str, str]:
     """What an AOTInductor package says of itself that its code was compiled for; nothing of any other file.
 
     Raises:
-        Refused: a truncated package.
+        Refused: a truncated package, or one that torch does not write like that.
     """
     if path.suffix != ".pt2":
         return {}
-    needs: dict[str, str] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if member.filename.endswith("_metadata.json") and member.file_size <= _METADATA_BYTES:
-                    stated = parse_json(archive.read(member), member.filename)
-                    needs.update({need: str(stated[name]) for name, need in _METADATA.items() if stated.get(name)})
-    except (zipfile.BadZipFile, NotImplementedError, AttributeError, OSError) as error:
-        raise Refused(f"{path.name} is truncated or no package: {error}") from None
-    return needs
+    members = [member for member in torch_members(path) if member.name.endswith(_METADATA_FILE)]
+    if not members:
+        return {}  # a program that is not compiled
+    stating = members[0]
+    if len(members) > 1 or not _ITS_PLACE.fullmatch(stating.name) or stating.size_bytes > _METADATA_BYTES:
+        raise Refused(
+            f"{path.name} must say once what it was compiled for, where torch reads it: {stating.name[:200]!r}"
+        )
+    with open(path, "rb") as file:
+        file.seek(stating.offset)
+        stated = parse_json(file.read(stating.size_bytes), stating.name)
+    if not isinstance(stated, dict):
+        raise Refused(f"{stating.name} in {path.name} must be an object, got {str(stated)[:100]}")
+    return {need: str(stated[name]) for name, need in _METADATA.items() if stated.get(name)}
 
 
 def cannot_run(needs: Mapping[str, str]) -> str | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.verifier.archives import scan_archive
 from pipeline.verifier.onnx_file import scan_onnx
 from pipeline.verifier.outcome import Refused
 from tests.conftest import within_cpu_s
@@ -114,48 +111,6 @@ def test_a_hostile_model_is_refused_with_the_reason_in_bounded_time_and_memory(k
     forge_all(bundle)
     with within_cpu_s(30), pytest.raises(Refused, match=reason):
         check(bundle, memory_mb=4096, time_s=30.0)
-
-
-def _zip(path: Path, name: str, data: bytes = b"x") -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, data)
-
-
-def _tar(path: Path, member: tarfile.TarInfo) -> None:
-    with tarfile.open(path, "w") as archive:
-        archive.addfile(member)
-
-
-def _link(name: str, target: str) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = tarfile.SYMTYPE, target
-    return member
-
-
-ARCHIVES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
-    "zip-slip": ("model.pt2", lambda path: _zip(path, "../../evil.so"), "unpacked elsewhere"),
-    "an absolute member": ("model.ts", lambda path: _zip(path, "/etc/cron.d/evil"), "unpacked elsewhere"),
-    "a zip bomb": ("model.pt2", lambda path: _zip(path, "model/data", bytes(100 << 20)), "would unpack to"),
-    "no zip": ("model.pt2", lambda path: path.write_bytes(b"PK" + bytes(100)), "truncated or no archive"),
-    "tar-slip": ("cache.tar", lambda path: _tar(path, tarfile.TarInfo("../evil.py")), "unpacked elsewhere"),
-    "a link": ("cache.tar", lambda path: _tar(path, _link("a", "/etc")), "not a regular file"),
-    "no tar": ("cache.tar", lambda path: path.write_bytes(b"x" * 2000), "truncated or no archive"),
-}
-
-
-@pytest.mark.parametrize("kind", ARCHIVES)
-def test_a_hostile_archive_is_refused_before_torch_unpacks_it(kind: str, tmp_path: Path) -> None:
-    name, make, reason = ARCHIVES[kind]
-    make(tmp_path / name)
-    with pytest.raises(Refused, match=reason):
-        scan_archive(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    "name", ["torchscript/model.ts", "exported/model.pt2", "aotinductor/model.pt2", "compile/cache.tar"]
-)
-def test_what_torch_itself_packs_is_not(name: str, built: Path) -> None:
-    scan_archive(built / "artifacts" / name)
 
 
 def test_the_file_that_ships_has_as_many_nodes_as_onnx_says(bundle: Path) -> None:

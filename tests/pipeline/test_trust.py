@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pipeline.verifier import verify as command
 from pipeline.verifier.files import verify_files
 from pipeline.verifier.lineage import verify_lineage
 from pipeline.verifier.outcome import Refused
+from tests.archives.pack import pack, parts_of
 from tests.conftest import ROOT, environ
 from tests.pipeline.bundles import alter_weight, check, edit, forge, forge_all, run_check
 
@@ -62,12 +63,12 @@ def forged(with_code: Path, tmp_path: Path) -> Path:
     mark = f'-DMARK="{tmp_path / "ran"}"'
     subprocess.run(["gcc", "-shared", "-fPIC", mark, "-o", library, tmp_path / "payload.c"], check=True)
     package = folder / "artifacts" / "aotinductor" / "model.pt2"
-    with zipfile.ZipFile(package) as archive:
-        members = {member: archive.read(member) for member in archive.infolist()}
+    parts = [
+        replace(part, data=library.read_bytes()) if part.name.endswith(b".so") else part
+        for part in parts_of(package.read_bytes())
+    ]
     package.unlink()  # which a serving form links
-    with zipfile.ZipFile(package, "w", zipfile.ZIP_STORED) as archive:
-        for member, content in members.items():
-            archive.writestr(member.filename, library.read_bytes() if member.filename.endswith(".so") else content)
+    package.write_bytes(pack(parts))
     edit(folder / "bundle.json", lambda fields: fields.update(default="aotinductor"))
     forge_all(folder, "aotinductor")
     return folder
