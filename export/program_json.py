@@ -101,7 +101,8 @@ def _is_harmless(node: ast.AST) -> bool:
         is_function = re.fullmatch(r"math\.[a-z]\w*|torch\._?sym_\w+", f"{owner}.{node.attr}")
         return bool(is_function) or node.attr in _OF_TENSORS
     if isinstance(node, ast.Constant):  # SymPy evaluates texts too
-        return not isinstance(node.value, str) or bool(re.fullmatch(r"\w*|[\d.e+-]*", node.value))
+        is_number = node.value is None or isinstance(node.value, int | float)
+        return is_number or (isinstance(node.value, str) and bool(re.fullmatch(r"\w*|[\d.e+-]*", node.value)))
     return isinstance(node, _HARMLESS)
 
 

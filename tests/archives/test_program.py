@@ -118,7 +118,7 @@ def test_sizes_may_be_computed(expression: str) -> None:
         "().__class__", "L.__class__", "(lambda: 1)()", "[x for x in L]", "open('a')", "math.__loader__", "torch.os",
         "torch.load('a')", "torch.sym_int.__globals__", "L['x'].numpy()", "f'{1}'", "1 # 2", "1\n", "sympify('1')",
         "lambdify('a', 'b')", "Symbol('__import__(1)')", "Symbol('a.b')", "'a'.format(1)", "(x := 1)", "L[1:2]", "*L",
-        "{1: 2}", "await L", "exec", "'\\x28'", "S('1')", "\uff25", "",
+        "{1: 2}", "b'x(1)'", "Max(...)", "await L", "exec", "'\\x28'", "S('1')", "\uff25", "",
     ],
 )  # fmt: skip
 def test_what_is_more_than_a_size_is_refused(expression: str) -> None:
