@@ -1,12 +1,17 @@
-"""The child's side of export/worker.py: ``python -m export.child JOB`` does one job and leaves an answer."""
+"""The child's side of export/worker.py: ``python -m export.child JOB`` does one job and leaves an answer.
+
+On Linux a leader stands between the two (export/leader.py), which keeps the log within bounds: the parent names itself
+by ``python -m export.child JOB PARENT_PID``.
+"""
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import faulthandler
 import importlib
 import importlib.abc
 import json
+import os
 import re
 import signal
 import sys
@@ -14,14 +19,18 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from export.errors import NO_SPACE, TorchstoneError
 from export.files import write_atomically
+from export.log import BoundedLog
 from export.record import read, to_json
 from export.task import resolve
 from export.worker import EXIT_NO_SPACE, Answer, JobFile
 
-_PR_SET_PDEATHSIG = 1
+if TYPE_CHECKING:
+    from export.leader import Member
+
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -38,15 +47,42 @@ class _Hide(importlib.abc.MetaPathFinder):
             )
 
 
-def _die_with_parent() -> None:
-    """Linux: SIGKILL when the parent ends. Elsewhere an orphan ends with its job."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _be_led(parent_pid: int) -> None:
+    """Go on in a new process, whose leader copies what it prints to the log and ends with ``parent_pid``."""
+    from export import leader
+
+    leader.die_with_parent(signal.SIGTERM, parent_pid)
+    source, sink = os.pipe()
+
+    def follow(member: Member) -> int:
+        os.close(sink)
+        log = BoundedLog(sys.stdout.fileno())
+        listening: int | None = source
+        while member.code is None and not member.asked:
+            chunk = member.wait(listening, None)
+            if chunk:
+                log.add(chunk)
+            elif chunk is not None:
+                listening = None
+        leader.end_all()  # what it left could print for ever
+        os.set_blocking(source, False)
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(source, 1 << 16):
+                log.add(chunk)
+        log.close()
+        return -signal.SIGTERM if member.code is None else member.code
+
+    leader.lead(follow)
+    os.close(source)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(sink, stream.fileno())
+    os.close(sink)
 
 
-def main(job_file: Path) -> int:
+def main(job_file: Path, parent_pid: int | None = None) -> int:
     """The child: do the job, leave an answer; 0 when done, 1 when it failed, 74 when the disk is full."""
-    _die_with_parent()
+    if sys.platform == "linux" and parent_pid is not None:
+        _be_led(parent_pid)
     faulthandler.enable()  # where a crash happened stands in the log
     job = read(JobFile, job_file)
     for package in {"bench", "pipeline"} - set(job.hidden):  # no file of the recipe's folder can take their names then
@@ -97,4 +133,4 @@ def _one_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1])))
+    raise SystemExit(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))

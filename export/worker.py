@@ -2,11 +2,12 @@
 
 ``Workspace.run`` starts ``python -m export.child JOB``; the child finds the task by its name, does the job and leaves a
 result file. The parent watches the wall clock and the resident memory of the whole process tree (an address-space limit
-would break CUDA). A child dies with its parent, so that a killed run leaves nothing behind.
+would break CUDA). A child has a session of its own; it and all that it started end with it, and with its parent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -31,6 +32,10 @@ FailedStatus = Literal["failed", "crashed", "timeout", "out-of-memory"]
 EXIT_NO_SPACE = 74
 """A child's exit code where the disk is full: it may have no room for an answer. sysexits.h calls it EX_IOERR."""
 _POLL_S = 0.1
+_STUBBORN_S = 10.0
+"""How long a killed process may take to be gone: one in the kernel's hands cannot be waited for."""
+_LAST_BYTES = 1 << 16
+"""Where the last line of a log lies."""
 _ROOT = str(Path(__file__).resolve().parents[1])
 T = TypeVar("T")
 
@@ -136,14 +141,16 @@ class Workspace:
         )
         write(files.job, record)
         command = [sys.executable, "-P", "-m", "export.child", str(files.job)]
+        led = [*command, str(os.getpid())]
         environment = _child_environment()
         write_atomically(files.reproduce, _script(command, environment).encode())
         files.reproduce.chmod(0o755)
         started = time.monotonic()
         with files.log.open("wb") as output:
             child = psutil.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=self.folder
-            )
+                led, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=self.folder,
+                start_new_session=True,
+            )  # fmt: skip
             stopped = _watch(child, self.limits, poll_s)
         duration_s = time.monotonic() - started
         answer = stopped or _collect(child.returncode, files)
@@ -181,7 +188,7 @@ class _Files:
 
 def _watch(child: psutil.Popen, limits: ProcessLimits, poll_s: float) -> tuple[FailedStatus, str] | None:
     """Wait for the child; kill its tree past a limit. None if it ended by itself."""
-    memory_bytes = limits.memory_bytes or psutil.virtual_memory().total * 3 // 4
+    memory_bytes = memory_limit_bytes(limits)
     deadline = time.monotonic() + limits.wall_s
     try:
         while True:
@@ -208,9 +215,28 @@ def _collect(returncode: int, files: _Files) -> Answer | tuple[FailedStatus, str
     if returncode == EXIT_NO_SPACE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(files.folder))
     if returncode < 0:
-        return "crashed", f"killed by {signal.Signals(-returncode).name}"
-    lines = files.log.read_text(errors="replace").strip().splitlines()
+        return "crashed", f"killed by {signal_name(-returncode)}"
+    lines = _end_of(files.log).strip().splitlines()
     return "crashed", f"exit code {returncode}: {lines[-1] if lines else 'no output'}"
+
+
+def memory_limit_bytes(limits: ProcessLimits) -> int:
+    """The limit in bytes on this machine."""
+    return limits.memory_bytes or psutil.virtual_memory().total * 3 // 4
+
+
+def signal_name(number: int) -> str:
+    """``SIGSEGV``; those of real time have no names."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _end_of(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LAST_BYTES))
+        return file.read().decode(errors="replace")
 
 
 def _child_environment() -> dict[str, str]:
@@ -234,13 +260,18 @@ def _tree_rss_bytes(child: psutil.Process) -> int:
 
 
 def _kill_tree(child: psutil.Process) -> None:
-    processes = _tree(child)
+    """The child and all below it; those that start meanwhile too. Its leader goes last, whose they become."""
+    deadline = time.monotonic() + _STUBBORN_S
+    while (below := _tree(child)[1:]) and time.monotonic() < deadline:
+        _kill(below)
+    _kill([child])
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
     for process in processes:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(processes, timeout=10)
+    psutil.wait_procs(processes, timeout=_STUBBORN_S)
 
 
 def _tree(child: psutil.Process) -> list[psutil.Process]:

@@ -7,6 +7,7 @@ which flags there are and what their defaults are. ``--help`` alone imports no t
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,10 +24,11 @@ claim_names()  # before the first import of ours that a file of the user's could
 from export.errors import NO_SPACE, TorchstoneError, UserError  # noqa: E402
 from export.version import VERSION  # noqa: E402
 from pipeline.find import Found, built_in, find  # noqa: E402
+from pipeline.guard import USAGE, guarded  # noqa: E402
 from pipeline.verifier.outcome import printable_lines  # noqa: E402
 
 DEFAULT_RECIPE = "seed"
-GOOD, NOT_GOOD, USAGE, INTERRUPTED = 0, 1, 2, 130
+GOOD, NOT_GOOD, INTERRUPTED = 0, 1, 130
 _IN_THE_WAY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EIO})
 """What an ``OSError`` carries where the environment, and not we, is at fault."""
 _STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
@@ -87,10 +89,13 @@ def parse(arguments: Sequence[str], command: str) -> tuple[Found, Options]:
 
 def end(command: Callable[[Sequence[str]], int]) -> int:
     """Run a command with the process's arguments; turn every way it can end into an exit code and a short message."""
-    arguments = sys.argv[1:]
-    if arguments == ["--version"]:
+    if sys.argv[1:] == ["--version"]:
         print(f"torchstone {VERSION}")
         return GOOD
+    return guarded(lambda: _end(command, sys.argv[1:]))
+
+
+def _end(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     try:
         return command(arguments)
     except KeyboardInterrupt:
@@ -98,6 +103,8 @@ def end(command: Callable[[Sequence[str]], int]) -> int:
         return INTERRUPTED
     except TorchstoneError as error:
         print(printable_lines(f"error: {error}"), file=sys.stderr)
+    except BrokenPipeError:  # whoever read our output has gone, and needs no message
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         return _environment(error)
     except Exception:  # noqa: BLE001 - the last stop: whatever else arrives here is ours

@@ -21,9 +21,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from export import registry
 from export.errors import UserError
 from export.record import sha256
+from export.worker import ProcessLimits
+from pipeline.guard import under_way
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -99,7 +100,8 @@ def find(text: str) -> Found:
     """
     location = locate(text)
     loaded_before = set(sys.modules)
-    recipe = call(location)
+    with under_way(f"the recipe {location.file or location.module}", ProcessLimits()):
+        recipe = call(location)
     module = sys.modules[location.module]
     loaded = {name for name in set(sys.modules) - loaded_before if not name.startswith("__")}
     return Found(recipe=recipe, location=location, source_sha256=_sources(module, loaded))
@@ -160,6 +162,8 @@ def _import(location: RecipeLocation) -> ModuleType:
 
 def _sources(module: ModuleType, loaded: set[str]) -> dict[str, str]:
     """Digests of the modules that were loaded with the recipe, and of all that their source text imports."""
+    from export import registry
+
     plugins = registry.plugin_packages()  # loaded on the way; the user's only if the recipe's own text imports them
     names = {module.__name__} | {name for name in loaded if name.partition(".")[0] not in plugins}
     todo = [name for name in names if _is_users(name)]

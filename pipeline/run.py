@@ -27,6 +27,7 @@ from export.record import Record, encode, from_json, key_of, read, to_json, writ
 from export.worker import ProcessLimits, Workspace
 from pipeline.console import Console
 from pipeline.find import Found, built_in
+from pipeline.scratch import temporary_files
 from pipeline.stages.tools import tools_sha256
 
 KEY_DIGITS = 12
@@ -175,6 +176,22 @@ def open_run(located: Found, device: str, out: Path, console: Console) -> Iterat
     record = _recipe_record(located, device)
     key = key_of(recipe=to_json(record))
     folder = out.resolve() / record.name / key[:KEY_DIGITS]
+    with held(folder, out):
+        files = RunFolder(folder)
+        if not _is_written(files.recipe_record, record):  # a damaged one too is what the folder's key says
+            write(files.recipe_record, record)
+        yield Run(found=located, device=device, folder=folder, record=record, console=console)
+
+
+@contextlib.contextmanager
+def held(folder: Path, called: Path | None = None) -> Iterator[None]:
+    """Work in a run's folder alone, without what a killed process left there; temporary files lie in it too.
+
+    ``called`` is what the user calls it.
+
+    Raises:
+        UserError: it cannot be written, or another process works in it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock")
@@ -185,14 +202,12 @@ def open_run(located: Found, device: str, out: Path, console: Console) -> Iterat
         ) from error
     except OSError as error:
         raise UserError(
-            f"the output folder {out} cannot be used: {error.strerror}. Choose another with --out"
+            f"the output folder {called or folder} cannot be used: {error.strerror}. Choose another with --out"
         ) from error
     try:
         _sweep(folder)
-        files = RunFolder(folder)
-        if not _is_written(files.recipe_record, record):  # a damaged one too is what the folder's key says
-            write(files.recipe_record, record)
-        yield Run(found=located, device=device, folder=folder, record=record, console=console)
+        with temporary_files(folder / ".tmp"):
+            yield
     finally:
         lock.release()
 
@@ -280,10 +295,10 @@ def _sweep(folder: Path) -> None:
     for path in sorted(folder.rglob(".*")):
         if path.name == ".lock" or path.match(".checkpoint.*.partial"):
             continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
+        if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path)
 
 
 def _fresh(target: Path, what: str) -> Path:

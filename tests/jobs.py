@@ -83,3 +83,22 @@ def import_source(payload: str) -> str:
 @task
 def lie(payload: int) -> int:
     return cast(int, "not a number")
+
+
+@task
+def leave_one_behind(payload: str) -> int:
+    """A process with a session of its own, whose id it returns; and one that keeps its output open."""
+    import subprocess
+
+    subprocess.Popen(["sleep", "600"])
+    return subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=subprocess.DEVNULL).pid
+
+
+@task
+def flood(payload: int) -> None:
+    """Prints so many MiB, then crashes."""
+    print("first")
+    for _ in range(payload):
+        print("x" * ((1 << 20) - 1))
+    print("last", flush=True)
+    os.kill(os.getpid(), signal.SIGRTMIN + 3)

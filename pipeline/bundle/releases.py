@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ import filelock
 from export.errors import UserError
 
 CURRENT = "current"
+_HIDDEN = ".incoming."
+"""How the name of everything begins that is not finished, and goes with the next to open the folder."""
+_VERSION = re.compile("[1-9][0-9]*")
 
 
 @contextlib.contextmanager
@@ -37,7 +41,7 @@ def opened(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"the serving folder {folder} cannot be used: {error.strerror}") from error
     try:
-        for left in folder.glob(".incoming.*"):
+        for left in folder.glob(f"{_HIDDEN}*"):
             left.unlink() if left.is_symlink() else shutil.rmtree(left)
         yield folder
     finally:
@@ -49,7 +53,7 @@ def put(releases: Path, fill: Callable[[Path], None], keep_count: int) -> int:
 
     Returns the new version. ``fill`` may raise: nothing is changed then.
     """
-    incoming = releases / f".incoming.{os.getpid()}"
+    incoming = releases / f"{_HIDDEN}{os.getpid()}"
     try:
         incoming.mkdir()
         fill(incoming)
@@ -67,9 +71,14 @@ def put(releases: Path, fill: Callable[[Path], None], keep_count: int) -> int:
     return version
 
 
+def temporary(releases: Path) -> Path:
+    """A place in it for temporary files."""
+    return releases / f"{_HIDDEN}tmp"
+
+
 def switch(releases: Path, version: int) -> None:
     """Make one version current, by one rename."""
-    link = releases / f".incoming.link.{os.getpid()}"
+    link = releases / f"{_HIDDEN}link.{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(str(version))
     os.replace(link, releases / CURRENT)
@@ -93,13 +102,22 @@ def previous(releases: Path) -> int:
 
 def versions(releases: Path) -> list[int]:
     """The numbers that there are."""
-    return sorted(int(path.name) for path in releases.iterdir() if path.name.isdigit() and path.is_dir())
+    return sorted(int(path.name) for path in releases.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir())
 
 
 def current(releases: Path) -> int | None:
-    """The number that serves; None if none does."""
+    """The number that serves; None if none does.
+
+    Raises:
+        UserError: the link leads to something else than a version.
+    """
     link = releases / CURRENT
-    return int(os.readlink(link)) if link.is_symlink() else None
+    if not link.is_symlink():
+        return None
+    target = os.readlink(link)
+    if not _VERSION.fullmatch(target):
+        raise UserError(f"{link} leads to {target!r}, and not to a version beside it: remove it, then ship again")
+    return int(target)
 
 
 def _write_through(folder: Path) -> None:

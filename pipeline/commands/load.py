@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     from export.record import digest, encode, observed, read, write
     from export.worker import Failed
     from pipeline.console import Console
-    from pipeline.run import RecipeRecord, find_run, workspace_of
+    from pipeline.run import RecipeRecord, find_run, held, workspace_of
 
     if (reason := missing()) is not None:
         raise UserError(reason)
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     artifact = open_artifact(run.artifact(name))
     rows = artifact.signature.ranges[artifact.signature.batch].max if artifact.signature.batch else 1
     rows_file = run.existing_real_rows()
-    with tempfile.TemporaryDirectory(prefix="torchstone-loadgen-") as logs:
+    with held(run.path), tempfile.TemporaryDirectory(prefix="torchstone-loadgen-") as logs:
         job = LoadJob(
             artifact=str(run.artifact(name)),
             options=report.options,

@@ -111,9 +111,10 @@ def _child(run: RunFolder, name: str, task: Task[J, R], job: J, as_json: bool) -
 
     from export.record import read, to_json
     from export.worker import Failed
-    from pipeline.run import RecipeRecord, workspace_of
+    from pipeline.run import RecipeRecord, held, workspace_of
 
-    end = workspace_of(run, read(RecipeRecord, run.recipe_record)).run(task, job, name)
+    with held(run.path):
+        end = workspace_of(run, read(RecipeRecord, run.recipe_record)).run(task, job, name)
     if isinstance(end, Failed):
         raise UserError(f"{name} {end.summary}\nThe whole story: {end.log}")
     if as_json:

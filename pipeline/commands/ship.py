@@ -117,6 +117,7 @@ def _ship(run: RunFolder, options: Options, console: Console) -> int:
     from pipeline.bundle.signing import Signer, sign
     from pipeline.bundle.target import temporary_environment
     from pipeline.bundle.writer import Choice, chosen_rows, make
+    from pipeline.scratch import temporary_files
     from pipeline.verifier.outcome import Refused, Unable
     from pipeline.verifier.report import report
     from pipeline.verifier.running import Bounds
@@ -131,6 +132,8 @@ def _ship(run: RunFolder, options: Options, console: Console) -> int:
     signer = Signer(key=options.key, certificate=options.certificate, chain=options.chain, sigstore=options.sigstore)
     key = key_of(stage="ship", verdict=digest(verdict), choice=choice, target_ort=options.target_ort)
     with ExitStack() as stack:
+        folder = stack.enter_context(releases.opened(options.to))
+        stack.enter_context(temporary_files(releases.temporary(folder)))
         target = stack.enter_context(temporary_environment(options.target_ort)) if options.target_ort else None
         lowered = _lowered(run, verdict, target, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         findings: dict[str, object] = {}
@@ -143,7 +146,6 @@ def _ship(run: RunFolder, options: Options, console: Console) -> int:
             if target is not None and (why := target.accepts(folder)) is not None:
                 raise Refused(f"in onnxruntime {target.version}: {why}")
 
-        folder = stack.enter_context(releases.opened(options.to))
         try:
             version = releases.put(folder, fill, options.keep)
         except Refused as error:

@@ -55,14 +55,21 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Search, check parity again, write down."""
     options = tyro.cli(Options, args=list(arguments), prog="python -m pipeline.tune", description=__doc__)
+    from pipeline.run import find_run, held
+
+    run = find_run(options.run, options.out)
+    with held(run.path):
+        return _tune(run, options)
+
+
+def _tune(run: RunFolder, options: Options) -> int:
     from bench.tune import search
     from export import registry
     from export.environment import cores_count
     from export.record import encode, read, write
     from pipeline.console import Console
-    from pipeline.run import RecipeRecord, find_run, workspace_of
+    from pipeline.run import RecipeRecord, workspace_of
 
-    run = find_run(options.run, options.out)
     console = Console(json=options.json)
     recheck = Recheck(run, workspace_of(run, read(RecipeRecord, run.recipe_record)))
     artifacts, reports = _passed(run, options.artifacts)

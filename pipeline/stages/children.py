@@ -23,6 +23,7 @@ from export.errors import NO_SPACE, RecordError, TorchstoneError, UserError
 from export.files import write_atomically
 from export.record import Record, digest, read, write
 from export.worker import Done, Failed
+from pipeline.guard import under_way
 from pipeline.run import Run
 
 Failures = dict[str, Failure]
@@ -68,14 +69,17 @@ def failure(run: Run, step: str, end: Failed) -> Failure:
 
 
 @contextlib.contextmanager
-def users_code(run: Run, what: str) -> Iterator[None]:
+def users_code(run: Run, what: str, *, limited: bool = True) -> Iterator[None]:
     """Around code of the recipe's: what it raises, ``sys.exit()`` too, becomes one message; the traceback a log.
+
+    However else it ends the process, its leader says so; ``limited``: a hang, and too much memory, as well.
 
     Raises:
         UserError: anything but our own errors, an interruption and a full disk.
     """
     try:
-        yield
+        with under_way(what, run.found.recipe.process if limited else None):
+            yield
     except TorchstoneError:
         raise
     except (Exception, SystemExit) as error:

@@ -66,7 +66,7 @@ def train(run: Run) -> Trained:
             progress = Progress(
                 say=lambda text: run.console.stage("train", text), advance=lambda done, _: advance(done)
             )
-            with users_code(run, "training"):
+            with users_code(run, "training", limited=False):  # nobody knows how long it takes
                 train_recipe(recipe, device(run.device), folder, key, progress)
 
     checkpoint, made = run.stage(

@@ -21,10 +21,10 @@ _YOUNG_S = 60.0
 
 
 @contextlib.contextmanager
-def private_folder() -> Iterator[Path]:
+def private_folder(prefix: str = PREFIX) -> Iterator[Path]:
     """An empty folder that only this user can enter; gone at the end."""
-    sweep(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    sweep(Path(tempfile.gettempdir()), prefix)
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
     descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         _lock(descriptor)
@@ -36,9 +36,9 @@ def private_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(place: Path) -> None:
+def sweep(place: Path, prefix: str = PREFIX) -> None:
     """Remove the folders in ``place`` that nobody holds any more."""
-    for folder in place.glob(f"{PREFIX}*"):
+    for folder in place.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):  # another user's, or gone meanwhile
             if time.time() - folder.lstat().st_mtime > _YOUNG_S and _is_free(folder / _LOCK):
                 shutil.rmtree(folder)

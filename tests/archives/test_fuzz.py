@@ -1,10 +1,10 @@
-"""A short run of the fuzzer of archives; ``python -m tests.measure.archives`` is the long one."""
+"""A short run of the fuzzer of archives; ``python -m tests.archives.fuzz`` is the long one."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from tests.measure.archives import NEVER, RAN_ACCEPTED, RAN_ALONE, fuzz, unguarded
+from tests.archives.fuzz import NEVER, RAN_ACCEPTED, RAN_ALONE, fuzz, unguarded
 
 
 def test_no_code_runs_that_the_guard_accepted() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,8 +15,10 @@ import psutil
 import pytest
 
 from export.errors import RecordError
+from export.log import HEAD_BYTES, TAIL_BYTES
+from export.record import write
 from export.task import Task
-from export.worker import Done, Failed, ProcessLimits, Workspace
+from export.worker import Done, Failed, JobFile, ProcessLimits, Workspace
 from tests import jobs
 from tests.conftest import ROOT, environ
 
@@ -87,12 +90,52 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     )
     parent = subprocess.Popen([sys.executable, "-c", code, pids, tmp_path / "log"], env=environ())
     _wait_for(pids.exists)
-    child = int(pids.read_text().split()[0])
-    assert _alive(child)
+    both = [int(pid) for pid in pids.read_text().split()]
+    assert all(map(_alive, both))
     parent.kill()
     parent.wait()
-    _wait_for(lambda: not _alive(child))
-    os.kill(int(pids.read_text().split()[1]), signal.SIGKILL)  # the grandchild is the job's own to end
+    _wait_for(lambda: not any(map(_alive, both)), 2.0)
+
+
+def test_what_a_child_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+    end = Workspace(folder=tmp_path).run(jobs.leave_one_behind, "", "one")
+    assert isinstance(end, Done)
+    assert not _alive(end.result)
+
+
+def test_without_a_leader_it_stays(tmp_path: Path) -> None:
+    """The twin: the same child, started as its script starts it."""
+    job = JobFile(task="tests.jobs:leave_one_behind", payload="", result=str(tmp_path / "result.json"))
+    write(tmp_path / "job.json", job)
+    command = [sys.executable, "-m", "export.child", str(tmp_path / "job.json")]
+    child = subprocess.Popen(command, env=environ(), start_new_session=True, stdout=subprocess.DEVNULL)
+    assert child.wait() == 0
+    os.killpg(child.pid, signal.SIGKILL)  # which does not reach the one with a session of its own
+    left = psutil.Process(json.loads((tmp_path / "result.json").read_bytes())["value"])
+    assert left.is_running()
+    left.kill()
+
+
+def test_a_child_whose_parent_ended_before_it_looked_ends_too(tmp_path: Path) -> None:
+    write(tmp_path / "job.json", JobFile(task="tests.jobs:double", payload=1, result=str(tmp_path / "result.json")))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for parent, code, answered in (
+        (gone.pid, -signal.SIGTERM, False),
+        (os.getpid(), 0, True),
+    ):  # the second is the twin
+        command = [sys.executable, "-m", "export.child", str(tmp_path / "job.json"), str(parent)]
+        assert subprocess.run(command, env=environ(), check=False).returncode == code
+        assert (tmp_path / "result.json").exists() == answered
+
+
+def test_a_flood_of_output_is_kept_within_bounds_and_a_signal_without_a_name_is_said(tmp_path: Path) -> None:
+    outcome = failed(Workspace(folder=tmp_path), jobs.flood, 40)
+    assert outcome.cause == f"killed by signal {signal.SIGRTMIN + 3}"
+    lines = outcome.log.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("first", "last")
+    assert any("bytes are not kept" in line for line in lines)
+    assert outcome.log.stat().st_size < HEAD_BYTES + TAIL_BYTES + (1 << 17)
 
 
 def test_hidden_packages_cannot_be_imported_and_only_where_asked(tmp_path: Path) -> None:

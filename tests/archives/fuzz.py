@@ -1,6 +1,6 @@
 """Fuzzing of saved programs: archives arranged and edited at random, read by torch behind our guard and by torch alone.
 
-    python -m tests.measure.archives [--cases N] [--seed S] [--from CASE]
+    python -m tests.archives.fuzz [--cases N] [--seed S] [--from CASE]
 
 Each case is a real program with one to three changes, most of which plant code that leaves a mark. It is loaded and
 called in a child process: once as ``load_exported`` does it, once by torch alone. Exit code 1 if code ran that the
