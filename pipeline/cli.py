@@ -24,7 +24,7 @@ claim_names()  # before the first import of ours that a file of the user's could
 from export.errors import NO_SPACE, TorchstoneError, UserError  # noqa: E402
 from export.version import VERSION  # noqa: E402
 from pipeline.find import Found, built_in, find  # noqa: E402
-from pipeline.guard import USAGE, guarded  # noqa: E402
+from pipeline.process.guard import USAGE, guarded  # noqa: E402
 from pipeline.verifier.outcome import printable_lines  # noqa: E402
 
 DEFAULT_RECIPE = "seed"

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from export.errors import UserError
 from export.record import sha256
 from export.worker import ProcessLimits
-from pipeline.guard import under_way
+from pipeline.process.guard import under_way
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe

@@ -27,7 +27,7 @@ from export.record import Record, encode, from_json, key_of, read, to_json, writ
 from export.worker import ProcessLimits, Workspace
 from pipeline.console import Console
 from pipeline.find import Found, built_in
-from pipeline.scratch import temporary_files
+from pipeline.process.scratch import temporary_files
 from pipeline.stages.tools import tools_sha256
 
 KEY_DIGITS = 12

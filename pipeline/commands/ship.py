@@ -117,7 +117,7 @@ def _ship(run: RunFolder, options: Options, console: Console) -> int:
     from pipeline.bundle.signing import Signer, sign
     from pipeline.bundle.target import temporary_environment
     from pipeline.bundle.writer import Choice, chosen_rows, make
-    from pipeline.scratch import temporary_files
+    from pipeline.process.scratch import temporary_files
     from pipeline.verifier.outcome import Refused, Unable
     from pipeline.verifier.report import report
     from pipeline.verifier.running import Bounds

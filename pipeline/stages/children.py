@@ -23,7 +23,7 @@ from export.errors import NO_SPACE, RecordError, TorchstoneError, UserError
 from export.files import write_atomically
 from export.record import Record, digest, read, write
 from export.worker import Done, Failed
-from pipeline.guard import under_way
+from pipeline.process.guard import under_way
 from pipeline.run import Run
 
 Failures = dict[str, Failure]

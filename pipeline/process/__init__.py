@@ -1,0 +1,1 @@
+"""The process that a command runs in: who leads it, and where its temporary files lie."""
