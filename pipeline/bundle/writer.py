@@ -31,6 +31,7 @@ from export.files import digest_files
 from export.record import digest, encode, parse, read, write
 from export.registry import BASELINE
 from export.version import VERSION
+from pipeline.bundle.bom import write_bom
 from pipeline.bundle.evidence import judged_verdict
 from pipeline.bundle.golden import write_golden
 from pipeline.bundle.model_card import write_model_card
@@ -40,6 +41,7 @@ from pipeline.bundle.record import Bundle, Claim, ClaimedLatency, Manifest, Ship
 from pipeline.bundle.serving import write_serving
 from pipeline.bundle.workload import write_workload
 from pipeline.run import RecipeRecord
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.verifier.contents import BUNDLE
 from pipeline.verifier.files import MANIFEST
 from pipeline.verifier.needs import package_needs
@@ -129,6 +131,7 @@ def make(run: RunFolder, folder: Path, key: str, choice: Choice, lowered: Lowere
     bundle = replace(bundle, shipped=claimed)
     write(folder / BUNDLE, bundle)
     write_model_card(folder / "README.md", bundle, verdict, {source.row.name: source.report for source in sources})
+    write_bom(folder, bundle, verdict, read(Checkpoint, folder / "records" / "checkpoint.json"))
     manifest = Manifest(key=key, files=digest_files(folder, (path for path in folder.rglob("*") if path.is_file())))
     write(folder / MANIFEST, manifest)
     try:
