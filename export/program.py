@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from export.archive import read_program
 from export.arrays import dtype_name, to_torch
 from export.device import HOST, Device
 from export.errors import UserError
@@ -153,6 +152,8 @@ def load_exported(path: Path) -> torch.export.ExportedProgram:
     Raises:
         RecordError: the file could run code, or is not a program as torch saves it.
     """
+    from export.archive import read_program  # with SymPy, which takes a second of every process that imports it
+
     data = read_program(path)
     with quiet():
         return torch.export.load(data)

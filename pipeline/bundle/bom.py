@@ -65,17 +65,17 @@ def _model(bundle: Bundle, verdict: Verdict, *, with_data: bool) -> dict[str, An
     }
     if with_data:
         parameters["datasets"] = [{"ref": _DATA}]
-    card: dict[str, Any] = {"modelParameters": parameters}
+    facts: dict[str, Any] = {"modelParameters": parameters}
     if verdict.metrics:
         metrics = [{"type": name, "value": f"{value:.9g}"} for name, value in sorted(verdict.metrics.items())]
-        card["quantitativeAnalysis"] = {"performanceMetrics": metrics}
+        facts["quantitativeAnalysis"] = {"performanceMetrics": metrics}
     licences = {"licenses": [_licence(bundle.licence)]} if bundle.licence else {}
     return {
         "type": "machine-learning-model",
         "bom-ref": _MODEL,
         "name": bundle.name,
         "version": bundle.verdict_sha256[:12],
-        "modelCard": card,
+        "modelCard": facts,
         "properties": [{"name": "torchstone:verdict:sha256", "value": bundle.verdict_sha256}],
         **licences,
     }

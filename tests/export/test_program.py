@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from export.errors import UserError
 from export.program import capture, complete, flatten
 from export.signature import Signature, SizeRange, TensorSpec
+from tests.conftest import environ
 from tests.models import SIGNATURES, Answer, make
 
 
@@ -65,3 +68,10 @@ def test_capturing_leaves_the_users_module_as_it_was() -> None:
     capture(module, signature, seed=0)
     assert module.training
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_a_process_that_reads_no_program_does_not_pay_for_its_reader() -> None:
+    """SymPy and torch's archives take a second to import, of every child."""
+    code = "import sys, export.program; print('sympy' in sys.modules, 'torch.export.pt2_archive' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environ(), capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
