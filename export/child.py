@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from export.errors import NO_SPACE, TorchstoneError
-from export.files import write_atomically
+from export.files import is_full, write_atomically
 from export.log import BoundedLog
 from export.record import read, to_json
 from export.task import resolve
@@ -104,7 +104,7 @@ def _answer(job: JobFile) -> int:
         answer, code = Answer(value=resolve(job.task).from_payload(job.payload)), 0
     except Exception as error:  # noqa: BLE001 - the boundary of the process: the traceback goes to the log, the cause to the parent
         traceback.print_exc()
-        if _no_space(error):
+        if _no_space(error) or is_full(Path(job.result).parent):
             return EXIT_NO_SPACE
         answer, code = Answer(cause=_one_line(error)), 1
     write_atomically(Path(job.result), json.dumps(to_json(answer)).encode())

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.errors import RecordError
+from export.errors import NO_SPACE, RecordError
 
 _CHUNK_BYTES = 1 << 20
 _NOT_PLAIN = re.compile(r'[\\:\x00-\x1f\x7f"<>|*?]')
 _PATH_LENGTH = 1024
+_FULL_BYTES = 1 << 16
+"""What a file system may keep back where it is full."""
 
 
 def _umask() -> int:
@@ -72,6 +76,27 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
+        raise
+
+
+def is_full(folder: Path) -> bool:
+    """Whether there is no room left where the folder lies."""
+    return shutil.disk_usage(folder).free < _FULL_BYTES
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Libraries have many errors for a full disk, some of which blame what they write: it becomes the system's own.
+
+    Raises:
+        OSError: something failed inside, and there is no room left where the folder lies.
+    """
+    try:
+        yield
+    except Exception as error:
+        is_systems = isinstance(error, OSError) and error.errno in NO_SPACE
+        if not is_systems and is_full(folder):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise
 
 

@@ -12,6 +12,7 @@ running the model (``export.program.complete``); there a dimension may also be `
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ import numpy as np
 from export.arrays import Array, dtype_name
 from export.errors import ContractError, UserError
 
+_NAME = re.compile(r"\w[\w.]*")
+"""Files are named after tensors: none is hidden, or leads up."""
 DTYPES = (
     "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool",
 )  # fmt: skip
@@ -45,8 +48,8 @@ class TensorSpec:
     """Whether the model takes this input as ``forward(..., name=tensor)``; positional otherwise."""
 
     def __post_init__(self) -> None:
-        if not self.name or not self.name.replace("_", "a").replace(".", "a").isalnum():
-            raise UserError(f"TensorSpec.name must be letters, digits, '_' and '.', got {self.name!r}")
+        if not _NAME.fullmatch(self.name):
+            raise UserError(f"TensorSpec.name must be letters, digits, '_' and '.', no '.' first, got {self.name!r}")
         if self.dtype not in DTYPES:
             raise UserError(f"{self.name}: dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if any(isinstance(dim, int) and dim < 0 for dim in self.shape):

@@ -22,7 +22,7 @@ import filelock
 from bench.run_folder import RunFolder
 from export.environment import environment, version
 from export.errors import RecordError, UserError
-from export.files import FileDigest, digest_file, publish, verify_files
+from export.files import FileDigest, digest_file, full_disk_named, publish, verify_files
 from export.record import Record, encode, from_json, key_of, read, to_json, write
 from export.worker import ProcessLimits, Workspace
 from pipeline.console import Console
@@ -206,7 +206,7 @@ def held(folder: Path, called: Path | None = None) -> Iterator[None]:
         ) from error
     try:
         _sweep(folder)
-        with temporary_files(folder / ".tmp"):
+        with full_disk_named(folder), temporary_files(folder / ".tmp"):
             yield
     finally:
         lock.release()

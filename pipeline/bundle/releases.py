@@ -18,6 +18,7 @@ from pathlib import Path
 import filelock
 
 from export.errors import UserError
+from export.files import full_disk_named
 
 CURRENT = "current"
 _HIDDEN = ".incoming."
@@ -43,7 +44,8 @@ def opened(folder: Path) -> Iterator[Path]:
     try:
         for left in folder.glob(f"{_HIDDEN}*"):
             left.unlink() if left.is_symlink() else shutil.rmtree(left)
-        yield folder
+        with full_disk_named(folder):
+            yield folder
     finally:
         lock.release()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -20,7 +19,7 @@ from export.artifact import Artifact
 from export.backend import LoadOptions
 from export.environment import cores_count, machine
 from export.errors import NO_SPACE, RecordError, TorchstoneError, UserError
-from export.files import write_atomically
+from export.files import is_full, write_atomically
 from export.record import Record, digest, read, write
 from export.worker import Done, Failed
 from pipeline.process.guard import under_way
@@ -28,7 +27,6 @@ from pipeline.run import Run
 
 Failures = dict[str, Failure]
 """By backend: the step that did not end well."""
-_FULL_BYTES = 1 << 16
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
@@ -58,7 +56,7 @@ def failure(run: Run, step: str, end: Failed) -> Failure:
     Raises:
         OSError: the disk is full: that is no fault of the row, and the other rows would fail too.
     """
-    if shutil.disk_usage(run.folder).free < _FULL_BYTES:
+    if is_full(run.folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.folder))
     return Failure(
         step=step,
@@ -83,7 +81,7 @@ def users_code(run: Run, what: str, *, limited: bool = True) -> Iterator[None]:
     except TorchstoneError:
         raise
     except (Exception, SystemExit) as error:
-        if isinstance(error, OSError) and error.errno in NO_SPACE:
+        if is_full(run.folder) or (isinstance(error, OSError) and error.errno in NO_SPACE):
             raise
         log = run.workspace.folder / "recipe.log"
         write_atomically(log, traceback.format_exc().encode())

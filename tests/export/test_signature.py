@@ -60,6 +60,8 @@ def test_a_frozen_output_dimension_is_named() -> None:
     ("make", "reason"),
     [
         (lambda: Signature(inputs=()), "at least one input"),
+        (lambda: TensorSpec("..", "float32", ()), r"no '\.' first, got '\.\.'"),
+        (lambda: TensorSpec("a/b", "float32", ()), "TensorSpec.name must be letters"),
         (lambda: Signature(inputs=(TensorSpec("x", "float32", ("n",)),)), "every symbol needs a range"),
         (
             lambda: Signature(inputs=(TensorSpec("x", "float32", (3,)),), ranges={"batch": SizeRange()}),
