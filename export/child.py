@@ -21,8 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from export.errors import NO_SPACE, TorchstoneError
-from export.files import is_full, write_atomically
+from export.errors import TorchstoneError
+from export.files import is_full, no_space, write_atomically
 from export.log import BoundedLog
 from export.record import read, to_json
 from export.task import resolve
@@ -94,7 +94,7 @@ def main(job_file: Path, parent_pid: int | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:  # of writing the traceback, or the answer
-        if _no_space(error):
+        if no_space(error):
             return EXIT_NO_SPACE
         raise
 
@@ -104,15 +104,11 @@ def _answer(job: JobFile) -> int:
         answer, code = Answer(value=resolve(job.task).from_payload(job.payload)), 0
     except Exception as error:  # noqa: BLE001 - the boundary of the process: the traceback goes to the log, the cause to the parent
         traceback.print_exc()
-        if _no_space(error) or is_full(Path(job.result).parent):
+        if no_space(error) or is_full(Path(job.result).parent):
             return EXIT_NO_SPACE
         answer, code = Answer(cause=_one_line(error)), 1
     write_atomically(Path(job.result), json.dumps(to_json(answer)).encode())
     return code
-
-
-def _no_space(error: BaseException) -> bool:
-    return any(isinstance(link, OSError) and link.errno in NO_SPACE for link in _chain(error))
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -84,6 +84,16 @@ def is_full(folder: Path) -> bool:
     return shutil.disk_usage(folder).free < _FULL_BYTES
 
 
+def no_space(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is that of a full disk: by its number, or in the words of a compiler."""
+    while True:
+        if (isinstance(error, OSError) and error.errno in NO_SPACE) or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        if error.__cause__ is None:
+            return False
+        error = error.__cause__
+
+
 @contextmanager
 def full_disk_named(folder: Path) -> Iterator[None]:
     """Libraries have many errors for a full disk, some of which blame what they write: it becomes the system's own.
@@ -95,7 +105,7 @@ def full_disk_named(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         is_systems = isinstance(error, OSError) and error.errno in NO_SPACE
-        if not is_systems and is_full(folder):
+        if not is_systems and (no_space(error) or is_full(folder)):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise
 

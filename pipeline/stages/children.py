@@ -18,8 +18,8 @@ from bench.verdict.judge import Failure
 from export.artifact import Artifact
 from export.backend import LoadOptions
 from export.environment import cores_count, machine
-from export.errors import NO_SPACE, RecordError, TorchstoneError, UserError
-from export.files import is_full, write_atomically
+from export.errors import RecordError, TorchstoneError, UserError
+from export.files import is_full, no_space, write_atomically
 from export.record import Record, digest, read, write
 from export.worker import Done, Failed
 from pipeline.process.guard import under_way
@@ -81,7 +81,7 @@ def users_code(run: Run, what: str, *, limited: bool = True) -> Iterator[None]:
     except TorchstoneError:
         raise
     except (Exception, SystemExit) as error:
-        if is_full(run.folder) or (isinstance(error, OSError) and error.errno in NO_SPACE):
+        if is_full(run.folder) or no_space(error):
             raise
         log = run.workspace.folder / "recipe.log"
         write_atomically(log, traceback.format_exc().encode())

@@ -76,13 +76,16 @@ class Ladder:
             )  # fmt: skip
             if done.returncode == 0:
                 return tries, amiss
+            output = done.stdout + done.stderr
             errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
             full = any("no space left" in line.lower() for line in errors)
             if done.returncode != 2 or len(errors) != 1 or not full or "Traceback" in done.stderr:
-                amiss.append(f"{self.name} at {self.disk.size_kb} kB: {done.returncode} {done.stderr[-600:]}")
+                amiss.append(f"{self.name} at {self.disk.size_kb} kB: {done.returncode} {output[-1200:]}")
                 print(f"AMISS: {amiss[-1]}", flush=True)
             for run in self.disk.folder.glob("o/seed/*"):
                 amiss += [] if run.is_symlink() else damaged(run)
+            if tries % 10 == 0:
+                print(f"{self.name}: {tries} tries, {self.disk.size_kb} kB", flush=True)
             self.disk.resize(max(self.disk.size_kb, self.disk.used_kb) + step_kb)
         return tries, [*amiss, f"{self.name} never ended well"]
 
