@@ -16,6 +16,8 @@ def start() -> int:
     if sys.version_info < (3, 9):  # noqa: UP036 - a server can have an older Python
         print("error: Python 3.9 or newer is needed, this is " + sys.version.split()[0], file=sys.stderr)
         return 2
+    for name in ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED"):  # ONNX Runtime's, read as it is imported
+        os.environ.setdefault(name, "1")
     if sys.argv[1:] == [CHILD]:
         from pipeline.verifier.running import child
 
