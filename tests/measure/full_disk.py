@@ -3,7 +3,7 @@
     python -m tests.measure.full_disk [--step-kb N]
 
 Needs root, to mount file systems in memory. Each command works on one that has room for a little more at every try,
-from none at all, until it ends well. Every try before must end with code 2 and the words that name the full disk. Exit
+from none at all, until it ends well: so many kB more, and at least a sixteenth. Every try before must end with code 2 and the words that name the full disk. Exit
 code 1 if one did not.
 """
 
@@ -86,7 +86,8 @@ class Ladder:
                 amiss += [] if run.is_symlink() else damaged(run)
             if tries % 10 == 0:
                 print(f"{self.name}: {tries} tries, {self.disk.size_kb} kB", flush=True)
-            self.disk.resize(max(self.disk.size_kb, self.disk.used_kb) + step_kb)
+            size_kb = max(self.disk.size_kb, self.disk.used_kb)
+            self.disk.resize(size_kb + max(step_kb, size_kb // 16))
         return tries, [*amiss, f"{self.name} never ended well"]
 
 
