@@ -2,9 +2,9 @@
 
     python -m tests.measure.full_disk [--step-kb N]
 
-Needs root, to mount file systems in memory. Each command works on one that has room for a little more at every try,
-from none at all, until it ends well: so many kB more, and at least a sixteenth. Every try before must end with code 2 and the words that name the full disk. Exit
-code 1 if one did not.
+Needs root, to mount file systems in memory. Each command works on one that has room for a little more at every try (so
+many kB, and at least a sixteenth), from none at all, until it ends well. Every try before must end with code 2 and the
+words that name the full disk. Exit code 1 if one did not.
 """
 
 from __future__ import annotations
