@@ -1,6 +1,6 @@
 """A disk that fills at one write after another: each command says so, loses nothing, and goes on when there is room.
 
-    python -m tests.measure.full_disk [--step-kb N]
+    python -m tests.measure.full_disk [--step-kb N] [--only COMMAND ...]
 
 Needs root, to mount file systems in memory. Each command works on one that has room for a little more at every try (so
 many kB, and at least a sixteenth), from none at all, until it ends well. Every try before must end with code 2 and the
@@ -13,7 +13,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,8 +95,8 @@ def _run(*command: str) -> None:
     subprocess.run(command, check=True)
 
 
-def climb_all(step_kb: int) -> dict[str, tuple[int, list[str]]]:
-    """By command: how often it was tried, and what was amiss."""
+def climb_all(step_kb: int, only: Sequence[str]) -> dict[str, tuple[int, list[str]]]:
+    """By command: how often it was tried, and what was amiss; those that are not asked for run once, with room enough."""
     results = {}
     with tempfile.TemporaryDirectory(prefix="d") as folder:
         base = Path(folder)
@@ -110,7 +110,12 @@ def climb_all(step_kb: int) -> dict[str, tuple[int, list[str]]]:
                 ("locate", disk, step_kb, ["pipeline.locate", run, "onnx"]),
                 ("ship", disk, step_kb, ["pipeline.ship", run, "--to", str(disk.folder / "s")]),
             ):
-                results[name] = Ladder(name, place, arguments).climb(step)
+                ladder = Ladder(name, place, arguments)
+                if only and name not in only:
+                    disk.resize(_LARGEST_KB)
+                    subprocess.run([sys.executable, "-B", "-m", *arguments], env=environ(), check=True)
+                    continue
+                results[name] = ladder.climb(step)
                 print(f"{name}: {results[name][0]} tries, {len(results[name][1])} amiss", flush=True)
             disk.resize(_LARGEST_KB)
             _run("cp", "-r", str(disk.folder / "s"), str(base / "s"))
@@ -124,8 +129,9 @@ def climb_all(step_kb: int) -> dict[str, tuple[int, list[str]]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--step-kb", type=int, default=64)
+    parser.add_argument("--only", nargs="*", default=[], metavar="COMMAND")
     options = parser.parse_args()
-    results = climb_all(options.step_kb)
+    results = climb_all(options.step_kb, options.only)
     for name, (tries, amiss) in results.items():
         print(f"{name:<10} {tries:>4} tries, {len(amiss)} amiss")
     return int(any(amiss for _, amiss in results.values()))
