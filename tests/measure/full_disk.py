@@ -96,7 +96,7 @@ def _run(*command: str) -> None:
 
 
 def climb_all(step_kb: int, only: Sequence[str]) -> dict[str, tuple[int, list[str]]]:
-    """By command: how often it was tried, and what was amiss; those that are not asked for run once, with room enough."""
+    """By command: how often it was tried, and what was amiss; those not asked for run once, with room enough."""
     results = {}
     with tempfile.TemporaryDirectory(prefix="d") as folder:
         base = Path(folder)
