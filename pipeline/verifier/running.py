@@ -18,6 +18,7 @@ from pipeline.verifier import CHILD
 from pipeline.verifier.artifacts import OnnxArtifact, TorchstoneArtifact
 from pipeline.verifier.golden import check_golden
 from pipeline.verifier.location import ARCHIVE, HOME, installation
+from pipeline.verifier.orphan import die_with
 from pipeline.verifier.outcome import Refused, Unable
 from pipeline.verifier.private import private_folder
 from pipeline.verifier.speed import first_rows, latency, p99
@@ -83,7 +84,8 @@ def _run_child(
     ):
         fields = {"folder": str(folder), "bundle": bundle, "shipped": shipped}
         began_s = time.monotonic()
-        job.write(json.dumps({**fields, "speed": bounds.speed, "began_s": began_s}).encode())
+        more = {"speed": bounds.speed, "began_s": began_s, "parent_pid": os.getpid()}
+        job.write(json.dumps({**fields, **more}).encode())
         job.seek(0)
         process = subprocess.Popen(
             command, stdin=job, stdout=output, stderr=errors, env={**environ, "TMPDIR": str(temporary)},
@@ -181,6 +183,7 @@ def child() -> NoReturn:
     """The run itself: a job on the standard input, the answer after a record separator on the standard output."""
     entered_s = time.monotonic()
     job = json.loads(sys.stdin.buffer.read())
+    die_with(job["parent_pid"])
     try:
         answer = json.dumps(_run(job, entered_s))
         code = ACCEPTED

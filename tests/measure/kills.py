@@ -1,6 +1,6 @@
 """SIGKILL at random instants of every command: nothing is half-written, left running, or left outside of the run.
 
-    python -m tests.measure.kills [--kills N] [--seed S]
+    python -m tests.measure.kills [--kills N] [--seed S] [--only COMMAND ...]
 
 A run of the default recipe with all six backends is killed again and again, and goes on each time; when it ends, its
 bundle must be accepted, and another is begun. `tune`, `ship` and `verify` are killed on a finished run. The victim is
@@ -23,7 +23,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,14 +198,16 @@ def _name(process: psutil.Process) -> str:
     return " ".join(_command(process))[-120:] or str(process.pid)
 
 
-def run_matrix(kills_count: int, seed: int) -> Matrix:
-    """All kills, then every command to its end."""
+def run_matrix(kills_count: int, seed: int, only: Sequence[str]) -> Matrix:
+    """All kills, of these commands alone if any are named; then every command to its end."""
     with tempfile.TemporaryDirectory(prefix="k") as folder:
         matrix = Matrix(Path(folder), random.Random(seed))
         matrix.finish(["pipeline.all", *BUILT, "--out", str(matrix.base / "f")])
         matrix.finish(COMMANDS[2].arguments(matrix.base, 0))
-        for command in COMMANDS:
-            left = round(kills_count * command.share)
+        chosen = [command for command in COMMANDS if not only or command.name in only]
+        shares = sum(command.share for command in chosen)
+        for command in chosen:
+            left = round(kills_count * command.share / shares)
             turn = 0
             while left:
                 left -= matrix.kill(command, turn)
@@ -225,8 +227,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=[], choices=[command.name for command in COMMANDS])
     options = parser.parse_args()
-    matrix = run_matrix(options.kills, options.seed)
+    matrix = run_matrix(options.kills, options.seed, options.only)
     for name, count in sorted(matrix.counts.items()):
         print(f"{count:>5} {name}")
     print(f"{sum(matrix.counts.values()):>5} kills, {len(matrix.wrong)} amiss")
