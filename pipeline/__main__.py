@@ -18,7 +18,7 @@ def main() -> int:
         return 0
     print(f"torchstone {VERSION}\n\nCommands (each has --help):")
     for name in COMMANDS:
-        text = ast.get_docstring(ast.parse(_file(name).read_text())) or ""
+        text = ast.get_docstring(ast.parse(_file(name).read_text(encoding="utf-8"))) or ""
         print(f"  python -m pipeline.{name:<9} {text.partition(chr(10))[0]}")
     return 0
 

@@ -7,6 +7,7 @@ which flags there are and what their defaults are. ``--help`` alone imports no t
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -92,7 +93,15 @@ def end(command: Callable[[Sequence[str]], int]) -> int:
     if sys.argv[1:] == ["--version"]:
         print(f"torchstone {VERSION}")
         return GOOD
+    speak_as_the_terminal_can()
     return guarded(lambda: _end(command, sys.argv[1:]))
+
+
+def speak_as_the_terminal_can() -> None:
+    """What a terminal's encoding does not have (the table's stars, a name) is printed as ``?``, and ends nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _end(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:

@@ -61,7 +61,7 @@ def built_in() -> dict[str, str]:
     summaries = {}
     for path in sorted(_RECIPES.glob("*.py")):
         if path.stem != "__init__":
-            text = ast.get_docstring(ast.parse(path.read_text())) or ""
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             summaries[path.stem] = text.partition("\n")[0]
     return summaries
 

@@ -146,7 +146,7 @@ def sample_processes(
         current.unlink(missing_ok=True)
         end = workspace.run(sample, job, f"measure-{process}", poll_s=_POLL_S)
         if isinstance(end, Failed):
-            culprit = current.read_text() if current.exists() else candidates[0].label
+            culprit = current.read_text(encoding="utf-8") if current.exists() else candidates[0].label
             return [], (culprit, end)
         sampled.append(end.result)
         # What one process found too slow the others need not try.

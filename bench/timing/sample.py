@@ -299,7 +299,7 @@ def _warm(
 
 
 def _note(job: SampleJob, label: str) -> None:
-    Path(job.current).write_text(label)
+    Path(job.current).write_text(label, encoding="utf-8")
 
 
 def _inference_mode() -> Any:

@@ -18,7 +18,7 @@ from pipeline.report import text
 
 def write_model_card(path: Path, bundle: Bundle, verdict: Verdict, reports: Mapping[str, ParityReport]) -> None:
     """Markdown, every figure from the records."""
-    path.write_text("\n".join(_card(bundle, verdict, reports)) + "\n")
+    path.write_text("\n".join(_card(bundle, verdict, reports)) + "\n", encoding="utf-8")
 
 
 def _card(bundle: Bundle, verdict: Verdict, reports: Mapping[str, ParityReport]) -> Iterator[str]:

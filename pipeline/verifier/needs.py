@@ -107,7 +107,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _cpu_flags() -> set[str]:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("flags"):
                 return set(line.partition(":")[2].split())
     except OSError:

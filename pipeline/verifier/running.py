@@ -155,7 +155,7 @@ def _machine_bytes() -> int:
 def _resident_bytes(pid: int) -> int:
     """What a process holds in memory now; 0 where the system does not say, or if it has ended."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
 
@@ -234,7 +234,7 @@ def _run(job: Mapping[str, Any], entered_s: float) -> dict[str, Any]:
 def _peak_bytes() -> int | None:
     """The most memory that this process held; None where the system does not say."""
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
         return None
     line = re.search(r"VmHWM:\s+(\d+) kB", status)

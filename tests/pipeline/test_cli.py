@@ -145,6 +145,16 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(backends: tuple[st
         assert folder.name.startswith(".") or (folder / "artifact.json").exists()
 
 
+@pytest.mark.parametrize("speaks", [True, False], ids=["as it can", "the twin"])
+def test_a_terminal_that_is_not_utf8_is_shown_what_it_can(speaks: bool) -> None:
+    ready = "speak_as_the_terminal_can()" if speaks else "pass"
+    code = f"from pipeline.cli import speak_as_the_terminal_can; {ready}; print('\\u2605 onnx')"
+    plain = environ(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, check=False)
+    assert (done.returncode == 0) is speaks
+    assert (done.stdout == b"? onnx\n") is speaks
+
+
 def test_two_onnxruntimes_side_by_side_are_refused_by_name(tmp_path: Path) -> None:
     for name, version in (("onnxruntime", "1.32.0"), ("onnxruntime_gpu", "1.31.1"), ("onnxruntime_directml", "1.20.0")):
         info = tmp_path / f"{name}-{version}.dist-info"

@@ -38,9 +38,9 @@ def write_mlmodel(folder: Path, file: str, signature: Signature) -> None:
     }
     requirements = [f"{name}=={installed[name]}" for name in (*_REQUIREMENTS, runtime)]
     environment = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
-    (folder / "MLmodel").write_text(yaml.safe_dump(model, sort_keys=False))
-    (folder / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
-    (folder / "requirements.txt").write_text("\n".join(["mlflow", *requirements]) + "\n")
+    (folder / "MLmodel").write_text(yaml.safe_dump(model, sort_keys=False), encoding="utf-8")
+    (folder / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False), encoding="utf-8")
+    (folder / "requirements.txt").write_text("\n".join(["mlflow", *requirements]) + "\n", encoding="utf-8")
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def write_objects(path: Path, *objects: dict[str, Any], comment: str = "") -> No
     """One YAML document for each, below the comment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, width=float("inf"))
-    path.write_text(f"# {comment}\n{text}" if comment else text)
+    path.write_text(f"# {comment}\n{text}" if comment else text, encoding="utf-8")
 
 
 class _Dumper(yaml.SafeDumper):

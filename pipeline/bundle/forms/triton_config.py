@@ -74,7 +74,7 @@ def write_config(config: Any, place: Path) -> None:
     from google.protobuf import text_format
 
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(text_format.MessageToString(config))
+    place.write_text(text_format.MessageToString(config), encoding="utf-8")
 
 
 @cache
