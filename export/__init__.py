@@ -2,5 +2,6 @@
 
 import os as _os
 
-for _name in ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED"):  # its name has changed between releases
-    _os.environ.setdefault(_name, "1")  # from 1.31 on ONNX Runtime reports home, and keeps an id of the machine in HOME
+TELEMETRY_OFF = {"ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}
+"""From 1.31 on ONNX Runtime reports home, and keeps an id of the machine in HOME; the switch has had two names."""
+_os.environ.update(TELEMETRY_OFF | _os.environ)

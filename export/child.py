@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from export.errors import TorchstoneError
+from export.errors import TorchstoneError, causes
 from export.files import is_full, no_space, write_atomically
 from export.log import BoundedLog
 from export.record import read, to_json
@@ -111,17 +111,9 @@ def _answer(job: JobFile) -> int:
     return code
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error, and what caused it, in turn."""
-    chain = [error]
-    while (cause := chain[-1].__cause__) is not None:
-        chain.append(cause)
-    return chain
-
-
 def _one_line(error: BaseException) -> str:
     """The types of an error and of what caused it, and the first cause's words; our own errors speak for themselves."""
-    chain = _chain(error)
+    chain = causes(error)
     message = " ".join(_ANSI.sub("", str(chain[-1])).split())[:500]
     if isinstance(error, TorchstoneError):
         return " ".join(str(error).split())[:500]

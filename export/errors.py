@@ -14,6 +14,14 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What an ``OSError`` carries when the disk is full."""
 
 
+def causes(error: BaseException) -> list[BaseException]:
+    """The error, and what caused it, in turn."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    return chain
+
+
 class TorchstoneError(Exception):
     """Any error that Torchstone raises on purpose."""
 

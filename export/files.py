@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.errors import NO_SPACE, RecordError
+from export.errors import NO_SPACE, RecordError, causes
 
 _CHUNK_BYTES = 1 << 20
 _NOT_PLAIN = re.compile(r'[\\:\x00-\x1f\x7f"<>|*?]')
@@ -86,12 +86,8 @@ def is_full(folder: Path) -> bool:
 
 def no_space(error: BaseException) -> bool:
     """Whether an error, or what caused it, is that of a full disk: by its number, or in the words of a compiler."""
-    while True:
-        if (isinstance(error, OSError) and error.errno in NO_SPACE) or os.strerror(errno.ENOSPC) in str(error):
-            return True
-        if error.__cause__ is None:
-            return False
-        error = error.__cause__
+    words = os.strerror(errno.ENOSPC)
+    return any((isinstance(link, OSError) and link.errno in NO_SPACE) or words in str(link) for link in causes(error))
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def awaited(found: Callable[[], list[psutil.Process]]) -> psutil.Process:
 def test_the_process_of_an_artifact_ends_with_a_killed_check(built: Path) -> None:
     check = subprocess.Popen([sys.executable, "-m", "pipeline.verify", built / "bundle"], env=environ())
     child = awaited(lambda: [one for one in psutil.Process(check.pid).children() if "--child" in one.cmdline()])
-    time.sleep(0.3)  # it reads its job
+    awaited(lambda: [child] if "numpy" in Path(f"/proc/{child.pid}/maps").read_text() else [])  # it is at its job
     child.suspend()  # so that it does not end by itself
     check.kill()
     check.wait()

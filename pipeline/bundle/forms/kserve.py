@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from export import TELEMETRY_OFF
 from pipeline.bundle.forms import triton
-from pipeline.bundle.forms.objects import QUIET, resources, write_objects
+from pipeline.bundle.forms.objects import resources, write_objects
 from pipeline.bundle.record import Shipped
 
 OPENVINO_RELEASE = "2026.4.1"
@@ -57,7 +58,7 @@ def _service(name: str, shipped: Shipped, content: str, model: dict[str, Any]) -
                     "modelFormat": {"name": "onnx"},
                     "protocolVersion": "v2",
                     **model,
-                    "env": [{"name": name, "value": value} for name, value in QUIET.items()],
+                    "env": [{"name": name, "value": value} for name, value in TELEMETRY_OFF.items()],
                     "resources": resources(shipped),
                 },
             }

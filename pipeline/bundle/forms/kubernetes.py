@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from export import TELEMETRY_OFF
 from export.errors import UserError
 from pipeline.bundle.forms import triton
-from pipeline.bundle.forms.objects import QUIET, resources, write_objects
+from pipeline.bundle.forms.objects import resources, write_objects
 from pipeline.bundle.record import Shipped
 
 BASE_IMAGE = f"nvcr.io/nvidia/tritonserver:{triton.RELEASE}-py3"
@@ -72,7 +73,7 @@ def write_deployment(folder: Path, name: str, shipped: Shipped, content: str, ba
         f"# In the bundle: docker build -t {image} -f serving/Dockerfile .\n"
         f"FROM {base_image}\n"
         f"COPY --chown={_USER}:{_USER} serving/triton /models\n"
-        f"ENV {' '.join(f'{name}={value}' for name, value in QUIET.items())}\n"
+        f"ENV {' '.join(f'{name}={value}' for name, value in TELEMETRY_OFF.items())}\n"
         f"USER {_USER}:{_USER}\n"
         'CMD ["tritonserver", "--model-repository=/models"]\n'
     )

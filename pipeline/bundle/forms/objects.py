@@ -13,8 +13,6 @@ from pipeline.bundle.record import Shipped
 
 _MOST_CHARACTERS = 39
 """What is left of a label's 63 when KServe and Knative append ``-predictor-00001-private``."""
-QUIET = {"ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}
-"""Environment of a server: its ONNX Runtime reports to nobody."""
 _OWN_MIB = 512
 """Memory that a server takes before it loads a model."""
 _PLAIN = re.compile("[A-Za-z][A-Za-z0-9./-]{2,}")
