@@ -28,6 +28,30 @@ def dtype_name(array: Array) -> str:
     return str(array.dtype).removeprefix("torch.")
 
 
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """NumPy's dtype of that name; bfloat16 is one that ``ml_dtypes`` adds."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        extended: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return extended
+    return np.dtype(name)
+
+
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype is one of real numbers, bfloat16 among them."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def float_limits(dtype: np.dtype[Any]) -> Any:
+    """``eps``, ``tiny`` and ``max`` of a floating dtype."""
+    if dtype.name == "bfloat16":
+        import ml_dtypes
+
+        return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    return np.finfo(dtype)
+
+
 def layout(array: Array) -> Hashable:
     """Shape, dtype, device and memory order: what a contract can be broken by, in one comparison.
 
@@ -56,9 +80,9 @@ def to_torch(array: Array, where: Device = HOST) -> torch.Tensor:
     if isinstance(array, np.ndarray):
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
-                tensor = torch.from_numpy(array)
+                tensor = _from_numpy(array)
         else:
-            tensor = torch.from_numpy(array)
+            tensor = _from_numpy(array)
     else:
         tensor = array
     if where is HOST and tensor.is_cpu:
@@ -69,4 +93,19 @@ def to_torch(array: Array, where: Device = HOST) -> torch.Tensor:
 
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:
     """A NumPy array in host memory; shares it with a CPU tensor."""
-    return array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
+    if isinstance(array, np.ndarray):
+        return array
+    host = array.detach().cpu()
+    if dtype_name(host) == "bfloat16":  # NumPy's own conversion knows none
+        import torch
+
+        return host.contiguous().view(torch.int16).numpy().view(numpy_dtype("bfloat16"))
+    return host.numpy()
+
+
+def _from_numpy(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    import torch
+
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,15 +77,17 @@ def capture(job: CaptureJob) -> str:
     failure = None
     operators: list[str] = []
     module = job.source.module()
+    signature = job.signature
     try:
-        program = programs.capture(module, job.signature, job.seed)
+        program = programs.capture(module, signature, job.seed)
+        signature = program.signature
         with programs.quiet():
             torch.export.save(program.exported, folder / PROGRAM_FILE)
         operators = [str(node.target) for node in program.exported.graph.nodes if node.op == "call_function"]
     except UserError as error:
         failure = str(error)
     precision, duration_s = programs.precision(module, job.signature), time.monotonic() - started
-    record = program_record(job, precision, failure, duration_s, operators)
+    record = program_record(replace(job, signature=signature), precision, failure, duration_s, operators)
     write(folder / PROGRAM_RECORD, record)
     return digest(record)
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -29,6 +29,8 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _LARGEST_WHOLE = 2**53 - 1
 """The bound of RFC 8785: every whole number up to here is a float too."""
 _RECORD_BYTES = 1 << 30
+OMITTED = {"omitted": True}
+"""Metadata of a field that is left out where it has its default: records from before it was added stay as they are."""
 
 T = TypeVar("T")
 
@@ -61,7 +63,7 @@ def observed(duration_s: float) -> Observed:
 
 def to_json(value: object) -> Any:
     """A dataclass (or a container of them) as plain JSON values, non-finite numbers as strings."""
-    return _spell(msgspec.to_builtins(value))
+    return _spell(msgspec.to_builtins(_without_omitted(value)))
 
 
 def from_json(kind: type[T], value: object, where: str = "value") -> T:
@@ -153,6 +155,18 @@ def read(kind: type[R], path: Path) -> R:
 def write(path: Path, record: Record) -> None:
     """Write one record atomically: the old file, or the whole new one, never a part."""
     write_atomically(path, encode(record))
+
+
+def _without_omitted(value: object) -> Any:
+    """Dataclasses as mappings, without the omitted fields that have their defaults."""
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = (field for field in fields(value) if not field.metadata or getattr(value, field.name) != field.default)
+        return {field.name: _without_omitted(getattr(value, field.name)) for field in kept}
+    if isinstance(value, dict):
+        return {key: _without_omitted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_omitted(item) for item in value]
+    return value
 
 
 def _number(text: str) -> int | float:

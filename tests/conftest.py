@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from export.artifact import Artifact, open_artifact
 from export.build import BuildJob, CaptureJob, build, capture
-from export.program import complete
+from export.completion import complete
 from tests.models import SIGNATURES, make, source
 
 ROOT = Path(__file__).resolve().parents[1]

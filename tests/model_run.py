@@ -15,8 +15,8 @@ from bench.parity.spec import ParitySpec
 from export.artifact import PROGRAM_RECORD, RECORD, Artifact, ProgramRecord
 from export.backend import LoadOptions
 from export.build import BuildJob, CaptureJob, Source, build, capture
+from export.completion import complete
 from export.files import digest_files
-from export.program import complete
 from export.record import read, write
 from export.signature import Signature
 from tests.inline import InlineWorkspace
@@ -38,6 +38,7 @@ class ModelRun:
         self.program.mkdir(parents=True)
         self.capture(source, self.program)
         self.traced = read(ProgramRecord, self.program / PROGRAM_RECORD)
+        self.signature = self.traced.signature
         self.weights = folder / "weights.safetensors"
         save_file({name: tensor.contiguous().clone() for name, tensor in module.state_dict().items()}, self.weights)
         self.reference_folder = folder / "reference"

@@ -13,8 +13,9 @@ import torch
 from bench.parity.cases import Tensors
 from export.arrays import Array, to_numpy, to_torch
 from export.device import device
+from export.flat import FlatModule
 from export.float64 import Float64Program, to_float64
-from export.program import FlatModule, load_exported
+from export.program import load_exported
 from export.signature import Signature
 
 if TYPE_CHECKING:

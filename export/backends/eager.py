@@ -31,7 +31,7 @@ class Eager(Backend):
 
     def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
         """The module behind flat tensors."""
-        from export.program import FlatModule
+        from export.flat import FlatModule
         from export.runtimes.torch import TorchSession
 
         on_device = module().to(device(options.device).torch_name).eval()

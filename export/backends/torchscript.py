@@ -43,7 +43,8 @@ class TorchScript(Backend):
         """
         import torch
 
-        from export.program import FlatModule, quiet
+        from export.flat import FlatModule
+        from export.program import quiet
 
         module = source.module()
         facts: dict[str, str]
@@ -92,7 +93,8 @@ class TorchScript(Backend):
         """The frozen graph on the device; a scripted one keeps the module's own arguments and nested result."""
         import torch
 
-        from export.program import FlatModule, quiet
+        from export.flat import FlatModule
+        from export.program import quiet
         from export.runtimes.torch import TorchSession
 
         with quiet():

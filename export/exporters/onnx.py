@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.arrays import to_torch
+from export.sizes import UNKNOWN, from_torch
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,8 @@ def export_program(source: BuildInput, path: Path) -> dict[str, str]:
     import onnx
     import torch
 
-    from export.program import load_exported, quiet, symbol_names
+    from export.completion import torch_symbols
+    from export.program import load_exported, quiet
 
     program = load_exported(source.program_file)
     weights_bytes = sum(tensor.nbytes for tensor in program.state_dict.values())
@@ -43,7 +45,7 @@ def export_program(source: BuildInput, path: Path) -> dict[str, str]:
     _yield_names(exported.model, {spec.name for spec in (*source.signature.inputs, *source.signature.outputs)})
     exported.save(str(path), external_data=weights_bytes > _ONE_FILE_BYTES)
     model = onnx.load(str(path), load_external_data=False)
-    _name_dimensions(model, symbol_names(program, source.signature))
+    _name_dimensions(model, torch_symbols(program, source.signature))
     _forget_paths(model)
     onnx.save(model, str(path))
     return {"form": "ONNX, dynamo exporter", **_checked(path)}
@@ -53,13 +55,14 @@ def export_trace(source: BuildInput, path: Path) -> dict[str, str]:
     """Trace the module on its example and export that, with the signature's names and dynamic dimensions."""
     import torch
 
-    from export.program import FlatModule, quiet
+    from export.flat import FlatModule
+    from export.program import quiet
 
     signature = source.signature
     flat = FlatModule(source.module(), signature).eval()
     example = signature.example(signature.example_sizes(), source.seed)
     axes = {
-        spec.name: {index: dim for index, dim in enumerate(spec.shape) if isinstance(dim, str) and dim != "?"}
+        spec.name: {index: dim for index, dim in enumerate(spec.shape) if isinstance(dim, str) and dim.isidentifier()}
         for spec in (*signature.inputs, *signature.outputs)
     }
     with torch.no_grad(), quiet():
@@ -120,13 +123,12 @@ def _yield_names(model: Any, taken: set[str]) -> None:
 
 def _name_dimensions(model: Any, symbols: Mapping[str, str]) -> None:
     """Spell the exporter's symbols (``s77``) as the signature does (``batch``), everywhere in the graph."""
-    from export.program import rename
-
     graph = model.graph
     for value in [*graph.input, *graph.output, *graph.value_info]:
         for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param:
-                dimension.dim_param = rename(dimension.dim_param, symbols)
+            spelled = from_torch(dimension.dim_param, symbols) if dimension.dim_param else UNKNOWN
+            if spelled != UNKNOWN:
+                dimension.dim_param = spelled
 
 
 def _forget_paths(model: Any) -> None:

@@ -12,10 +12,10 @@ from bench.run_folder import CHECKPOINT_RECORD
 from bench.verdict.judge import Failure
 from export import registry
 from export.build import Source
+from export.completion import complete
 from export.device import HOST, device
 from export.exporters.quantize import CALIBRATION_ROWS
 from export.files import write_atomically
-from export.program import complete
 from export.record import key_of
 from export.signature import Signature
 from pipeline.run import Run

@@ -12,8 +12,9 @@ import torch
 from bench.parity.check import Check, CheckStatus
 from bench.parity.reference import EAGER, Reference
 from bench.parity.store import load_case
+from export.arrays import to_torch
 from export.build import Source
-from export.program import refill
+from export.flat import has_names, name_outputs, refill
 from export.signature import Signature
 from pipeline.data import Metric, Split
 from pipeline.recipe import Recipe
@@ -85,9 +86,11 @@ class Labelled:
         for index in self._chunks(n):
             for name, array in load_case(folder, index, signature.output_names).items():
                 parts[name].append(array)
-        joined = [torch.from_numpy(np.concatenate(parts[name])[:n]) for name in signature.output_names]
+        joined = {name: to_torch(np.concatenate(parts[name])[:n]) for name in signature.output_names}
         template = self._nested_result()
-        return lambda rows: refill(template, iter([tensor[rows] for tensor in joined]))
+        own = list(name_outputs(template, ()))
+        given = joined if has_names(template) else dict(zip(own, joined.values(), strict=True))
+        return lambda rows: refill(template, {name: tensor[rows] for name, tensor in given.items()})
 
     def _chunks(self, n: int) -> Iterator[int]:
         """The cases that answer the pool from its first row on, one after the other."""

@@ -32,7 +32,7 @@ from export import registry
 from export.artifact import RECORD, Artifact, open_artifact
 from export.backend import LoadOptions, Runner, Witness
 from export.build import Source
-from export.program import FlatModule
+from export.flat import FlatModule
 from export.record import read
 from tests.bench.conftest import ModelRuns, right
 from tests.model_run import ModelRun, vouch

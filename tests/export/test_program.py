@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from export.completion import complete
 from export.errors import UserError
-from export.program import capture, complete, flatten
+from export.flat import flatten
+from export.program import capture
 from export.signature import Signature, SizeRange, TensorSpec
 from tests.conftest import environ
 from tests.models import SIGNATURES, Answer, make

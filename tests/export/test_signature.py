@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_inputs_that_break_the_contract_are_refused_with_the_reason(change: dict
 
 
 def test_a_frozen_output_dimension_is_named() -> None:
-    signature = SIGNATURES["Mlp"].with_outputs((TensorSpec("y", "float32", ("batch", 3)),))
+    signature = replace(SIGNATURES["Mlp"], outputs=(TensorSpec("y", "float32", ("batch", 3)),))
     with pytest.raises(ContractError, match=r"y must have size 7 in dimension 0 \('batch'\), got 3"):
         signature.check_outputs([np.zeros((3, 3), np.float32)], {"batch": 7})
 

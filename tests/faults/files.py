@@ -17,7 +17,8 @@ from bench.parity.spec import ParitySpec
 from export.arrays import to_torch
 from export.artifact import RECORD, open_artifact
 from export.exporters.onnx_file import module_of
-from export.program import FlatModule, quiet
+from export.flat import FlatModule
+from export.program import quiet
 from export.record import write
 from tests.faults.kinds import Kind
 from tests.faults.models import SIGNATURES, TRACEABLE, source
