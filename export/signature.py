@@ -163,7 +163,7 @@ class Signature:
         """A size per symbol for tracing: all different, and neither 0 nor 1, on which exporters specialise."""
         sizes: dict[str, int] = {}
         for index, (name, bounds) in enumerate(self.ranges.items()):
-            size = bounds.fit(3 + index)
+            size = bounds.fit((3 + index) * bounds.multiple)
             while size in sizes.values() and size + bounds.multiple in bounds:
                 size += bounds.multiple
             sizes[name] = size if bounds.example is None else bounds.example
