@@ -20,6 +20,7 @@ from torch import nn
 from export.arrays import dtype_name, to_torch
 from export.errors import UserError
 from export.flat import FlatModule
+from export.gradients import call
 from export.signature import Signature, TensorSpec
 from export.sizes import UNKNOWN, Sizes, from_torch, size_of
 
@@ -165,8 +166,15 @@ def _holds(dim: int | str, known: Sequence[tuple[Sizes, int]]) -> bool:
 
 def _run(flat: FlatModule, signature: Signature, sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:
     tensors = [to_torch(array) for array in signature.example(sizes, seed).values()]
-    with torch.no_grad():
-        return flat.named(*tensors)
+    names: list[str] = []
+
+    def answer(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        named = flat.named(*given)
+        names[:] = named
+        return tuple(named.values())
+
+    outputs = call(answer, tensors)
+    return dict(zip(names, outputs, strict=True))
 
 
 def _run_example(flat: FlatModule, signature: Signature, sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from bench.parity.cases import Case, Values
+from export.arrays import float_limits, is_floating
 
 Scores = Sequence[tuple[Values, Values]]
 """Answers of other outputs: what float64 and what eager gave."""
@@ -16,6 +17,17 @@ Scores = Sequence[tuple[Values, Values]]
 
 def _no_scores() -> Scores:
     return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How far apart equivalents of the model are in one output of one case: what float32 leaves undetermined there."""
+
+    peak: Values
+    """Per element, the largest difference of an equivalent from float64; infinite where they do not agree whether it is
+    a number, or on an integer."""
+    rms: Values
+    """Per row, the largest root mean square of those differences of one equivalent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +41,8 @@ class Answers:
     got: Values
     scores: Callable[[], Scores] = _no_scores
     """The floating outputs of the same call, read when asked for: an integer output may be a choice among them."""
+    spread: Spread | None = None
+    """What equivalents of the model answer to this very case; None where they were not asked."""
 
     @property
     def malformed(self) -> str | None:
@@ -44,7 +58,7 @@ class Answers:
     @property
     def floating(self) -> bool:
         """Whether this output holds real numbers."""
-        return bool(np.issubdtype(self.eager.dtype, np.floating))
+        return is_floating(self.eager.dtype)
 
     @cached_property
     def defined(self) -> Values:
@@ -52,11 +66,11 @@ class Answers:
 
         Elsewhere the element is undefined in float32: neither right nor wrong.
         """
+        agreed = True if self.spread is None else np.isfinite(self.spread.peak)
         if not self.floating:
-            return np.asarray(self.eager == self.wide)
-        return np.asarray(
-            (np.isfinite(self.wide) == np.isfinite(self.eager)) & (np.isnan(self.wide) == np.isnan(self.eager))
-        )
+            return np.asarray((self.eager == self.wide) & agreed)
+        finite = np.isfinite(self.wide) == np.isfinite(self.eager)
+        return np.asarray(finite & (np.isnan(self.wide) == np.isnan(self.eager)) & agreed)
 
     @cached_property
     def comparable(self) -> Values:
@@ -70,12 +84,16 @@ class Answers:
         return self.wide[self.comparable].astype(np.float64)
 
     def errors(self) -> dict[str, Values]:
-        """Differences from ``truth()``: of the artifact, of eager, and of the truth rounded to the output's dtype."""
+        """Differences from ``truth()``: of the artifact, of eager, and of the truth rounded to the output's dtype.
+
+        The last is at least half a rounding, also where the truth happens to be representable.
+        """
         truth = self.truth()
         with np.errstate(over="ignore"):
             rounded = truth.astype(self.eager.dtype).astype(np.float64)
+        half = float(float_limits(self.eager.dtype).eps) / 4 * np.abs(truth)
         return {
             "artifact": self.got[self.comparable].astype(np.float64) - truth,
             "eager": self.eager[self.comparable].astype(np.float64) - truth,
-            "floor": np.where(np.isfinite(rounded), rounded - truth, 0.0),
+            "floor": np.where(np.isfinite(rounded), np.maximum(np.abs(rounded - truth), half), 0.0),
         }

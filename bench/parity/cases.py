@@ -7,14 +7,16 @@ compared across batches. Constants of the extremes follow the literature on what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from bench.parity.changes import EXTREMES, NON_FINITE, VALUES, changed
 from bench.parity.spec import ParitySpec
-from export.signature import Signature, TensorSpec
+from export.arrays import is_floating, numpy_dtype
+from export.signature import Signature, TensorSpec, shape_of
 
 Values = np.ndarray[Any, Any]
 Tensors = dict[str, Values]
@@ -40,64 +42,6 @@ class Case:
     """The first row of the pool."""
     change: str | None = None
     """One of ``VALUES``, ``EXTREMES`` or ``NON_FINITE``."""
-
-
-def _ties(values: Values, high: float) -> Values:
-    return np.broadcast_to(values.flat[:1].reshape((1,) * values.ndim), values.shape) if values.size else values
-
-
-def _constant_column(values: Values, high: float) -> Values:
-    changed = values.copy()
-    if changed.ndim > 1 and changed.size:
-        changed[..., 0] = changed.flat[0]
-    return changed
-
-
-def _scaled(size: float) -> Callable[[Values, float], Values]:
-    """The same directions at another magnitude."""
-
-    def change(values: Values, high: float) -> Values:
-        peak = float(np.abs(values).max(initial=0.0)) or 1.0
-        return values.astype(np.float64) / peak * min(size, high)
-
-    return change
-
-
-def _planted(planted: float) -> Callable[[Values, float], Values]:
-    def change(values: Values, high: float) -> Values:
-        changed = values.copy()
-        if changed.size:
-            changed.flat[changed.size // 2] = planted
-        return changed
-
-    return change
-
-
-VALUES: dict[str, Callable[[Values, float], Values]] = {
-    "all positive": lambda values, high: np.abs(values),
-    "all negative": lambda values, high: -np.abs(values),
-    "four times as large": lambda values, high: values * 4,
-    "a quarter as large": lambda values, high: values / 4,
-}
-EXTREMES: dict[str, Callable[[Values, float], Values]] = {
-    "zeros": lambda values, high: np.zeros_like(values),
-    "negative zeros": lambda values, high: -np.zeros_like(values),
-    "ones": lambda values, high: np.ones_like(values),
-    "denormals": _scaled(1e-41),
-    "tiny": _scaled(1e-30),
-    "large": _scaled(1e4),
-    "huge": _scaled(1e30),
-    "near overflow": _scaled(3e38),
-    "alternating signs": lambda values, high: np.where(np.arange(values.size).reshape(values.shape) % 2, 1, -1),
-    "all equal": _ties,
-    "a constant column": _constant_column,
-}
-NON_FINITE: dict[str, Callable[[Values, float], Values]] = {
-    "NaN in one element": _planted(np.nan),
-    "Inf in one element": _planted(np.inf),
-    "-Inf in one element": _planted(-np.inf),
-}
-_CHANGES = {**VALUES, **EXTREMES, **NON_FINITE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +87,7 @@ class Pool:
             drawn = self._rows(case.start, case.sizes[batch])
         if case.change is None:
             return drawn
-        return {spec.name: _changed(spec, drawn[spec.name], case.change) for spec in self.signature.inputs}
+        return {spec.name: changed(spec, drawn[spec.name], case.change) for spec in self.signature.inputs}
 
     def _rows(self, start: int, count: int) -> Tensors:
         first = start // _BLOCK_ROWS
@@ -182,15 +126,15 @@ class Pool:
             if (rows := self.samples.get(spec.name)) is not None
             and len(rows)
             and self._has_rows(spec)
-            and rows.dtype == np.dtype(spec.dtype)
-            and rows.shape[1:] == tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape[1:])
+            and rows.dtype == numpy_dtype(spec.dtype)
+            and rows.shape[1:] == shape_of(spec, sizes)[1:]
         }
 
 
 def plan(pool: Pool, spec: ParitySpec) -> tuple[Case, ...]:
     """Every case, in the order in which model and artifacts answer them: the three calls in a row come first."""
     signature, sizes, batch = pool.signature, pool.sizes, pool.signature.batch
-    few = sizes if batch is None else sizes | {batch: _within(signature, batch, _FEW_ROWS)}
+    few = sizes if batch is None else sizes | {batch: signature.ranges[batch].fit(_FEW_ROWS)}
     step = few[batch] if batch else 1
     cases = [
         Case(group="calls", name="first call", sizes=few),
@@ -199,13 +143,13 @@ def plan(pool: Pool, spec: ParitySpec) -> tuple[Case, ...]:
         *_rows(pool, spec),
         *_sizes(signature, sizes, spec.batch_rows),
     ]
-    one_row = few if batch is None else few | {batch: _within(signature, batch, 1)}
-    cases += [
-        Case(group="values", name=f"{name}{_at(at)}", sizes=at, start=step * (2 + index), change=name)
-        for index, name in enumerate(VALUES)
-        for at in ([few] if one_row == few else [few, one_row])
-    ]
-    if any(tensor.dtype.startswith("float") for tensor in signature.inputs):
+    one_row = few if batch is None else few | {batch: signature.ranges[batch].fit(1)}
+    if any(is_floating(numpy_dtype(tensor.dtype)) for tensor in signature.inputs):
+        cases += [
+            Case(group="values", name=f"{name}{_at(at)}", sizes=at, start=step * (2 + index), change=name)
+            for index, name in enumerate(VALUES)
+            for at in ([few] if one_row == few else [few, one_row])
+        ]
         cases += [Case(group="extremes", name=name, sizes=few, change=name) for name in EXTREMES]
         cases += [Case(group="non-finite", name=name, sizes=few, change=name) for name in NON_FINITE]
     return tuple(cases)
@@ -217,7 +161,7 @@ def _rows(pool: Pool, spec: ParitySpec) -> list[Case]:
     if batch is None:
         calls = min(spec.rows_count, _CALLS_WITHOUT_BATCH)
         return [Case(group="rows", name=f"call {index}", sizes=sizes, start=index) for index in range(calls)]
-    chunk = _within(signature, batch, min(_CHUNK_ROWS, spec.rows_count))
+    chunk = signature.ranges[batch].fit(min(_CHUNK_ROWS, spec.rows_count))
     cases = [
         Case(group="rows", name=f"rows {start} to {start + chunk - 1}", sizes=sizes | {batch: chunk}, start=start)
         for start in range(0, spec.rows_count, chunk)
@@ -230,7 +174,12 @@ def _sizes(signature: Signature, sizes: Mapping[str, int], batch_rows: tuple[int
     """One dimension at a time at its ends and at odd sizes, then all at once at their smallest."""
     cases = []
     for name, bounds in signature.ranges.items():
-        tried = {*(size for size in _ODD_SIZES if size in bounds), bounds.min, bounds.max} - {sizes[name]}
+        odd = {
+            bounds.fit(size * bounds.multiple)
+            for size in _ODD_SIZES
+            if bounds.min <= size * bounds.multiple <= bounds.max
+        }
+        tried = {*odd, bounds.min, bounds.max} - {sizes[name]}
         tried -= set(batch_rows) if name == signature.batch else set()
         cases += [Case(group="sizes", name=f"{name}={size}", sizes={**sizes, name: size}) for size in sorted(tried)]
     smallest = {name: bounds.min for name, bounds in signature.ranges.items()}
@@ -239,30 +188,8 @@ def _sizes(signature: Signature, sizes: Mapping[str, int], batch_rows: tuple[int
     return cases
 
 
-def _within(signature: Signature, batch: str, rows: int) -> int:
-    bounds = signature.ranges[batch]
-    return max(bounds.min, min(rows, bounds.max))
-
-
 def _at(sizes: Mapping[str, int]) -> str:
     return f" at {', '.join(f'{name}={size}' for name, size in sizes.items())}" if sizes else ""
-
-
-def _changed(spec: TensorSpec, values: Values, change: str) -> Values:
-    """One input under a change; integers and booleans know only their ends, and only where other values are asked."""
-    if spec.dtype.startswith("float"):
-        with np.errstate(over="ignore"):  # float16 has no 1e30: Inf is what a caller would pass
-            changed = _CHANGES[change](values, float(np.finfo(values.dtype).max)).astype(values.dtype)
-        if change in VALUES:
-            low, high = -np.inf if spec.low is None else spec.low, np.inf if spec.high is None else spec.high
-            changed = changed.clip(low, high)
-        return np.ascontiguousarray(changed)
-    if change not in VALUES or spec.dtype == "bool":
-        return values
-    ends = {"all positive": spec.high if spec.high is not None else 1, "all negative": spec.low or 0}
-    if change in ends:
-        return np.full_like(values, int(ends[change]))
-    return np.flip(values).copy()
 
 
 def _from_real(spec: TensorSpec, rows: Values, block: int, seed: int) -> Values:
@@ -270,10 +197,10 @@ def _from_real(spec: TensorSpec, rows: Values, block: int, seed: int) -> Values:
     wanted = np.arange(block * _BLOCK_ROWS, (block + 1) * _BLOCK_ROWS)
     taken = rows[wanted % len(rows)].copy()
     repeated = wanted >= len(rows)
-    if np.issubdtype(rows.dtype, np.floating) and repeated.any():
+    if is_floating(rows.dtype) and repeated.any():
         generator = np.random.default_rng([seed, block])
-        noise = generator.standard_normal(taken[repeated].shape) * (_NOISE_OF_DEVIATION * float(rows.std()))
-        noisy = taken[repeated] + noise.astype(rows.dtype)
-        low, high = -np.inf if spec.low is None else spec.low, np.inf if spec.high is None else spec.high
-        taken[repeated] = noisy.clip(low, high)
+        deviation = float(rows.astype(np.float64).std())
+        noise = generator.standard_normal(taken[repeated].shape) * (_NOISE_OF_DEVIATION * deviation)
+        noisy = taken[repeated].astype(np.float64) + noise.astype(rows.dtype)
+        taken[repeated] = noisy.clip(*spec.bounds).astype(rows.dtype)
     return taken

@@ -11,7 +11,7 @@ element is a number), and 0 where nothing may differ: integers, booleans, NaN an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from bench.parity.answers import Answers
 from bench.parity.cases import Case, Tensors, Values
 from bench.parity.levels.error import ErrorTally
 from bench.parity.levels.fidelity import REAL_ROWS
+from bench.parity.levels.undetermined import CaseSpread
 from bench.parity.reference import EAGER, FLOAT64, INPUTS, Reference
 from bench.parity.spec import Thresholds
 from bench.parity.store import case_file, load_case
+from export.arrays import float_limits
 from export.signature import Signature
 
 _MOST: dict[str, int] = {"rows": 1, "sizes": 6, "values": 2, "extremes": 3}
@@ -52,14 +54,26 @@ class Golden:
         return self.case.group in REAL_ROWS
 
 
-def golden(reference: Reference, folder: Path, signature: Signature, limits: Thresholds) -> Iterator[Golden]:
-    """The chosen calls of the reference in ``folder``, real rows first; one at a time, since they may be large."""
+def golden(
+    reference: Reference,
+    folder: Path,
+    signature: Signature,
+    limits: Thresholds,
+    spreads: Sequence[CaseSpread] = (),
+) -> Iterator[Golden]:
+    """The chosen calls of the reference in ``folder``, real rows first; one at a time, since they may be large.
+
+    ``spreads`` are the cases that an artifact passed by what equivalents of the model answer: it may differ by as much
+    again where it is checked, and cases with rows that nothing determines are left out.
+    """
+    units = {(spread.group, spread.case, spread.output): spread.largest_unit for spread in spreads}
+    left_out = {(spread.group, spread.case) for spread in spreads if spread.undetermined_count}
     tallies = {spec.name: ErrorTally(spec.name) for spec in signature.outputs}
     for index, case in enumerate(reference.cases):
         for name, tally in tallies.items():
             tally.add(_answers(folder, index, case, name))
     inputs = [spec.name for spec in signature.inputs]
-    for index in _chosen(reference, folder):
+    for index in _chosen(reference, folder, left_out):
         case = reference.cases[index]
         by_output = {name: _answers(folder, index, case, name) for name in tallies}
         yield Golden(
@@ -69,7 +83,10 @@ def golden(reference: Reference, folder: Path, signature: Signature, limits: Thr
             allowed={
                 name: _allowed(
                     answers,
-                    _guessed(answers) if reference.failure else tallies[name].allowed(case) * limits.max_peak_ratio,
+                    _guessed(answers)
+                    if reference.failure
+                    else max(tallies[name].allowed(case), units.get((case.group, case.name, name), 0.0))
+                    * limits.max_peak_ratio,
                 )
                 for name, answers in by_output.items()
             },
@@ -87,7 +104,7 @@ def _guessed(answers: Answers) -> float:
     if not answers.floating:
         return 0.0
     largest = float(np.abs(answers.eager[np.isfinite(answers.eager)]).max(initial=0.0))
-    return _ROUNDINGS_WITHOUT_FLOAT64 * float(np.finfo(answers.eager.dtype).eps) * largest
+    return _ROUNDINGS_WITHOUT_FLOAT64 * float(float_limits(answers.eager.dtype).eps) * largest
 
 
 def _allowed(answers: Answers, most: float) -> Values:
@@ -96,12 +113,15 @@ def _allowed(answers: Answers, most: float) -> Values:
     return np.where(answers.defined, allowed, np.inf).astype(np.float32)
 
 
-def _chosen(reference: Reference, folder: Path) -> list[int]:
+def _chosen(reference: Reference, folder: Path, left_out: Set[tuple[str, str]]) -> list[int]:
     """Numbers of the cases, in order of groups, as far as the budget goes; never none."""
     sizes = {index: _bytes(folder, index) for index in range(len(reference.cases))}
     chosen: list[int] = []
     for group, most in _MOST.items():
-        chosen += _spread(reference.indices(group), most)
+        determined = [
+            index for index in reference.indices(group) if (group, reference.cases[index].name) not in left_out
+        ]
+        chosen += _spread(determined, most)
     kept: list[int] = []
     for index in chosen:
         if sum(sizes[earlier] for earlier in kept) + sizes[index] <= _BUDGET_BYTES:

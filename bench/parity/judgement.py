@@ -22,10 +22,12 @@ from bench.parity.levels.fidelity import is_quantized
 from bench.parity.levels.level import Context, Level
 from bench.parity.levels.structure import NON_FINITE, Structure
 from bench.parity.levels.systematic import Systematic
+from bench.parity.levels.undetermined import CaseSpread
 from bench.parity.outputs import Outputs
 from bench.parity.reference import EAGER, FLOAT64, Reference
 from bench.parity.report import OutputParity, ParityReport, ParityStatus, TestedSizes
 from bench.parity.spec import ParitySpec
+from bench.parity.spread import load_spread
 from bench.parity.store import load_case
 from export import registry
 from export.artifact import Artifact
@@ -61,6 +63,10 @@ class Answered:
     more: tuple[Check, ...]
     """What was seen elsewhere than in its process."""
     duration_s: float
+    spreads: frozenset[int] = frozenset()
+    """Numbers of the cases about which equivalents of the model were asked."""
+    spread_folder: Path | None = None
+    """Where their spreads lie."""
 
 
 def judge(standard: Standard, answered: Answered, key: str) -> ParityReport:
@@ -82,6 +88,7 @@ def judge(standard: Standard, answered: Answered, key: str) -> ParityReport:
         thresholds=judgement.limits,
         options=answered.options,
         checks=tuple(checks),
+        spreads=judgement.spreads(),
         outputs=judgement.results(),
         tested_sizes=_tested_sizes(standard.reference) if status == "pass" else {},
         witness=answered.outputs.witness,
@@ -139,6 +146,10 @@ class _Judgement:
         )
         return ("inconclusive", unclear) if unclear else ("pass", ())
 
+    def spreads(self) -> tuple[CaseSpread, ...]:
+        """What golden calls may differ by where equivalents of the model were asked."""
+        return tuple(spread for tally in self._errors.values() for spread in tally.case_spreads())
+
     def results(self) -> tuple[OutputParity, ...]:
         """The figures of every output that could be compared; none without a float64 answer."""
         if self._standard.reference.failure:
@@ -149,7 +160,12 @@ class _Judgement:
         places = (self._standard.folder / FLOAT64, self._standard.folder / EAGER, self._answered.folder)
         wide, eager, got = (load_case(place, index, (name,))[name] for place in places)
         case = self._standard.reference.cases[index]
-        return Answers(output=name, case=case, wide=wide, eager=eager, got=got, scores=lambda: self._scores(index))
+        spread = None
+        if self._answered.spread_folder is not None and index in self._answered.spreads:
+            spread = load_spread(self._answered.spread_folder, index, name)
+        return Answers(
+            output=name, case=case, wide=wide, eager=eager, got=got, scores=lambda: self._scores(index), spread=spread
+        )
 
     def _scores(self, index: int) -> Scores:
         """The floating outputs of a call, as the model answered them."""
@@ -166,6 +182,7 @@ class _Judgement:
             spec=self._standard.spec,
             limits=self.limits,
             cases=self._standard.reference.cases,
+            own_rows=self._standard.reference.own_rows,
             has_reference=self._standard.reference.failure is None,
             operators=self._standard.operators,
             errors=self._errors,

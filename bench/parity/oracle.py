@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from bench.parity.cases import Tensors
-from export.arrays import Array, to_numpy, to_torch
+from export.arrays import Array, is_floating, numpy_dtype, to_numpy, to_torch
 from export.device import device
 from export.flat import FlatModule
 from export.float64 import Float64Program, to_float64
+from export.gradients import call
 from export.program import load_exported
 from export.signature import Signature
 
@@ -74,8 +74,7 @@ class Oracle:
         return [inputs[spec.name] for spec in self.signature.inputs]
 
     def _named(self, flat: Flat, tensors: Sequence[torch.Tensor]) -> dict[str, Array]:
-        with torch.inference_mode():
-            outputs = flat(*tensors)
+        outputs = call(flat, [tensor.clone() for tensor in tensors])  # forward may write into what it is given
         return dict(zip(self.signature.output_names, [output.cpu() for output in outputs], strict=True))
 
     def _choose(self, module: nn.Module) -> None:
@@ -90,8 +89,7 @@ class Oracle:
         }
         for who, make in makers.items():
             try:
-                with torch.inference_mode():
-                    answers[who] = make()(*tensors)
+                answers[who] = call(make(), [tensor.clone() for tensor in tensors])
             except Exception as error:  # noqa: BLE001 - custom operators refuse float64 in their own ways; the reason is recorded
                 reasons.append(f"the {who} does not run in float64: {type(error).__name__}: {error}"[:300])
                 continue
@@ -118,7 +116,7 @@ class Oracle:
             (
                 spec.name
                 for spec, output in zip(self.signature.outputs, outputs, strict=True)
-                if np.issubdtype(np.dtype(spec.dtype), np.floating) and output.dtype != torch.float64
+                if is_floating(numpy_dtype(spec.dtype)) and output.dtype != torch.float64
             ),
             None,
         )

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
-
-import numpy as np
 
 from bench.parity.cases import Case, Pool, Tensors, plan
 from bench.parity.equivalent import EquivalentVariant, equivalent_variants
 from bench.parity.oracle import Oracle
+from bench.parity.remarks import ROWS_TOGETHER, effects, rows_are_own
 from bench.parity.spec import ParitySpec
-from bench.parity.store import save_case
+from bench.parity.store import load_case, save_case
 from export.artifact import verified_program
 from export.build import Source
+from export.errors import UserError
 from export.files import FileDigest, digest_files
-from export.record import Observed, Record, observed, write
+from export.record import OMITTED, Observed, Record, observed, write
 from export.signature import Signature
 from export.task import task
 
 INPUTS, FLOAT64, EAGER = "inputs", "float64", "eager"
 REFERENCE_RECORD = "reference.json"
-_MAY_REFUSE = ("extremes", "non-finite")
-"""Groups of cases that the model itself may refuse; artifacts are then not asked either."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +46,10 @@ class Reference(Record):
     """Why the model has no float64 answer; None if it has."""
     variants: tuple[EquivalentVariant, ...]
     """How far equivalent variants of the model are from float64."""
+    own_rows: bool = field(default=True, metadata=OMITTED)
+    """Whether each row's answer is its own; else the rows of a call look at each other."""
+    remarks: tuple[str, ...] = field(default=(), metadata=OMITTED)
+    """What the model does besides answering."""
     files: tuple[FileDigest, ...]
     observed: Observed
 
@@ -86,10 +88,17 @@ def reference(job: ReferenceJob) -> None:
     oracle = Oracle(job.source.module(), job.signature, job.device, program_file)
     for name in (INPUTS, FLOAT64, EAGER):
         (folder / name).mkdir()
-    kept, left_out = _answer_all(oracle, pool, plan(pool, job.spec), job.spec, folder)
-    variants = (
-        () if oracle.failure or oracle.has_moved else equivalent_variants(oracle, folder, kept, job.spec, job.seed)
-    )
+    cases = plan(pool, job.spec)
+    remarks = effects(oracle, pool.inputs(cases[0]))
+    kept, left_out = _answer_all(oracle, pool, cases, job.spec, folder)
+    variants: tuple[EquivalentVariant, ...] = ()
+    own_rows = True
+    if not oracle.failure and not oracle.has_moved:
+        first = next(index for index, case in enumerate(kept) if case.group == "rows")
+        own_rows = rows_are_own(oracle, load_case(folder / INPUTS, first, [spec.name for spec in job.signature.inputs]))
+        variants = equivalent_variants(oracle, folder, kept, job.spec, job.seed, own_rows=own_rows)
+    if not own_rows:
+        remarks.append(ROWS_TOGETHER)
     write(
         folder / REFERENCE_RECORD,
         Reference(
@@ -101,6 +110,8 @@ def reference(job: ReferenceJob) -> None:
             float64_by=oracle.float64_by,
             failure=oracle.failure,
             variants=variants,
+            own_rows=own_rows,
+            remarks=tuple(remarks),
             files=digest_files(folder, (path for path in folder.rglob("*") if path.is_file())),
             observed=observed(time.monotonic() - started),
         ),
@@ -110,7 +121,11 @@ def reference(job: ReferenceJob) -> None:
 def _answer_all(
     oracle: Oracle, pool: Pool, cases: Sequence[Case], spec: ParitySpec, folder: Path
 ) -> tuple[list[Case], dict[str, str]]:
-    """Answer the cases one by one; those that the model refuses, or that would take too long, are left out."""
+    """Answer the cases one by one; those that the model refuses, or that would take too long, are left out.
+
+    Raises:
+        UserError: it refuses every ordinary call.
+    """
     kept: list[Case] = []
     left_out: dict[str, str] = {}
     slowest = _Slowest()
@@ -124,9 +139,7 @@ def _answer_all(
         started = time.monotonic()
         try:
             eager, wide = oracle.answer(inputs)
-        except Exception as error:
-            if case.group not in _MAY_REFUSE:
-                raise
+        except Exception as error:  # noqa: BLE001 - the user's own code refuses in its own ways
             left_out[case.name] = f"the model itself refuses it: {type(error).__name__}: {error}"[:300]
             continue
         slowest.add(inputs, time.monotonic() - started)
@@ -135,6 +148,9 @@ def _answer_all(
         save_case(folder / EAGER, index, eager)
         save_case(folder / FLOAT64, index, wide)
         kept.append(case)
+    for group in ("calls", "rows"):
+        if not any(case.group == group for case in kept):
+            raise UserError(f"the model refuses every ordinary call: {next(iter(left_out.values()))}")
     return kept, left_out
 
 
@@ -154,19 +170,13 @@ class _Slowest:
         sizes = dict(case.sizes)
         usual = pool.sizes
         grown = [name for name in sizes if sizes[name] > usual[name]]
-        while grown and self._s_per_element * _elements(pool.signature, sizes) > limit_s:
+        while grown and self._s_per_element * pool.signature.elements(sizes) > limit_s:
             name = max(grown, key=lambda name: sizes[name])
-            if sizes[name] // 2 <= usual[name]:
+            half = pool.signature.ranges[name].fit(sizes[name] // 2)
+            if half <= usual[name] or half == sizes[name]:
                 break
-            sizes[name] //= 2
+            sizes[name] = half
         if sizes == case.sizes:
             return case
         name = max(grown, key=lambda name: sizes[name])
         return replace(case, name=f"{name}={sizes[name]}", sizes=sizes)
-
-
-def _elements(signature: Signature, sizes: Mapping[str, int]) -> int:
-    return sum(
-        int(np.prod([sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape], dtype=np.int64))
-        for spec in signature.inputs
-    )

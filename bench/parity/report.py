@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from bench.parity.check import Check
 from bench.parity.levels.decisions import Flips
 from bench.parity.levels.error import Ulps
+from bench.parity.levels.undetermined import CaseSpread
 from bench.parity.spec import ParitySpec, Thresholds
 from export.backend import LoadOptions, Witness
-from export.record import Observed, Record
+from export.record import OMITTED, Observed, Record
 
 ParityStatus = Literal["pass", "fail", "inconclusive", "no-reference"]
 
@@ -61,6 +62,8 @@ class ParityReport(Record):
     options: LoadOptions
     """How the artifact was loaded; it is measured and served in no other way."""
     checks: tuple[Check, ...]
+    spreads: tuple[CaseSpread, ...] = field(default=(), metadata=OMITTED)
+    """Cases that were judged by equivalents of the model, since the artifact failed them by eager's error alone."""
     outputs: tuple[OutputParity, ...]
     tested_sizes: dict[str, TestedSizes]
     """By symbol."""

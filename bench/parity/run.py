@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.parity.calibrate import Calibration
@@ -22,6 +22,7 @@ from bench.parity.outputs import OutputsJob, outputs
 from bench.parity.reference import Reference
 from bench.parity.report import ParityReport
 from bench.parity.spec import ParitySpec
+from bench.parity.spread import SpreadJob, spread
 from bench.run_folder import RunFolder
 from export.artifact import ProgramRecord, open_artifact
 from export.backend import LoadOptions
@@ -29,6 +30,10 @@ from export.build import Source
 from export.record import digest, read
 from export.signature import Signature
 from export.worker import Failed, Workspace
+
+_GROSS_RATIO = 1e3
+"""An error of so many times eager's own is no matter of roundings."""
+_MOST_CASES = 16
 
 Metrics = Callable[[Path, Signature], Sequence[Check]]
 """The recipe's metrics on the answers in a folder, one per output and case; asked for one artifact at a time."""
@@ -109,9 +114,50 @@ class ParityRun:
                 more=tuple(more),
                 duration_s=end.duration_s,
             )
-            return judge(self.standard, answered, key)
+            return self._again(judge(self.standard, answered, key), answered, workspace, name)
         finally:
             shutil.rmtree(answers, ignore_errors=True)
+
+    def _again(self, report: ParityReport, answered: Answered, workspace: Workspace, name: str) -> ParityReport:
+        """The report, or where cases fail that equivalents of the model may explain, the one that takes them in."""
+        numbers = self._explicable(report)
+        if not numbers or self.source is None or answered.outputs.refusals:
+            return report
+        spreads = Path(tempfile.mkdtemp(dir=workspace.folder, prefix=f".{name}-spread."))
+        job = SpreadJob(
+            source=self.source,
+            signature=answered.artifact.signature,
+            program=None if self.program.failure else str(self.program_folder),
+            reference=str(self.reference_folder),
+            answers=str(answered.folder),
+            numbers=numbers,
+            cases=self.reference.cases,
+            limits=report.thresholds,
+            own_rows=self.reference.own_rows,
+            seed=0,
+            device=answered.options.device,
+            folder=str(spreads),
+        )
+        try:
+            end = workspace.run(spread, job, f"{name}-spread")
+            if isinstance(end, Failed):
+                return report
+            again = replace(answered, spreads=frozenset(end.result.numbers), spread_folder=spreads)
+            return judge(self.standard, again, report.key)
+        finally:
+            shutil.rmtree(spreads, ignore_errors=True)
+
+    def _explicable(self, report: ParityReport) -> tuple[int, ...]:
+        """The cases on which the artifact fails by what roundings may explain; none if it fails otherwise, too."""
+        failing = [check for check in report.checks if check.status == "fail"]
+        gross = any(check.value is not None and check.value > _GROSS_RATIO and check.limit for check in failing)
+        by_name: dict[str, list[int]] = {}
+        for number, case in enumerate(self.reference.cases):
+            by_name.setdefault(case.name, []).append(number)
+        numbers = [number for check in failing for case in check.cases for number in by_name.get(case, ())]
+        if gross or not self.reference.variants or not all(check.cases for check in failing):
+            return ()
+        return tuple(dict.fromkeys(numbers))[:_MOST_CASES]
 
     @property
     def standard(self) -> Standard:

@@ -21,7 +21,7 @@ def case_file(folder: Path, index: int) -> Path:
 def save_case(folder: Path, index: int, tensors: Mapping[str, Array]) -> None:
     """Write the tensors of one case by name."""
     save_file(
-        {name: np.ascontiguousarray(to_numpy(array)) for name, array in tensors.items()}, case_file(folder, index)
+        {name: np.asarray(to_numpy(array), order="C") for name, array in tensors.items()}, case_file(folder, index)
     )
 
 

@@ -36,19 +36,31 @@ class TorchSession:
         for array in inputs:
             if isinstance(array, np.ndarray):
                 return self._from_host(inputs)
-        if self._is_inference_mode():
-            return self._call(*inputs)
-        with self._inference_mode():
-            return self._call(*inputs)
+        return self._run(inputs)
+
+    def _run(self, tensors: Sequence[Array]) -> Sequence[Array]:
+        try:
+            if self._is_inference_mode():
+                return self._call(*tensors)
+            with self._inference_mode():
+                return self._call(*tensors)
+        except RuntimeError as error:
+            from export.gradients import asks_for_gradients, call_with_gradients
+
+            if not asks_for_gradients(error):
+                raise
+            call = self._call
+            self._call = lambda *given: call_with_gradients(call, given)
+            return self._call(*tensors)
 
     def _from_host(self, inputs: Sequence[Array]) -> Sequence[Array]:
-        with self._inference_mode():
-            outputs = self._call(*[to_torch(array, self._device) for array in inputs])
+        outputs = self._run([to_torch(array, self._device) for array in inputs])
         return [to_numpy(output) for output in outputs] if is_numpy(inputs[0]) else outputs
 
     def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:
         """The call itself on these tensors; run it inside ``torch.inference_mode()``."""
         tensors = [to_torch(array, self._device) for array in inputs]
+        self._run(tensors)  # which finds out whether the call needs gradients
         call = self._call
         return lambda: call(*tensors)
 

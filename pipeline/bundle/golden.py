@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.parity.golden import golden
+from bench.parity.levels.undetermined import CaseSpread
 from bench.parity.reference import Reference
 from bench.parity.spec import Thresholds
 from bench.run_folder import RunFolder
@@ -19,12 +20,14 @@ from export.signature import Signature
 from pipeline.bundle.record import GoldenCall, GoldenOutput
 
 
-def write_golden(run: RunFolder, folder: Path, signature: Signature, limits: Thresholds) -> Iterator[GoldenCall]:
+def write_golden(
+    run: RunFolder, folder: Path, signature: Signature, limits: Thresholds, spreads: Sequence[CaseSpread]
+) -> Iterator[GoldenCall]:
     """Each golden call as ``golden/<number>/<inputs|expected|allowed>/<tensor>.npy``."""
     source = run.reference
     reference = read(Reference, run.reference_record)
     verify_files(source, reference.files)
-    for number, call in enumerate(golden(reference, source, signature, limits)):
+    for number, call in enumerate(golden(reference, source, signature, limits, spreads)):
         kinds = {"inputs": call.inputs, "expected": call.expected, "allowed": call.allowed}
         paths: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
         for kind, tensors in kinds.items():

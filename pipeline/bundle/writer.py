@@ -106,7 +106,8 @@ def make(run: RunFolder, folder: Path, key: str, choice: Choice, lowered: Lowere
     default = next((number for number, source in enumerate(sources) if source.row.name == onnx), 0)
     signature = sources[default].artifact.signature
     limits, bench = recipe.setting("limits", Limits), recipe.setting("bench", BenchSpec)
-    golden = tuple(write_golden(run, folder, signature, sources[default].report.thresholds))
+    spreads = [spread for source in sources for spread in source.report.spreads]
+    golden = tuple(write_golden(run, folder, signature, sources[default].report.thresholds, spreads))
     write_workload(folder / WORKLOAD)
     bundle = Bundle(
         name=recipe.name,

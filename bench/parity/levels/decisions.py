@@ -17,7 +17,10 @@ from bench.parity.answers import Answers, Scores
 from bench.parity.cases import Values
 from bench.parity.check import Check, CheckStatus
 from bench.parity.levels.level import Context, PerOutput
+from export.arrays import float_limits
 
+_EXPLAINED = 4.0
+"""An artifact may be as many times as far from float64 as the farthest equivalent of the model."""
 _CHOICE_ERRORS = 8.0
 """Two values, each off by at most four times eager's largest error."""
 
@@ -47,7 +50,8 @@ class DecisionTally:
         self.name = name
         self._probability = True
         self._counts: dict[str, int] = {}
-        self._flipped_margins: dict[str, list[float]] = {}
+        self._flipped_margins: dict[str, list[tuple[float, str]]] = {}
+        """By rule: the margin of each flip, and its case."""
 
     def add(self, answers: Answers) -> None:
         """Add one case of rows; only decisions among numbers that are finite in all three answers count."""
@@ -59,16 +63,21 @@ class DecisionTally:
             rows = valid.all(-1)
             wide, chosen, other = wide[rows], wide[rows].argmax(-1)[..., None], got[rows].argmax(-1)[..., None]
             gap = np.take_along_axis(wide, chosen, -1) - np.take_along_axis(wide, other, -1)
-            self._count("argmax", chosen != other, gap)
+            self._count(
+                "argmax", chosen != other, gap - _undetermined(answers, axis)[rows][..., None], answers.case.name
+            )
             return
         wide, got = answers.wide[answers.comparable], answers.got[answers.comparable]
         self._probability &= bool(((wide >= 0) & (wide <= 1)).all())
         for rule, threshold in (("> 0.5", 0.5), ("> 0", 0.0)):
-            self._count(rule, (wide > threshold) != (got > threshold), np.abs(wide - threshold))
+            undetermined = _undetermined(answers, None)[answers.comparable]
+            margins = np.abs(wide - threshold) - undetermined
+            self._count(rule, (wide > threshold) != (got > threshold), margins, answers.case.name)
 
-    def _count(self, rule: str, flipped: Values, margins: Values) -> None:
+    def _count(self, rule: str, flipped: Values, margins: Values, case: str) -> None:
         self._counts[rule] = self._counts.get(rule, 0) + flipped.size
-        self._flipped_margins.setdefault(rule, []).extend(margins[flipped].astype(np.float64).tolist())
+        kept = self._flipped_margins.setdefault(rule, [])
+        kept.extend((margin, case) for margin in margins[flipped].astype(np.float64).tolist())
 
     def result(self, allowed_error: float) -> Flips | None:
         """The flips, explained or not; None if nothing was decided. ``allowed_error`` is per value."""
@@ -81,7 +90,7 @@ class DecisionTally:
             rule=rule,
             decisions_count=self._counts[rule],
             flips_count=len(margins),
-            unexplained_count=sum(margin > 2 * allowed_error for margin in margins),
+            unexplained_count=sum(margin > 2 * allowed_error for margin, _ in margins),
             rate_low=low,
             rate_high=high,
         )
@@ -100,16 +109,29 @@ class DecisionTally:
                 f"by more than honest errors explain (a margin of {2 * allowed_error:.3g})"
             )
         status: CheckStatus = "fail" if flips.unexplained_count else "pass"
+        unexplained = sorted(
+            (-margin, case) for margin, case in self._flipped_margins[flips.rule] if margin > 2 * allowed_error
+        )
         return [
             Check(
                 level="decisions",
                 subject=self.name,
                 status=status,
                 message=message,
+                cases=tuple(dict.fromkeys(case for _, case in unexplained)),
                 value=float(flips.unexplained_count),
                 limit=0.0,
             )
         ]
+
+
+def _undetermined(answers: Answers, axis: int | None) -> Values:
+    """By how much equivalents of the model may move a decision: of one value, or along ``axis`` the largest, twice."""
+    if answers.spread is None:
+        peak = np.zeros(answers.wide.shape)
+    else:
+        peak = np.where(np.isfinite(answers.spread.peak), answers.spread.peak, 0.0)
+    return _EXPLAINED * (peak if axis is None else 2 * np.moveaxis(peak, axis, -1).max(-1))
 
 
 class Decisions(PerOutput[DecisionTally]):
@@ -145,7 +167,7 @@ def explained_choices(wide: Values, got: Values, scores: Scores) -> Values:
         inside = (got >= 0) & (got < truth.shape[-1])
         chosen = np.take_along_axis(truth, np.where(inside, got, 0)[..., None].astype(np.int64), -1)[..., 0]
         error = float(np.abs(eager.astype(np.float64) - truth).max())
-        rounding = float(np.finfo(eager.dtype).eps) * float(np.abs(truth).max())
+        rounding = float(float_limits(eager.dtype).eps) * float(np.abs(truth).max())
         explained |= inside & (truth.max(-1) - chosen <= _CHOICE_ERRORS * max(error, rounding))
     return explained
 

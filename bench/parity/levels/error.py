@@ -10,6 +10,9 @@ keeps the ratio meaningful where eager happens to be exact; below the smallest n
 The rows are one class with pooled denominators, since a single call holds too few elements to know its own error. Every
 other case (a size, an extreme, the second call in a row) is a class of its own. It may hold eight equal rows, which are
 one observation: its denominators are at least eager's largest error on the rows, and grow with the output's size.
+
+A case on which the artifact failed so is judged anew, row by row, by what equivalents of the model answered to it: see
+undetermined.py.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ from bench.parity.answers import Answers
 from bench.parity.cases import Case
 from bench.parity.check import Check
 from bench.parity.levels.level import Context, Level
+from bench.parity.levels.undetermined import CaseSpread, RowErrors
 from bench.parity.spec import Thresholds
+from export.arrays import float_limits
 
 ILL_CONDITIONED = 1e-2
 """Eager's own error, relative to the output, from which float32 says nothing about the model."""
@@ -53,9 +58,21 @@ class _Class:
     tiny: float = 0.0
     worst: str = ""
     """The case of the largest error."""
+    by_case: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """RMS and largest error of every case."""
+    left_count: int = 0
+    """Elements whose error is judged elsewhere: row by row."""
 
     def add(self, answers: Answers) -> None:
         errors = answers.errors()
+        if answers.spread is not None:
+            self.left_count += errors.pop("artifact").size
+        else:
+            error = np.abs(errors["artifact"])
+            self.by_case[answers.case.name] = (
+                float(np.sqrt(np.mean(np.square(error)))) if error.size else 0.0,
+                float(error.max(initial=0.0)),
+            )
         for who, error in errors.items():
             peak = float(np.abs(error).max(initial=0.0))
             if who == "artifact" and (peak > self.peaks[who] or not self.worst):
@@ -66,14 +83,15 @@ class _Class:
         with np.errstate(over="ignore"):
             self.scale += float(np.square(truth).sum())
         self.count += truth.size
-        self.tiny = float(np.finfo(answers.eager.dtype).tiny)
+        self.tiny = float(float_limits(answers.eager.dtype).tiny)
 
     @property
     def rms_of_output(self) -> float:
         return math.sqrt(self.scale / self.count) if self.count else 0.0
 
     def rms_of(self, who: str) -> float:
-        return math.sqrt(self.squares[who] / self.count) if self.count else 0.0
+        count = self.count - (self.left_count if who == "artifact" else 0)
+        return math.sqrt(self.squares[who] / count) if count else 0.0
 
 
 class ErrorTally:
@@ -83,14 +101,18 @@ class ErrorTally:
         self.name = name
         self._rows = _Class("rows")
         self._others: dict[tuple[str, str], _Class] = {}
+        self._by_row: dict[tuple[str, str], RowErrors] = {}
+        """What was judged row by row, by group and case."""
         self._u = 0.0
 
     def add(self, answers: Answers) -> None:
         """Add one case; outputs that are no real numbers have no errors."""
         if not answers.floating:
             return
-        self._u = float(np.finfo(answers.eager.dtype).eps) / 2
+        self._u = float(float_limits(answers.eager.dtype).eps) / 2
         self._of(answers.case).add(answers)
+        if answers.spread is not None:
+            self._by_row[answers.case.group, answers.case.name] = RowErrors.of(answers)
 
     def _of(self, case: Case) -> _Class:
         if case.group == "rows":
@@ -100,12 +122,12 @@ class ErrorTally:
     @property
     def rms_ratio(self) -> float:
         """The RMS error of the rows, over eager's own."""
-        return self._ratios(self._rows)[0]
+        return max(self._ratios(self._rows)[0], *(errors.rms_ratio for errors in self._row_errors("rows")), 0.0)
 
     @property
     def peak_ratio(self) -> float:
         """The largest error of the rows, over eager's own."""
-        return self._ratios(self._rows)[1]
+        return max(self._ratios(self._rows)[1], *(errors.peak_ratio for errors in self._row_errors("rows")), 0.0)
 
     @property
     def peak_case(self) -> str:
@@ -178,6 +200,22 @@ class ErrorTally:
         classes = [sums for (name, _), sums in self._others.items() if name == group]
         return [self._check(group, classes, thresholds)] if classes and self._rows.count else []
 
+    def case_spreads(self) -> list[CaseSpread]:
+        """The cases that were judged row by row."""
+        return [
+            CaseSpread(
+                output=self.name,
+                group=group,
+                case=case,
+                largest_unit=errors.largest_unit,
+                undetermined_count=len(errors.undetermined) + errors.unsettled_count,
+            )
+            for (group, case), errors in self._by_row.items()
+        ]
+
+    def _row_errors(self, group: str) -> list[RowErrors]:
+        return [errors for (name, _), errors in self._by_row.items() if name == group]
+
     def _check(self, level: str, classes: list[_Class], thresholds: Thresholds) -> Check:
         """The worst of the classes, by how far each ratio exceeds its own threshold."""
         faults: list[tuple[str, str]] = []
@@ -196,19 +234,42 @@ class ErrorTally:
                     f"({sums.peaks['artifact']:.3g}), at most {thresholds.max_peak_ratio:.3g} passes"
                 )
                 faults.append((sums.worst, fault))
+        by_row = self._row_errors("rows" if level == "error" else level)
+        faults += [(errors.case, fault) for errors in by_row for fault in errors.faults(thresholds)]
         worst = max(classes, key=lambda sums: max(self._ratios(sums)))
         rms, peak = self._ratios(worst)
+        rms, peak = (
+            (max(rms, *(e.rms_ratio for e in by_row)), max(peak, *(e.peak_ratio for e in by_row)))
+            if by_row
+            else (rms, peak)
+        )
         more = f"; and {len(faults) - 1} more like it" if len(faults) > 1 else ""
         fine = f"RMS {rms:.2f}, largest {peak:.2f} times eager's" + (f" ({worst.name})" if len(classes) > 1 else "")
+        fine += "".join(f"; {errors.summary}" for errors in by_row)
+        cases = dict.fromkeys([*(case for case, _ in faults), *self._exceeding(classes, thresholds)])
         return Check(
             level=level,
             subject=self.name,
             status="fail" if faults else "pass",
             message=faults[0][1] + more if faults else fine,
-            cases=tuple(dict.fromkeys([worst.worst, *(case for case, _ in faults)])) if faults else (),
+            cases=tuple(case for case in cases if case) if faults else (),
             value=peak,
             limit=thresholds.max_peak_ratio,
         )
+
+    def _exceeding(self, classes: list[_Class], thresholds: Thresholds) -> list[str]:
+        """The cases whose own errors exceed a threshold, the worst first."""
+        exceeding = []
+        for sums in classes:
+            rms_unit, peak_unit = self._units(sums)
+            for case, (rms, peak) in sums.by_case.items():
+                excess = max(
+                    _ratio(rms, rms_unit) / thresholds.max_rms_ratio,
+                    _ratio(peak, peak_unit) / thresholds.max_peak_ratio,
+                )
+                if not excess <= 1:
+                    exceeding.append((-excess, case))
+        return [case for _, case in sorted(exceeding)]
 
     def _ratios(self, sums: _Class) -> tuple[float, float]:
         rms_unit, peak_unit = self._units(sums)

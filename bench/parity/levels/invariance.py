@@ -61,6 +61,10 @@ class Invariance(PerOutput[InvarianceTally]):
     tally = InvarianceTally
 
     def checks(self, context: Context) -> Iterable[Check]:
-        """The invariance of every output."""
+        """The invariance of every output; not asked where the rows of a call look at each other."""
+        if not context.own_rows:
+            message = "the rows of a call look at each other: their answers may differ between batches"
+            yield Check(level=self.name, subject="rows", status="reported", message=message)
+            return
         for output in context.outputs:
             yield from self.of(output).checks()

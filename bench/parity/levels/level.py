@@ -48,6 +48,8 @@ class Context:
     spec: ParitySpec
     limits: Thresholds
     cases: tuple[Case, ...]
+    own_rows: bool
+    """Whether each row's answer is its own; else the rows of a call look at each other."""
     has_reference: bool
     """Whether the model has a float64 answer."""
     operators: tuple[str, ...]

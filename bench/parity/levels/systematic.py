@@ -17,6 +17,7 @@ from bench.parity.answers import Answers
 from bench.parity.check import Check, CheckStatus
 from bench.parity.levels.level import Context, PerOutput
 from bench.parity.spec import Thresholds
+from export.arrays import float_limits
 
 _LEAST_ROWS = 256
 _MOST_CHANNELS = 4096
@@ -37,7 +38,7 @@ class SlopeTally:
         """Add one case of rows; elements that cannot be compared count as absent."""
         if answers.case.group != "rows" or not answers.floating or answers.wide.ndim == 0:
             return
-        self._u = float(np.finfo(answers.eager.dtype).eps) / 2
+        self._u = float(float_limits(answers.eager.dtype).eps) / 2
         truth, got, eager, valid = (
             _by_channel(a) for a in (answers.wide, answers.got, answers.eager, answers.comparable)
         )

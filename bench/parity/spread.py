@@ -1,0 +1,177 @@
+"""The second question: what equivalents of the model answer to the very calls on which an artifact fails.
+
+A refusal must be deserved: an artifact is refused only for a difference beyond what float32 itself leaves undetermined
+on that input. Nobody pays for it where nothing fails; and where a fault is gross, no spread of roundings explains it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.parity.answers import Answers, Spread
+from bench.parity.cases import Case, Tensors, Values
+from bench.parity.levels.undetermined import RowErrors, by_row
+from bench.parity.oracle import Oracle
+from bench.parity.reference import EAGER, FLOAT64, INPUTS
+from bench.parity.spec import Thresholds
+from bench.parity.store import load_case, save_case
+from bench.parity.variants import Equivalent, unusual, usual
+from export.artifact import verified_program
+from export.build import Source
+from export.errors import UserError
+from export.signature import Signature
+from export.task import task
+
+_DRAWS = 3
+_RMS = ".rms"
+"""Appended to an output's name: where the figure of each row lies beside those of each element."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpreadJob:
+    """Ask equivalents of the model about some cases."""
+
+    source: Source
+    signature: Signature
+    program: str | None
+    """The traced program's folder; None if the model could not be traced."""
+    reference: str
+    answers: str
+    """The folder of the artifact's answers."""
+    numbers: tuple[int, ...]
+    """The cases to ask about, by number, the worst first."""
+    cases: tuple[Case, ...]
+    limits: Thresholds
+    own_rows: bool
+    seed: int
+    device: str
+    folder: str
+    """Where to write what was found, a file a case."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpreadResult:
+    """What came of it."""
+
+    numbers: tuple[int, ...]
+    """The cases that were asked about: all, or those up to the first that the artifact really fails."""
+    kinds: tuple[str, ...]
+    """The kinds of equivalents that answered."""
+
+
+@task
+def spread(job: SpreadJob) -> SpreadResult:
+    """Write each case's spread; end with the first case on which the artifact is farther off than that.
+
+    Raises:
+        UserError: no equivalent answers.
+    """
+    program = verified_program(Path(job.program)) if job.program else None
+    oracle = Oracle(job.source.module(), job.signature, job.device, program)
+    equivalents = list(_made(oracle, job))
+    kinds: dict[str, None] = {}
+    asked = []
+    for number in job.numbers:
+        tally = _SpreadTally(job, number)
+        inputs = load_case(Path(job.reference) / INPUTS, number, [spec.name for spec in job.signature.inputs])
+        for equivalent in equivalents:
+            try:
+                tally.add(equivalent.answer(inputs))
+            except Exception:  # noqa: BLE001, S112 - noise under vmap, batches that the model refuses
+                continue
+            kinds.setdefault(equivalent.kind)
+        if not tally.count:
+            raise UserError("no equivalent of the model answers")
+        spreads = tally.spreads()
+        save_case(Path(job.folder), number, _flat(spreads))
+        asked.append(number)
+        if _still_fails(job, number, spreads):
+            break
+    return SpreadResult(numbers=tuple(asked), kinds=tuple(kinds))
+
+
+def load_spread(folder: Path, number: int, output: str) -> Spread:
+    """What was written about one output in one case."""
+    arrays = load_case(folder, number, (output, output + _RMS))
+    return Spread(peak=arrays[output], rms=arrays[output + _RMS])
+
+
+def _made(oracle: Oracle, job: SpreadJob) -> Iterator[Equivalent]:
+    yield from usual(oracle, _DRAWS, job.seed + 1000, own_rows=job.own_rows)
+    try:
+        yield from unusual(oracle, _DRAWS, job.seed + 1000)
+    except Exception:  # noqa: BLE001 - a program that cannot be decomposed has the usual ones
+        return
+
+
+class _SpreadTally:
+    """The largest differences of any equivalent from float64, gathered one by one."""
+
+    def __init__(self, job: SpreadJob, number: int) -> None:
+        self.count = 0
+        names = job.signature.output_names
+        self._wide = load_case(Path(job.reference) / FLOAT64, number, names)
+        self._peak: Tensors = {name: np.zeros(wide.shape) for name, wide in self._wide.items()}
+        self._rms: Tensors = {name: np.zeros(len(by_row(wide))) for name, wide in self._wide.items()}
+
+    def add(self, answered: Tensors) -> None:
+        """Add one equivalent's answers; an output of another shape says that nothing of it is determined."""
+        self.count += 1
+        for name, wide in self._wide.items():
+            got = answered[name]
+            if got.shape != wide.shape:
+                self._peak[name] = np.full(wide.shape, np.inf)
+                continue
+            apart = _apart(got, wide)
+            self._peak[name] = np.maximum(self._peak[name], apart)
+            finite = np.isfinite(apart)
+            squares = by_row(np.square(np.where(finite, apart, 0.0))).sum(-1)
+            counts = np.maximum(by_row(finite).sum(-1), 1)
+            self._rms[name] = np.maximum(self._rms[name], np.sqrt(squares / counts))
+
+    def spreads(self) -> dict[str, Spread]:
+        """By output."""
+        return {name: Spread(peak=peak, rms=self._rms[name]) for name, peak in self._peak.items()}
+
+
+def _apart(got: Values, wide: Values) -> Values:
+    """Per element, how far an answer is from float64; infinite where only one is a number, or integers differ."""
+    if wide.dtype.kind in "biu":
+        return np.where(got == wide, 0.0, np.inf)
+    got, wide = got.astype(np.float64), wide.astype(np.float64)
+    numbers = np.isfinite(got) & np.isfinite(wide)
+    same = (got == wide) | (np.isnan(got) & np.isnan(wide))
+    return np.where(numbers, np.abs(np.where(numbers, got - wide, 0.0)), np.where(same, 0.0, np.inf))
+
+
+def _flat(spreads: dict[str, Spread]) -> Tensors:
+    return {
+        key: values
+        for name, spread_of in spreads.items()
+        for key, values in ((name, spread_of.peak), (name + _RMS, spread_of.rms))
+    }
+
+
+def _still_fails(job: SpreadJob, number: int, spreads: dict[str, Spread]) -> bool:
+    """Whether the artifact is farther from float64 than equivalents of the model explain."""
+    names = job.signature.output_names
+    wide, eager, got = (
+        load_case(folder, number, names)
+        for folder in (Path(job.reference) / FLOAT64, Path(job.reference) / EAGER, Path(job.answers))
+    )
+    return any(
+        bool(RowErrors.of(answers).faults(job.limits))
+        for answers in _answers(job.cases[number], names, wide, eager, got, spreads)
+        if answers.floating and answers.malformed is None
+    )
+
+
+def _answers(
+    case: Case, names: Sequence[str], wide: Tensors, eager: Tensors, got: Tensors, spreads: dict[str, Spread]
+) -> Iterator[Answers]:
+    for name in names:
+        yield Answers(output=name, case=case, wide=wide[name], eager=eager[name], got=got[name], spread=spreads[name])

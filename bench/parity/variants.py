@@ -1,0 +1,95 @@
+"""Equivalents of a model: ways to compute the same function in float32, of which none is more right than another.
+
+The *usual* ones are what every run knows the model by: one thread, other batches, products summed in another order,
+noise of one rounding on every value. The *unusual* ones are asked only about calls on which an artifact fails: the
+program decomposed into elementary operators, as exporters do it, the same with noise, and attention by its formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from bench.parity.cases import Tensors
+from bench.parity.oracle import Oracle
+from bench.parity.perturbed import Reassociated, Rounded
+from bench.parity.remarks import in_parts
+from export.arrays import to_numpy, to_torch
+from export.gradients import call
+from export.program import load_exported, quiet
+
+_BATCHES = (1, 5, 64)
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """One way to compute the model."""
+
+    kind: str
+    """``one thread``, ``batches of``, ``re-association``, ``rounding``, ..."""
+    number: int | None
+    """Which of its kind: rows a batch, or the draw; None where there is one."""
+    answer: Callable[[Tensors], Tensors]
+
+
+def usual(oracle: Oracle, draws: int, seed: int, *, own_rows: bool) -> Iterator[Equivalent]:
+    """Those that are cheap. Other batches are none where rows look at each other; products need the traced graph."""
+    yield Equivalent("one thread", None, partial(_single_threaded, oracle))
+    if own_rows and oracle.signature.batch is not None:
+        bounds = oracle.signature.ranges[oracle.signature.batch]
+        for rows in sorted({bounds.fit(rows) for rows in _BATCHES} - {0}):
+            yield Equivalent("batches of", rows, partial(_split, oracle, rows))
+    if oracle.program_file is not None:
+        exported = load_exported(oracle.program_file)
+        yield from _perturbed(oracle, exported, draws, seed, "")
+
+
+def unusual(oracle: Oracle, draws: int, seed: int) -> Iterator[Equivalent]:
+    """Those that take longer to make."""
+    yield Equivalent("attention by its formula", None, partial(_plain_attention, oracle))
+    if oracle.program_file is not None:
+        with quiet():
+            decomposed = load_exported(oracle.program_file).run_decompositions()
+        yield Equivalent("elementary operators", None, partial(_run, oracle, Rounded(decomposed, seed, share=0.0).run))
+        yield from _perturbed(oracle, decomposed, draws, seed + draws, "elementary ")
+
+
+def _perturbed(oracle: Oracle, exported: Any, draws: int, seed: int, prefix: str) -> Iterator[Equivalent]:
+    for draw in range(draws):
+        for kind in (Reassociated, Rounded):
+            yield Equivalent(prefix + kind.WORD, draw, partial(_run, oracle, kind(exported, seed + draw).run))
+
+
+def _run(oracle: Oracle, run: Callable[..., Any], inputs: Tensors) -> Tensors:
+    outputs = call(run, [to_torch(inputs[spec.name]).clone() for spec in oracle.signature.inputs])
+    return dict(zip(oracle.signature.output_names, map(to_numpy, outputs), strict=True))
+
+
+def _single_threaded(oracle: Oracle, inputs: Tensors) -> Tensors:
+    threads_count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return oracle.eager(inputs)
+    finally:
+        torch.set_num_threads(threads_count)
+
+
+def _plain_attention(oracle: Oracle, inputs: Tensors) -> Tensors:
+    with sdpa_kernel(SDPBackend.MATH):
+        return oracle.eager(inputs)
+
+
+def _split(oracle: Oracle, rows: int, inputs: Tensors) -> Tensors:
+    """The same rows, so many at a time; what does not divide, and other outputs, are taken from the whole call."""
+    whole = oracle.eager(inputs)
+    parts = in_parts(oracle, rows, oracle.eager, inputs)
+    return {
+        name: np.concatenate([parts[name], values[len(parts[name]) :]]) if name in parts else values
+        for name, values in whole.items()
+    }
