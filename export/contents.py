@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from export.arrays import to_numpy
+
 if TYPE_CHECKING:
     import torch
 
@@ -65,7 +67,7 @@ def of_program(exported: torch.export.ExportedProgram, how: str) -> Contents:
     tensors = {**exported.state_dict, **exported.constants}
     return Contents(
         how=how,
-        weights={name: tensor.detach().cpu().numpy() for name, tensor in tensors.items() if hasattr(tensor, "detach")},
+        weights={name: to_numpy(tensor) for name, tensor in tensors.items() if hasattr(tensor, "detach")},
         settings=tuple(graph_settings(exported)),
         dialect="graph",
     )

@@ -179,7 +179,7 @@ class Signature:
 
     def example(self, sizes: Sizes, seed: int) -> dict[str, np.ndarray[Any, Any]]:
         """Inputs of the given sizes, drawn from ``seed``: normal floats, integers between ``low`` and ``high``."""
-        return {spec.name: _draw(spec, sizes, seed) for spec in self.inputs}
+        return {spec.name: np.asarray(_draw(spec, sizes, seed)) for spec in self.inputs}
 
     def shapes(self, sizes: Sizes) -> list[tuple[TensorSpec, tuple[int, ...]]]:
         """Every input with its shape at ``sizes``."""
@@ -252,12 +252,12 @@ def _draw(spec: TensorSpec, sizes: Sizes, seed: int) -> np.ndarray[Any, Any]:
     if spec.is_mask:
         return _prefix(shape, generator).astype(spec.dtype)
     if spec.dtype == "bool":
-        return generator.integers(0, 2, shape).astype(bool)
+        return np.asarray(generator.integers(0, 2, shape)).astype(bool)
     if spec.dtype.startswith(("int", "uint")):
-        return generator.integers(int(low), int(high), shape, endpoint=True).astype(spec.dtype)
+        return np.asarray(generator.integers(int(low), int(high), shape, endpoint=True)).astype(spec.dtype)
     if spec.low is not None and spec.high is not None:
-        return generator.uniform(low, high, shape).astype(numpy_dtype(spec.dtype))
-    return generator.standard_normal(shape).clip(low, high).astype(numpy_dtype(spec.dtype))
+        return np.asarray(generator.uniform(low, high, shape)).astype(numpy_dtype(spec.dtype))
+    return np.asarray(generator.standard_normal(shape)).clip(low, high).astype(numpy_dtype(spec.dtype))
 
 
 def _prefix(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray[Any, Any]:

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.parity.cases import Tensors
 from bench.parity.oracle import Oracle
-from bench.parity.perturbed import Reassociated, Rounded
+from bench.parity.perturbed import Elementary, Reassociated, Rounded, decomposed
 from bench.parity.remarks import in_parts
 from export.arrays import to_numpy, to_torch
 from export.gradients import call
@@ -47,7 +47,9 @@ def usual(oracle: Oracle, draws: int, seed: int, *, own_rows: bool) -> Iterator[
             yield Equivalent("batches of", rows, partial(_split, oracle, rows))
     if oracle.program_file is not None:
         exported = load_exported(oracle.program_file)
-        yield from _perturbed(oracle, exported, draws, seed, "")
+        for draw in range(draws):
+            for kind in (Reassociated, Rounded):
+                yield Equivalent(kind.WORD, draw, partial(_run, oracle, kind(exported, seed + draw).run))
 
 
 def unusual(oracle: Oracle, draws: int, seed: int) -> Iterator[Equivalent]:
@@ -55,15 +57,10 @@ def unusual(oracle: Oracle, draws: int, seed: int) -> Iterator[Equivalent]:
     yield Equivalent("attention by its formula", None, partial(_plain_attention, oracle))
     if oracle.program_file is not None:
         with quiet():
-            decomposed = load_exported(oracle.program_file).run_decompositions()
-        yield Equivalent("elementary operators", None, partial(_run, oracle, Rounded(decomposed, seed, share=0.0).run))
-        yield from _perturbed(oracle, decomposed, draws, seed + draws, "elementary ")
-
-
-def _perturbed(oracle: Oracle, exported: Any, draws: int, seed: int, prefix: str) -> Iterator[Equivalent]:
-    for draw in range(draws):
-        for kind in (Reassociated, Rounded):
-            yield Equivalent(prefix + kind.WORD, draw, partial(_run, oracle, kind(exported, seed + draw).run))
+            elementary = decomposed(load_exported(oracle.program_file))
+        for draw in range(draws + 1):  # the first without noise
+            run = Elementary(elementary, seed + draw, share=float(draw > 0)).run
+            yield Equivalent(Elementary.WORD, draw, partial(_run, oracle, run))
 
 
 def _run(oracle: Oracle, run: Callable[..., Any], inputs: Tensors) -> Tensors:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from export.arrays import to_numpy
 from export.backend import Backend, BuildInput, Loaded, LoadOptions, Threads
 from export.device import Device, device
 from export.environment import missing_compiler, version
@@ -79,7 +80,7 @@ class AotInductor(Backend):
             library = _unpack(folder / FILE, Path(unpacked))
             opened = runner(str(library), 1)  # owns the memory of its constants
             constants = opened.extract_constants_map(False)
-            weights = {name: tensor.detach().cpu().clone().numpy() for name, tensor in constants.items()}
+            weights = {name: to_numpy(tensor.detach().cpu().clone()) for name, tensor in constants.items()}
         return Contents(how="compiled library's constants", weights=weights)
 
     def needs(self, artifact: Artifact, folder: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.arrays import to_torch
+from export.arrays import to_numpy, to_torch
 from export.backend import Backend, BuildInput, Loaded, LoadOptions
 from export.device import device
 
@@ -84,7 +84,7 @@ class TorchScript(Backend):
                 kept[f"constant {index}"] = value
         return Contents(
             how="frozen graph's constants",
-            weights={name: tensor.detach().numpy() for name, tensor in kept.items()},
+            weights={name: to_numpy(tensor) for name, tensor in kept.items()},
             settings=tuple(setting for node in graph.nodes() for setting in _settings(node)),
             dialect="operators without scope",
         )

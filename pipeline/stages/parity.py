@@ -167,10 +167,7 @@ class ParityStage:
             )
             end = run.workspace.run(make_reference, job, "reference")
             if isinstance(end, Failed):
-                raise UserError(
-                    f"the model cannot answer its own parity inputs ({end.status}): {end.cause}\n"
-                    f"The whole story: {end.log}"
-                )
+                raise UserError(f"nothing can be held to this model: {end.summary}\nThe whole story: {end.log}")
 
         reference, _ = run.stage(run.files.reference, Reference, REFERENCE_RECORD, key, make)
         return reference

@@ -73,6 +73,7 @@ def a_context(run: ModelRun, precision: str) -> Context:
         spec=run.spec,
         limits=thresholds(run.spec, ()),
         cases=run.reference.cases,
+        own_rows=True,
         has_reference=True,
         operators=(),
         errors={},

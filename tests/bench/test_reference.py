@@ -89,23 +89,6 @@ def test_a_model_without_a_float64_answer_is_said_to_have_no_reference(tmp_path:
     assert report.outputs == ()
 
 
-class Random(nn.Module):
-    """Dropout without ``training=``: another answer every time."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.dropout(x, 0.5)
-
-
-def random(argument: str) -> nn.Module:
-    return Random().eval()
-
-
-def test_a_model_that_its_inputs_do_not_determine_proves_nothing(tmp_path: Path) -> None:
-    run = ModelRun(_source("random"), SIGNATURES["Pointwise"], tmp_path / "random")
-    report = run.judge(right(run, "exported"))
-    assert report.status in ("fail", "inconclusive")
-
-
 def test_a_model_with_state_has_no_null_variants_and_cannot_be_calibrated(tmp_path: Path) -> None:
     """A fresh copy of it answers otherwise: such variants would raise the thresholds to anything."""
     run = ModelRun(

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bench.parity.cases import Tensors, Values
-from export.arrays import to_numpy, to_torch
+from export.arrays import is_floating, to_numpy, to_torch
 from export.float64 import Float64Program, to_float64
 
 Call = tuple[Tensors, Tensors, Tensors]
@@ -102,4 +102,4 @@ def _solve(columns: Values, errors: Values, names: Sequence[str]) -> Probed:
 
 def _flat(arrays: Iterable[Values]) -> Values:
     """All floating values of a call, one after the other."""
-    return np.concatenate([array.astype(np.float64).ravel() for array in arrays if array.dtype.kind == "f"])
+    return np.concatenate([array.astype(np.float64).ravel() for array in arrays if is_floating(array.dtype)])

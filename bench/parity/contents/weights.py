@@ -23,6 +23,7 @@ from bench.parity.contents import Difference
 from bench.parity.contents.folding import Folded, folded_constants, folded_norms, used_weights
 from bench.parity.contents.probe import MOST_ELEMENTS, Call, probe
 from export import registry
+from export.arrays import is_floating
 from export.artifact import Artifact, verified_program
 from export.contents import Contents
 
@@ -155,7 +156,7 @@ def _probed(
     calls: Sequence[Call],
 ) -> Check | None:
     """What the answers say of weights that the files do not show; None where there is nothing to ask, or too much."""
-    floats = {name: weight for name, weight in missing.items() if weight.dtype.kind == "f"}
+    floats = {name: weight for name, weight in missing.items() if is_floating(weight.dtype)}
     count = sum(weight.size for weight in floats.values())
     if comparison.wrong or not floats or exported is None or not calls or count > MOST_ELEMENTS:
         return None
@@ -233,11 +234,12 @@ def _agrees(wanted: Values, candidate: Values, tolerance: Values | None, order: 
 
 def _nearest(weight: Values, stored: dict[str, Values]) -> Values | None:
     """A stored tensor that is almost this weight; None if there is none."""
-    if not np.issubdtype(weight.dtype, np.floating) or weight.size < 2:
+    if not is_floating(weight.dtype) or weight.size < 2:
         return None
+    weight = weight.astype(np.float64)
     size = float(np.linalg.norm(weight)) or 1.0
     for candidate in stored.values():
-        if candidate.size != weight.size or not np.issubdtype(candidate.dtype, np.floating):
+        if candidate.size != weight.size or not is_floating(candidate.dtype):
             continue
         for order in _orders(weight):
             turned = weight.transpose(order)

@@ -14,6 +14,7 @@ from bench.parity.answers import Answers
 from bench.parity.cases import Values
 from bench.parity.check import Check, CheckStatus
 from bench.parity.levels.level import Context, PerOutput
+from export.arrays import is_floating
 
 
 class InvarianceTally:
@@ -38,7 +39,7 @@ class InvarianceTally:
             shared = longest[: len(got)]
             if shared.shape == got.shape and shared.tobytes() != got.tobytes():
                 unequal = (
-                    (shared != got) & ~(np.isnan(shared) & np.isnan(got)) if got.dtype.kind == "f" else shared != got
+                    (shared != got) & ~(np.isnan(shared) & np.isnan(got)) if is_floating(got.dtype) else shared != got
                 )
                 differing.append(f"{name} ({int(unequal.sum())} of {got.size} values)")
         status: CheckStatus = "reported" if differing else "pass"

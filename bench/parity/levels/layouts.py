@@ -38,7 +38,7 @@ def layouts(runner: Runner, inputs: Tensors) -> list[Check]:
         laid = {key: lay(array) for key, array in inputs.items()}
         if all(laid[key].strides == array.strides for key, array in inputs.items()):
             continue
-        plain = {key: np.ascontiguousarray(array) for key, array in laid.items()}
+        plain = {key: np.array(array, order="C") for key, array in laid.items()}
         expected = runner(plain)
         differences = {
             kind: difference(expected, runner(given))
