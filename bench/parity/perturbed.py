@@ -53,8 +53,8 @@ class Rounded(Unguarded):
     """Operators that move or choose values without rounding."""
     _FUNCTIONS = frozenset({
         "tanh", "sigmoid", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "erf", "erfc", "gelu", "silu",
-        "mish", "softplus", "elu", "selu", "celu", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "pow",
-        "softmax", "log_softmax", "_softmax", "_log_softmax", "logsumexp", "hardswish", "log_sigmoid",
+        "mish", "softplus", "elu", "selu", "celu", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh",
+        "pow", "softmax", "log_softmax", "_softmax", "_log_softmax", "logsumexp", "hardswish", "log_sigmoid",
     })  # fmt: skip
     """Functions that libraries approximate."""
     _function_roundings = 1.0

@@ -17,6 +17,7 @@ from bench.parity.check import Check
 from bench.parity.equivalent import EquivalentVariant
 from bench.parity.fresh import fresh_checks
 from bench.parity.judgement import Answered, Standard, judge
+from bench.parity.levels.error import Error
 from bench.parity.levels.fidelity import is_quantized
 from bench.parity.outputs import OutputsJob, outputs
 from bench.parity.reference import Reference
@@ -151,8 +152,7 @@ class ParityRun:
         """The cases on which the artifact fails by what roundings may explain; none if it fails otherwise, too."""
         failing = [check for check in report.checks if check.status == "fail"]
         gross = any(
-            check.value is not None and check.value > _GROSS_RATIO and check.limit and check.level != "extremes"
-            for check in failing
+            check.value is not None and check.value > _GROSS_RATIO for check in failing if check.level == Error.name
         )
         by_name: dict[str, list[int]] = {}
         for number, case in enumerate(self.reference.cases):

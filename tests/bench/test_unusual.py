@@ -184,7 +184,7 @@ def test_a_fault_is_not_explained_by_equivalents(tmp_path: Path) -> None:
     name = model.graph.output[0].name
     last = next(node for node in model.graph.node if name in node.output)
     last.output[list(last.output).index(name)] = "before"
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(4e-6).reshape(()), "off"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(4e-6, np.float32), "off"))
     model.graph.node.append(onnx.helper.make_node("Add", ["before", "off"], [name]))
     onnx.save(model, str(path))
     vouch(artifact)
