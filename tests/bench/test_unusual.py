@@ -52,7 +52,7 @@ class Forces(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            (forces,) = torch.autograd.grad(torch.tanh(x).square().sum(), x)
+            forces: torch.Tensor = torch.autograd.grad(torch.tanh(x).square().sum(), x)[0]
             return forces
 
 
