@@ -52,7 +52,8 @@ class Forces(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            forces: torch.Tensor = torch.autograd.grad(torch.tanh(x).square().sum(), x)[0]
+            forces: torch.Tensor
+            (forces,) = torch.autograd.grad(torch.tanh(x).square().sum(), x)
             return forces
 
 
