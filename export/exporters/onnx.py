@@ -1,4 +1,4 @@
-"""PyTorch's two ONNX exporters: dynamo's, from the traced program, and the older one, from a trace of the module."""
+"""PyTorch's two ONNX exporters: dynamo's, from the traced program; the older, from the module traced or scripted."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from export.backend import BuildInput
+    from export.signature import Signature
 
 _LEGACY_OPSET = 17
 """The newest in which the older exporter knows layer normalisation as one operator, and which all runtimes load."""
@@ -51,12 +52,27 @@ def export_program(source: BuildInput, path: Path) -> dict[str, str]:
 
 def export_trace(source: BuildInput, path: Path) -> dict[str, str]:
     """Trace the module on its example and export that, with the signature's names and dynamic dimensions."""
+    from export.program import FlatModule
+
+    _export_older(FlatModule(source.module(), source.signature).eval(), source, path)
+    return {"form": "ONNX, TorchScript exporter", **_checked(path)}
+
+
+def export_script(source: BuildInput, path: Path) -> dict[str, str]:
+    """Export the module as TorchScript compiles it: branches and loops on data become ONNX's ``If`` and ``Loop``."""
+    from export.backends.torchscript import scripted
+
+    _export_older(scripted(source.module().eval()), source, path)
+    return {"form": "ONNX, TorchScript exporter, scripted", **_checked(path)}
+
+
+def _export_older(module: Any, source: BuildInput, path: Path) -> None:
+    import onnx
     import torch
 
-    from export.program import FlatModule, quiet
+    from export.program import quiet
 
     signature = source.signature
-    flat = FlatModule(source.module(), signature).eval()
     example = signature.example(signature.example_sizes(), source.seed)
     axes = {
         spec.name: {index: dim for index, dim in enumerate(spec.shape) if isinstance(dim, str) and dim != "?"}
@@ -64,7 +80,7 @@ def export_trace(source: BuildInput, path: Path) -> dict[str, str]:
     }
     with torch.no_grad(), quiet():
         torch.onnx.export(
-            flat,
+            module,
             tuple(to_torch(array) for array in example.values()),
             str(path),
             dynamo=False,
@@ -73,7 +89,21 @@ def export_trace(source: BuildInput, path: Path) -> dict[str, str]:
             dynamic_axes={name: dims for name, dims in axes.items() if dims},
             opset_version=_LEGACY_OPSET,
         )
-    return {"form": "ONNX, TorchScript exporter", **_checked(path)}
+    model = onnx.load(str(path), load_external_data=False)
+    _declare_outputs(model, signature)
+    onnx.save(model, str(path))
+
+
+def _declare_outputs(model: Any, signature: Signature) -> None:
+    """The outputs' shapes as the signature has them: the older exporter guesses some from the example."""
+    for value, spec in zip(model.graph.output, signature.outputs, strict=True):
+        shape = value.type.tensor_type.shape
+        shape.Clear()
+        for index, size in enumerate(spec.shape):
+            if isinstance(size, int):
+                shape.dim.add(dim_value=size)
+            else:
+                shape.dim.add(dim_param=f"{spec.name}_{index}" if size == "?" else size)
 
 
 def _checked(path: Path) -> dict[str, str]:
