@@ -69,6 +69,8 @@ class BuildInput:
     device: str
     program_file: Path
     """The traced program, verified."""
+    program_failure: str | None
+    """Why there is no program; None where there is one."""
     module: Callable[[], nn.Module]
     """Builds the user's own module with its trained weights, on the CPU, in eval mode."""
     calibration: Path | None = None
@@ -130,6 +132,8 @@ class Backend(ABC):
     """Whether an artifact runs only on the kind of device, and of machine, that it was built for."""
     needs_program: bool = True
     """Whether the build reads the traced program (else the user's module)."""
+    other_roads: bool = False
+    """Whether it can also build from the module, where the program could not be traced."""
     calibrated: bool = False
     """Whether the build takes ranges from training rows."""
     threads: Threads = "process"

@@ -118,9 +118,10 @@ def build(job: BuildJob) -> str:
     program_folder = Path(job.program)
     program = read(ProgramRecord, program_folder / PROGRAM_RECORD)
     if backend.needs_program:
-        if program.failure:
+        if program.failure is None:
+            verify_files(program_folder, program.files)
+        elif not backend.other_roads:
             raise UserError(program.failure)
-        verify_files(program_folder, program.files)
     facts = backend.build(
         BuildInput(
             signature=job.signature,
@@ -128,6 +129,7 @@ def build(job: BuildJob) -> str:
             device=job.device,
             module=job.source.module,
             program_file=program_folder / PROGRAM_FILE,
+            program_failure=program.failure,
             calibration=Path(job.calibration) if job.calibration else None,
         ),
         folder,

@@ -116,6 +116,72 @@ class Branch(nn.Module):
         return -self.out(x)
 
 
+class ScriptRaises(nn.Module):
+    """Compiles to TorchScript, and raises there at every call; runs in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            raise RuntimeError("no answer from a script")
+        return self.out(x)
+
+
+class Steps(nn.Module):
+    """A loop whose number of steps depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.out(x)
+        while bool(y.abs().max() > 0.5):
+            y = torch.sin(y) * 0.7
+        return y, y.sum(1)
+
+
+class Recurrent(nn.Module):
+    """An LSTM over a dynamic time, one direction at a time: torch.export fixes the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ahead = nn.LSTM(6, 8, batch_first=True)
+        self.back = nn.LSTM(6, 8, batch_first=True)
+
+    def forward(self, x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        weight = keep.unsqueeze(-1).to(x.dtype)
+        ahead = self.ahead(x * weight)[0]
+        back = self.back((x * weight).flip(1))[0]
+        return torch.cat((ahead, back.flip(1)), -1) * weight
+
+
+class Halved(nn.Module):
+    """A small U-Net: sizes are halved, rounded up, and the result resized back; any size is fine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.inner = nn.Conv2d(4, 4, 3, padding=1)
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.last = nn.Conv2d(8, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        fine = torch.relu(self.first(image))
+        coarse = torch.relu(self.inner(self.pool(self.pool(fine))))
+        coarse = nn.functional.interpolate(coarse, scale_factor=4.0)[..., : fine.shape[-2], : fine.shape[-1]]
+        return self.last(torch.cat((fine, coarse), 1))
+
+
+class AlwaysDrops(nn.Module):
+    """Random in eval mode too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
 def rows(name: str, *shape: int | str, dtype: str = "float32", **more: float | bool) -> TensorSpec:
     return TensorSpec(name, dtype, ("batch", *shape), **more)  # type: ignore[arg-type]
 
@@ -139,6 +205,17 @@ SIGNATURES = {
         inputs=(rows("x", "width"),), ranges={"batch": SizeRange(max=64), "width": SizeRange(min=5, max=50)}
     ),
     "Branch": Signature(inputs=(rows("x", 4),), ranges={"batch": SizeRange(max=300)}),
+    "ScriptRaises": Signature(inputs=(rows("x", 4),), ranges={"batch": SizeRange(max=64)}),
+    "Steps": Signature(inputs=(rows("x", 4),), ranges={"batch": SizeRange(max=16)}),
+    "Recurrent": Signature(
+        inputs=(rows("x", "time", 6), rows("keep", "time", dtype="bool")),
+        ranges={"batch": SizeRange(max=16), "time": SizeRange(min=2, max=40)},
+    ),
+    "Halved": Signature(
+        inputs=(rows("image", 1, "height", "width"),),
+        ranges={"batch": SizeRange(max=4), "height": SizeRange(min=4, max=64), "width": SizeRange(min=4, max=64)},
+    ),
+    "AlwaysDrops": Signature(inputs=(rows("x", 4),), ranges={"batch": SizeRange(max=64)}),
 }
 
 

@@ -1,8 +1,9 @@
 """ONNX on ONNX Runtime: PyTorch's two exporters, and int8 by ONNX Runtime's own tool.
 
-* ``onnx``: the dynamo exporter, from the traced program.
-* ``onnx-legacy``: the older, TorchScript-based exporter, from a trace of the module. Deprecated upstream, and blind to
-  control flow; kept because on some models its graph runs faster: which exporter is used is decided by measuring.
+* ``onnx``: the dynamo exporter, from the traced program; where that does not work, the older one.
+* ``onnx-legacy``: the older, TorchScript-based exporter, from a trace of the module; where that fixed a branch or a
+  size, from the module scripted. Deprecated upstream; kept because on some models its graph runs faster: which exporter
+  is used is decided by measuring.
 * ``onnx-int8``: static, per channel, ranges from training data (QDQ form). It does not compute the same function, so
   parity holds it to the recipe's metric and to its signal-to-noise ratio.
 """
@@ -40,6 +41,7 @@ class Onnx(Backend):
     file: str | None = FILE
     packages: tuple[str, ...] = ("torch", "onnx", "onnxscript", "onnxruntime")
     modules: tuple[str, ...] = ("onnxruntime",)
+    other_roads: bool = True
     threads: Threads = "session"
     build_cost: int = 40
     compiler: Literal["onnxruntime", "inductor"] | None = "onnxruntime"
@@ -74,9 +76,11 @@ class Onnx(Backend):
         }
 
     def _export(self, source: BuildInput, path: Path) -> dict[str, str]:
-        from export.exporters.onnx import export_program, export_trace
+        from export.exporters.onnx_roads import PROGRAM, SCRIPT, TRACE, export_by_roads
 
-        return export_trace(source, path) if self.exporter == "legacy" else export_program(source, path)
+        roads = (TRACE, SCRIPT) if self.exporter == "legacy" else (PROGRAM, SCRIPT, TRACE)
+        kept = export_by_roads(source, path, roads)
+        return kept.built | kept.facts
 
     def contents(self, artifact: Artifact, folder: Path) -> Contents | None:
         """Initializers and constants by name, and the watched settings of nodes whose module the exporter recorded."""
@@ -122,21 +126,25 @@ class Onnx(Backend):
         from export.exporters.onnx import lowered
         from export.taps.trace import Trace
 
-        return Trace(lowered(exported) if self._keeps_names else exported)
+        return Trace(lowered(exported) if self._is_dynamos else exported)
 
     def taps(self, folder: Path, trace: Trace, options: LoadOptions) -> Taps | None:
-        """The file's values, where the exporter kept the program's names."""
+        """The file's values, where it was made from the program, whose names the exporter keeps."""
+        from export.artifact import read_artifact
+        from export.exporters.onnx_roads import PROGRAM
         from export.taps.onnx import OnnxTaps
 
-        return OnnxTaps(folder / FILE, trace, options, self.runtime_options(options)) if self._keeps_names else None
+        if not self._is_dynamos or read_artifact(folder).facts.get("road", PROGRAM) != PROGRAM:
+            return None
+        return OnnxTaps(folder / FILE, trace, options, self.runtime_options(options))
 
     @property
-    def _keeps_names(self) -> bool:
+    def _is_dynamos(self) -> bool:
         return self.exporter == "dynamo" and self.precision is None
 
     def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
         """A session on the file; on a GPU a node that would compute on the CPU is an error."""
-        return OnnxSession(folder / FILE, artifact, options, self.runtime_options(options))
+        return OnnxSession(folder / FILE, artifact.signature, options, self.runtime_options(options))
 
 
 BACKENDS = (

@@ -1,4 +1,4 @@
-"""TorchScript: the module scripted, else traced, then frozen.
+"""TorchScript: the module scripted, else traced, frozen, and kept where it answers as the module does.
 
 Deprecated upstream (PyTorch asks for torch.export); kept because C++ and mobile hosts still load it. Its deprecation
 warnings are silenced here, the only file that touches ``torch.jit``.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.arrays import to_numpy, to_torch
 from export.backend import Backend, BuildInput, Loaded, LoadOptions
-from export.device import device
+from export.device import HOST, Device, device
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
     from export.artifact import Artifact
     from export.contents import Contents, Setting
+    from export.signature import Signature
 
 FILE = "model.ts"
+_SCRIPT, _TRACE = "script", "trace"
+"""The roads, and the form of the file that each leaves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,35 +39,39 @@ class TorchScript(Backend):
     deployment_rank: int = 60
 
     def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
-        """Script the module as it is; where that fails, trace it on the example, behind flat tensors.
+        """Script the module as it is; where that does not work, trace it on the example, behind flat tensors.
 
         Raises:
-            RuntimeError: neither worked; the message holds both reasons.
+            NoRoadError: neither works; the message holds both reasons.
         """
         import torch
 
         from export.flat import FlatModule
         from export.program import quiet
+        from export.roads import Road, first_that_works
+        from export.runtimes.torch import TorchSession
+        from export.trial import Trial
 
-        module = source.module()
-        facts: dict[str, str]
+        module, path = source.module(), folder / FILE
+        flat = FlatModule(module, source.signature).eval()
+        trial = Trial(flat, source.signature, source.seed)
+
+        def script() -> str:
+            _save(scripted(module), path)
+            return _SCRIPT
+
+        def trace() -> str:
+            example = source.signature.example(source.signature.example_sizes(), source.seed)
+            _save(torch.jit.trace(flat, tuple(to_torch(array) for array in example.values())), path)
+            return _TRACE
+
+        def check(form: str) -> None:
+            options = LoadOptions(threads_count=torch.get_num_threads())
+            trial.check(TorchSession(_opened(path, form, source.signature, HOST), options))
+
         with torch.no_grad(), quiet():
-            try:
-                scripted = torch.jit.script(module)
-                facts = {"form": "script", "why": "scripted, so that control flow is kept; tracing was not needed"}
-            except Exception as script_error:  # noqa: BLE001 - the script compiler raises many types; the cause is kept
-                reason = _first_line(script_error)
-                example = source.signature.example(source.signature.example_sizes(), source.seed)
-                tensors = tuple(to_torch(array) for array in example.values())
-                try:
-                    scripted = torch.jit.trace(FlatModule(module, source.signature).eval(), tensors)
-                except Exception as trace_error:
-                    raise RuntimeError(
-                        f"not scripted: {reason}; not traced: {_first_line(trace_error)}"
-                    ) from trace_error
-                facts = {"form": "trace", "why": f"not scripted: {reason}"}
-            torch.jit.freeze(scripted.eval()).save(str(folder / FILE))
-        return facts
+            kept = first_that_works((Road(_SCRIPT, script, trust="fallback"), Road(_TRACE, trace)), check)
+        return {"form": kept.built} | kept.facts
 
     def contents(self, artifact: Artifact, folder: Path) -> Contents | None:
         """The constants of the frozen graph, which have lost their names, and the watched settings of its operators."""
@@ -91,21 +98,41 @@ class TorchScript(Backend):
 
     def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
         """The frozen graph on the device; a scripted one keeps the module's own arguments and nested result."""
-        import torch
-
-        from export.flat import FlatModule
-        from export.program import quiet
         from export.runtimes.torch import TorchSession
 
-        with quiet():
-            graph: nn.Module = torch.jit.load(str(folder / FILE), map_location=device(options.device).torch_name)
-        if artifact.facts["form"] == "script":
-            return TorchSession(FlatModule(graph, artifact.signature), options)
+        where = device(options.device)
+        return TorchSession(_opened(folder / FILE, artifact.facts["form"], artifact.signature, where), options)
 
-        def call(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
-            return tuple(graph(*tensors))
 
-        return TorchSession(call, options)
+def scripted(module: nn.Module) -> Any:
+    """The module compiled by TorchScript with its control flow; raises many types."""
+    import torch
+
+    return torch.jit.script(module)
+
+
+def _save(graph: Any, path: Path) -> None:
+    import torch
+
+    torch.jit.freeze(graph.eval()).save(str(path))
+
+
+def _opened(path: Path, form: str, signature: Signature, where: Device) -> Callable[..., Sequence[torch.Tensor]]:
+    """The file's graph behind flat tensors: a scripted one keeps the module's own arguments and nested result."""
+    import torch
+
+    from export.flat import FlatModule
+    from export.program import quiet
+
+    with quiet():
+        graph: nn.Module = torch.jit.load(str(path), map_location=where.torch_name)
+    if form == _SCRIPT:
+        return FlatModule(graph, signature)
+
+    def call(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
+        return tuple(graph(*tensors))
+
+    return call
 
 
 def _settings(node: Any) -> Iterator[Setting]:
@@ -134,11 +161,6 @@ def _constant(value: Any) -> Any:
         items = [_constant(item) for item in node.inputs()]
         return None if None in items else items
     return value.toIValue() if node.kind() == "prim::Constant" else None
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
 BACKENDS = (TorchScript(name="torchscript"),)

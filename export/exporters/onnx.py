@@ -1,10 +1,11 @@
-"""PyTorch's two ONNX exporters: dynamo's, from the traced program, and the older one, from a trace of the module."""
+"""PyTorch's two ONNX exporters: dynamo's, from the traced program; the older, from the module traced or scripted."""
 
 from __future__ import annotations
 
 import re
 import sysconfig
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
     from export.backend import BuildInput
+    from export.flat import Arguments
+    from export.signature import Signature
 
 _LEGACY_OPSET = 17
 """The newest in which the older exporter knows layer normalisation as one operator, and which all runtimes load."""
@@ -53,22 +56,64 @@ def export_program(source: BuildInput, path: Path) -> dict[str, str]:
 
 def export_trace(source: BuildInput, path: Path) -> dict[str, str]:
     """Trace the module on its example and export that, with the signature's names and dynamic dimensions."""
+    from export.flat import FlatModule
+
+    _export_older(FlatModule(source.module(), source.signature).eval(), _example(source), source.signature, path)
+    return {"form": "ONNX, TorchScript exporter", **_checked(path)}
+
+
+def export_script(source: BuildInput, path: Path) -> dict[str, str]:
+    """Export the module as TorchScript compiles it: branches and loops on data become ONNX's ``If`` and ``Loop``."""
     import torch
 
-    from export.flat import FlatModule
+    from export.backends.torchscript import scripted
+    from export.flat import Arguments
+
+    module, example = source.module().eval(), _example(source)
+    arguments = Arguments.of(module, source.signature.inputs)
+    positional, keywords = arguments.bind(example)
+    with torch.no_grad():
+        result = module(*[tensor.clone() for tensor in positional], **{k: v.clone() for k, v in keywords.items()})
+    own = _in_own_order(source.signature, arguments, result)
+    _export_older(scripted(module), (*positional, keywords) if keywords else tuple(positional), own, path)
+    return {"form": "ONNX, TorchScript exporter, scripted", **_checked(path)}
+
+
+def _example(source: BuildInput) -> tuple[Any, ...]:
+    example = source.signature.example(source.signature.example_sizes(), source.seed)
+    return tuple(to_torch(array) for array in example.values())
+
+
+def _in_own_order(signature: Signature, arguments: Arguments, result: Any) -> Signature:
+    """The signature in the module's own order of parameters and results, which its scripted graph keeps."""
+    from export.flat import has_names, name_outputs
+
+    numbers = [*arguments.positional, *(number for _, number in arguments.keywords)]
+    names = tuple(name_outputs(result, ())) if has_names(result) else signature.output_names
+    outputs = {spec.name: spec for spec in signature.outputs}
+    return replace(
+        signature,
+        inputs=tuple(signature.inputs[number] for number in numbers),
+        outputs=tuple(outputs[name] for name in names),
+        output_names=names,
+    )
+
+
+def _export_older(module: Any, arguments: tuple[Any, ...], signature: Signature, path: Path) -> None:
+    """The names of ``signature`` are laid on the graph by order, which is the graph's own."""
+    import onnx
+    import torch
+
     from export.program import quiet
 
-    signature = source.signature
-    flat = FlatModule(source.module(), signature).eval()
-    example = signature.example(signature.example_sizes(), source.seed)
     axes = {
         spec.name: {index: dim for index, dim in enumerate(spec.shape) if isinstance(dim, str) and dim.isidentifier()}
         for spec in (*signature.inputs, *signature.outputs)
     }
     with torch.no_grad(), quiet():
         torch.onnx.export(
-            flat,
-            tuple(to_torch(array) for array in example.values()),
+            module,
+            arguments,
             str(path),
             dynamo=False,
             input_names=[spec.name for spec in signature.inputs],
@@ -76,7 +121,21 @@ def export_trace(source: BuildInput, path: Path) -> dict[str, str]:
             dynamic_axes={name: dims for name, dims in axes.items() if dims},
             opset_version=_LEGACY_OPSET,
         )
-    return {"form": "ONNX, TorchScript exporter", **_checked(path)}
+    model = onnx.load(str(path), load_external_data=False)
+    _declare_outputs(model, signature)
+    onnx.save(model, str(path))
+
+
+def _declare_outputs(model: Any, signature: Signature) -> None:
+    """The outputs' shapes as the signature has them: the older exporter guesses some from the example."""
+    for value, spec in zip(model.graph.output, signature.outputs, strict=True):
+        shape = value.type.tensor_type.shape
+        shape.Clear()
+        for index, size in enumerate(spec.shape):
+            if isinstance(size, int):
+                shape.dim.add(dim_value=size)
+            else:
+                shape.dim.add(dim_param=size if size.isidentifier() else f"{spec.name}_{index}")
 
 
 def _checked(path: Path) -> dict[str, str]:

@@ -22,8 +22,7 @@ from export.device import Device, device
 from export.environment import versions
 
 if TYPE_CHECKING:
-    from export.artifact import Artifact
-    from export.signature import TensorSpec
+    from export.signature import Signature, TensorSpec
 
 _INT8 = re.compile(r"QLinear|QGemm|QAttention|MatMulInteger|ConvInteger|DynamicQuantize")
 """Operators that compute in integers; what is only dequantised first is computed in float32."""
@@ -176,7 +175,7 @@ def _precision(model: Path, options: LoadOptions, runtime: OnnxRuntimeOptions) -
 class OnnxSession:
     """``Loaded`` around an ONNX Runtime session."""
 
-    def __init__(self, model: Path, artifact: Artifact, options: LoadOptions, runtime: OnnxRuntimeOptions) -> None:
+    def __init__(self, model: Path, signature: Signature, options: LoadOptions, runtime: OnnxRuntimeOptions) -> None:
         self._device = device(options.device)
         self._stream = self._device.new_stream()
         self._session = open_session(str(model), options, runtime, stream=self._stream)
@@ -184,9 +183,9 @@ class OnnxSession:
         self._model = model
         self._options = options
         self._runtime = runtime
-        self._signature = artifact.signature
-        self._inputs = [spec.name for spec in artifact.signature.inputs]
-        self._outputs = [spec.name for spec in artifact.signature.outputs]
+        self._signature = signature
+        self._inputs = [spec.name for spec in signature.inputs]
+        self._outputs = [spec.name for spec in signature.outputs]
 
     def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
         """One run with outputs that ONNX Runtime allocates, where the inputs lie."""

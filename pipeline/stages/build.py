@@ -12,6 +12,7 @@ from export.build import build as build_artifact
 from export.environment import machine
 from export.files import digest_file
 from export.record import digest
+from export.roads import detour
 from pipeline.run import Run
 from pipeline.stages.children import ChildFailed, Failures, demand, failure, side_by_side
 from pipeline.stages.train import Trained, calibration_rows
@@ -73,5 +74,5 @@ def _build_one(run: Run, trained: Trained, program: ProgramRecord, name: str) ->
 
 
 def _facts(artifact: Artifact) -> str:
-    opset = artifact.facts.get("opset")
-    return artifact.facts["form"] + (f", opset {opset}" if opset else "")
+    opset, other_road = artifact.facts.get("opset"), detour(artifact.facts)
+    return ", ".join(filter(None, [artifact.facts["form"], opset and f"opset {opset}", other_road]))

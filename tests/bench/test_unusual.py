@@ -84,7 +84,8 @@ class Normed(nn.Module):
         nn.init.normal_(self.norm.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(x * 1.7)
+        normed: torch.Tensor = self.norm(x * 1.7)
+        return normed
 
 
 class Refuses(nn.Module):

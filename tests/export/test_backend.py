@@ -259,13 +259,14 @@ def test_a_module_with_control_flow_is_scripted_and_the_others_say_why_not(build
         answer = make("Branch")(torch.from_numpy(x)).detach().numpy()
         np.testing.assert_allclose(runner({"x": x})["output"], answer, atol=1e-6)
     with pytest.raises(UserError, match="cannot be traced"):
-        build_model("Branch", "onnx")
+        build_model("Branch", "exported")
 
 
 def test_what_cannot_be_scripted_is_traced_with_the_reason(build_model: Builder) -> None:
     _, artifact = build_model("Nested", "torchscript")
     assert artifact.facts["form"] == "trace"
-    assert artifact.facts["why"].startswith("not scripted: ")
+    assert artifact.facts["road"] == "trace"
+    assert artifact.facts["not_by_script"].startswith("NotSupportedError: ")
 
 
 def test_an_onnx_file_carries_names_ranges_and_no_path_of_this_machine(build_model: Builder) -> None:

@@ -1,0 +1,113 @@
+"""Roads: a model that one exporter cannot do is tried by the others, and the first that works is kept.
+
+An exporter may refuse a model, and it may also accept it and build what cannot be loaded, raises when called, or holds
+only the branch and the sizes of its example. What a road built is therefore loaded and compared with the model in a
+trial (export/trial.py) before it is kept. The trial is coarse: it chooses, and parity judges what was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from export.errors import TorchstoneError, UserError, causes
+from export.files import no_space
+
+T = TypeVar("T")
+Trust = Literal["full", "fallback", "none"]
+"""``full``: kept without a trial; ``fallback``: it holds the model's control flow, so that the first of these is kept
+for parity to judge where no road answers as the model does; ``none``: kept only if it answers as the model does."""
+_REASON_CHARACTERS = 300
+_ROAD, _REFUSED = "road", "not_by_"
+
+
+class AnswersOtherwiseError(Exception):
+    """What was built loads and answers, with the right shapes and dtypes, but other values than the model's."""
+
+
+@dataclass(frozen=True)
+class Road(Generic[T]):
+    """One way to build."""
+
+    name: str
+    build: Callable[[], T]
+    """Raises whatever its exporter raises; building again replaces what an earlier road left."""
+    trust: Trust = "none"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A road that was not taken, and why."""
+
+    road: str
+    error: Exception
+
+    @property
+    def reason(self) -> str:
+        """The first cause, in one line."""
+        first = causes(self.error)[-1]
+        lines = [line.strip() for line in str(first).splitlines() if line.strip()]
+        words = lines[0].rstrip(":") if lines else "no message"
+        spoken = isinstance(first, TorchstoneError | AnswersOtherwiseError)
+        return (words if spoken else f"{type(first).__name__}: {words}")[:_REASON_CHARACTERS]
+
+
+class NoRoadError(UserError):
+    """No road works; ``refusals`` has one entry for each, in the order in which they were tried."""
+
+    def __init__(self, refusals: Sequence[Refusal]) -> None:
+        super().__init__("; ".join(f"not by {refusal.road}: {refusal.reason}" for refusal in refusals))
+        self.refusals = tuple(refusals)
+
+
+@dataclass(frozen=True)
+class Kept(Generic[T]):
+    """What the road that was taken built."""
+
+    road: str
+    built: T
+    refusals: tuple[Refusal, ...] = ()
+    """What the roads before it said; and itself, where none answers as the model does."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The road, and what each other said, for a record."""
+        return {_ROAD: self.road} | {f"{_REFUSED}{refusal.road}": refusal.reason for refusal in self.refusals}
+
+
+def first_that_works(roads: Iterable[Road[T]], trial: Callable[[T], None]) -> Kept[T]:
+    """Build by each road in turn until what it built passes the trial, which raises where it does not.
+
+    Raises:
+        NoRoadError: there is none.
+        OSError: the disk is full, which no other road would survive.
+    """
+    refusals: list[Refusal] = []
+    fallback: Road[T] | None = None
+    for road in roads:
+        try:
+            built = road.build()
+            if road.trust != "full":
+                trial(built)
+        except Exception as error:
+            if no_space(error):
+                raise
+            refusals.append(Refusal(road.name, error))
+            if fallback is None and road.trust == "fallback" and isinstance(error, AnswersOtherwiseError):
+                fallback = road
+            continue
+        return Kept(road.name, built, tuple(refusals))
+    if fallback is None:
+        raise NoRoadError(refusals)
+    return Kept(fallback.name, fallback.build(), tuple(refusals))
+
+
+def detour(facts: Mapping[str, str]) -> str | None:
+    """``by trace, not by script (RuntimeError: ...)``; None where the first road was taken, or there was only one."""
+    refused = [
+        f"not by {name.removeprefix(_REFUSED)} ({reason})"
+        for name, reason in facts.items()
+        if name.startswith(_REFUSED)
+    ]
+    return ", ".join([f"by {facts[_ROAD]}", *refused]) if refused else None
