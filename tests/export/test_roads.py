@@ -17,6 +17,7 @@ from export.artifact import open_artifact
 from export.backend import LoadOptions
 from export.completion import complete
 from export.flat import FlatModule
+from export.program import quiet
 from export.roads import AnswersOtherwiseError, NoRoadError, Refusal, Road, detour, first_that_works
 from export.trial import Trial
 from tests.conftest import Builder
