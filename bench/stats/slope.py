@@ -3,7 +3,7 @@
 Values of one row are not independent, noise grows with the value, and a channel behind a ReLU is zero in all but a few
 rows: the residuals' common variance, divided by all of them, then claims a certainty that is not there. The variance
 here is the cluster-robust one over rows (Liang and Zeger, 1986; White, 1980), enlarged for leverage as HC3 is
-(MacKinnon and White, 1985), and the slope is held to Student's distribution with as many degrees of freedom as there are
+(MacKinnon and White, 1985). The slope is held to Student's distribution with as many degrees of freedom as there are
 effective clusters, less one (Carter, Schnepel and Steigerwald, 2017): a slope that rests on five rows has five.
 """
 
