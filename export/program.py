@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ import torch
 from torch import nn
 
 from export.arrays import dtype_name, to_torch
+from export.capture_failure import explain
+from export.capture_roads import Capture, captured
 from export.device import HOST, Device
 from export.errors import UserError
+from export.roads import NoRoadError
 from export.signature import Signature, Sizes, TensorSpec
 
 
@@ -31,6 +35,8 @@ class Program:
 
     exported: torch.export.ExportedProgram
     signature: Signature
+    facts: dict[str, str]
+    """The road that was taken, and what those before it said; see export/roads.py."""
 
 
 class FlatModule(nn.Module):
@@ -125,18 +131,13 @@ def capture(module: nn.Module, signature: Signature, seed: int) -> Program:
             traced, with PyTorch's own words.
     """
     flat = FlatModule(copy.deepcopy(module).cpu().eval(), signature)
-    tensors = tuple(to_torch(array) for array in signature.example(signature.example_sizes(), seed).values())
-    dims = {name: torch.export.Dim(name, min=bounds.min, max=bounds.max) for name, bounds in signature.ranges.items()}
-    shapes = tuple(
-        {i: dims[dim] for i, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in signature.inputs
-    )
+    accept = partial(_refuse_frozen, signature=signature)
     try:
-        with torch.no_grad(), quiet():
-            exported = torch.export.export(flat, tensors, dynamic_shapes={"tensors": shapes})
-    except Exception as error:
-        raise UserError(_explain(error, signature)) from error
-    _refuse_frozen(exported, signature)
-    return Program(exported=exported, signature=signature)
+        with quiet():
+            kept = captured(Capture(flat=flat, signature=signature, seed=seed, accept=accept))
+    except NoRoadError as none:
+        raise UserError(explain(none, signature)) from none.refusals[0].error
+    return Program(exported=kept.built, signature=signature, facts=kept.facts)
 
 
 def precision(module: nn.Module, signature: Signature) -> str:
@@ -223,19 +224,3 @@ def symbol_names(exported: torch.export.ExportedProgram, signature: Signature) -
 def rename(expression: str, symbols: Mapping[str, str]) -> str:
     """An expression over PyTorch's symbols, over the signature's names instead."""
     return re.sub(r"\b\w+\b", lambda match: symbols.get(match.group(), match.group()), expression)
-
-
-def _explain(error: Exception, signature: Signature) -> str:
-    """PyTorch's constraint violation in the words of the signature."""
-    text = str(error).split("\nThe error above occurred")[0].strip()
-    for name in signature.ranges:
-        match = re.search(
-            rf"\b{re.escape(name)}\b[^\n]*specialized[^\n]*\((\d+)\)|^\s*{re.escape(name)} = (\d+)", text, re.MULTILINE
-        )
-        if match:
-            size = match.group(1) or match.group(2)
-            return (
-                f"the dynamic dimension {name!r} is declared, but torch.export fixes it to {size}: make it static in "
-                "the signature, narrow its range, or change the model (TORCH_LOGS=+dynamic tells where)"
-            )
-    return f"the model cannot be traced by torch.export: {type(error).__name__}: {text}"
