@@ -20,7 +20,7 @@ PROGRAM_RECORD, PROGRAM_FILE = "program.json", "program.pt2"
 class ProgramRecord(Record):
     """What lies in ``program/``: the traced graph, and the contract that it was found to keep."""
 
-    SCHEMA: ClassVar[str] = "torchstone.program/2"
+    SCHEMA: ClassVar[str] = "torchstone.program/3"
 
     key: str
     checkpoint_sha256: str
@@ -31,6 +31,8 @@ class ProgramRecord(Record):
     """Floating dtypes of the module's weights, such as ``float32``; of its inputs where it has none."""
     operators: tuple[str, ...]
     """The kinds of operator in the graph, sorted."""
+    facts: dict[str, str]
+    """By which road it was traced, and what those before it said; see export/roads.py."""
     failure: str | None
     """Why the model could not be traced; artifacts that need the graph then fail for this reason."""
     observed: Observed

@@ -14,6 +14,7 @@ from export.backend import BuildInput
 from export.errors import UserError
 from export.files import digest_files, verify_files
 from export.record import digest, observed, read, write
+from export.roads import detour
 from export.signature import Signature
 from export.task import resolve, task
 
@@ -76,6 +77,7 @@ def capture(job: CaptureJob) -> str:
     folder = Path(job.folder)
     failure = None
     operators: list[str] = []
+    facts: dict[str, str] = {}
     module = job.source.module()
     signature = job.signature
     try:
@@ -83,11 +85,13 @@ def capture(job: CaptureJob) -> str:
         signature = program.signature
         with programs.quiet():
             torch.export.save(program.exported, folder / PROGRAM_FILE)
+        facts = program.facts
         operators = [str(node.target) for node in program.exported.graph.nodes if node.op == "call_function"]
     except UserError as error:
         failure = str(error)
     precision, duration_s = programs.precision(module, job.signature), time.monotonic() - started
     record = program_record(replace(job, signature=signature), precision, failure, duration_s, operators)
+    record = replace(record, facts=facts)
     write(folder / PROGRAM_RECORD, record)
     return digest(record)
 
@@ -104,6 +108,7 @@ def program_record(
         files=() if failure else digest_files(folder, [folder / PROGRAM_FILE]),
         precision=precision,
         operators=tuple(sorted(set(operators))),
+        facts={},
         failure=failure,
         observed=observed(duration_s),
     )
@@ -145,8 +150,13 @@ def build(job: BuildJob) -> str:
         program_sha256=digest(program),
         signature=job.signature,
         files=digest_files(folder, (path for path in folder.rglob("*") if path.is_file())),
-        facts=facts,
+        facts=facts | _of_program(program) if backend.needs_program else facts,
         observed=observed(time.monotonic() - started),
     )
     write(folder / RECORD, artifact)
     return digest(artifact)
+
+
+def _of_program(program: ProgramRecord) -> dict[str, str]:
+    """What an artifact made from the program says of how that was traced, where it was not as usual."""
+    return {f"program_{name}": fact for name, fact in program.facts.items()} if detour(program.facts) else {}

@@ -113,7 +113,10 @@ def torch_symbols(exported: ExportedProgram, signature: Signature) -> dict[str, 
             if isinstance(dim, str):
                 multiple = signature.ranges[dim].multiple
                 factor, _, symbol = str(size).rpartition("*")
-                symbols[symbol] = f"{dim} // {multiple}" if factor and int(factor) == multiple else dim
+                if not factor:
+                    symbols[symbol] = dim
+                elif factor == str(multiple):
+                    symbols[symbol] = f"{dim} // {multiple}"
     return symbols
 
 

@@ -7,23 +7,25 @@ hash verified.
 from __future__ import annotations
 
 import copy
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from export.arrays import dtype_name, to_torch
+from export.arrays import dtype_name
+from export.capture_failure import explain
+from export.capture_roads import Capture, captured
 from export.completion import points, refine
 from export.device import HOST, Device
 from export.errors import UserError
 from export.flat import FlatModule
-from export.signature import Signature, SizeRange
+from export.roads import NoRoadError
+from export.signature import Signature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,8 @@ class Program:
 
     exported: torch.export.ExportedProgram
     signature: Signature
+    facts: dict[str, str]
+    """The road that was taken, and what those before it said; see export/roads.py."""
 
 
 def capture(module: nn.Module, signature: Signature, seed: int) -> Program:
@@ -42,27 +46,14 @@ def capture(module: nn.Module, signature: Signature, seed: int) -> Program:
             traced, with PyTorch's own words.
     """
     flat = FlatModule(copy.deepcopy(module).cpu().eval(), signature)
-    tensors = tuple(to_torch(array) for array in signature.example(signature.example_sizes(), seed).values())
-    dims = {name: _dim(name, bounds) for name, bounds in signature.ranges.items()}
-    shapes = tuple(
-        {i: dims[dim] for i, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in signature.inputs
-    )
+    answered = points(module, signature, seed)
+    accept = partial(refine, signature, answered=answered)
     try:
-        with torch.no_grad(), quiet():
-            exported = torch.export.export(flat, tensors, dynamic_shapes={"tensors": shapes})
-    except Exception as error:
-        raise UserError(_explain(error, signature)) from error
-    return Program(exported=exported, signature=refine(signature, exported, points(module, signature, seed)))
-
-
-def _dim(name: str, bounds: SizeRange) -> Any:
-    """PyTorch's dynamic dimension: one of a multiple is derived from that of the quotient."""
-    if bounds.multiple == 1:
-        return torch.export.Dim(name, min=bounds.min, max=bounds.max)
-    quotient = torch.export.Dim(
-        f"{name}_{bounds.multiple}th", min=bounds.min // bounds.multiple, max=bounds.max // bounds.multiple
-    )
-    return bounds.multiple * quotient
+        with quiet():
+            kept = captured(Capture(flat=flat, signature=signature, seed=seed, accept=accept))
+    except NoRoadError as none:
+        raise UserError(explain(none, signature)) from none.refusals[0].error
+    return Program(exported=kept.built, signature=refine(signature, kept.built, answered), facts=kept.facts)
 
 
 def precision(module: nn.Module, signature: Signature) -> str:
@@ -100,19 +91,3 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _explain(error: Exception, signature: Signature) -> str:
-    """PyTorch's constraint violation in the words of the signature."""
-    text = str(error).split("\nThe error above occurred")[0].strip()
-    for name in signature.ranges:
-        match = re.search(
-            rf"\b{re.escape(name)}\b[^\n]*specialized[^\n]*\((\d+)\)|^\s*{re.escape(name)} = (\d+)", text, re.MULTILINE
-        )
-        if match:
-            size = match.group(1) or match.group(2)
-            return (
-                f"the dynamic dimension {name!r} is declared, but torch.export fixes it to {size}: make it static in "
-                "the signature, narrow its range, or change the model (TORCH_LOGS=+dynamic tells where)"
-            )
-    return f"the model cannot be traced by torch.export: {type(error).__name__}: {text}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Generic, Literal, TypeVar
 
 from export.errors import TorchstoneError, UserError, causes
@@ -18,7 +19,7 @@ T = TypeVar("T")
 Trust = Literal["full", "fallback", "none"]
 """``full``: kept without a trial; ``fallback``: it holds the model's control flow, so that the first of these is kept
 for parity to judge where no road answers as the model does; ``none``: kept only if it answers as the model does."""
-_REASON_CHARACTERS = 300
+_REASON_CHARACTERS, _ROW_CHARACTERS = 300, 120
 _ROAD, _REFUSED = "road", "not_by_"
 
 
@@ -106,7 +107,7 @@ def first_that_works(roads: Iterable[Road[T]], trial: Callable[[T], None]) -> Ke
 def detour(facts: Mapping[str, str]) -> str | None:
     """``by trace, not by script (RuntimeError: ...)``; None where the first road was taken, or there was only one."""
     refused = [
-        f"not by {name.removeprefix(_REFUSED)} ({reason})"
+        f"not by {name.removeprefix(_REFUSED)} ({shorten(reason, _ROW_CHARACTERS, placeholder='...')})"
         for name, reason in facts.items()
         if name.startswith(_REFUSED)
     ]

@@ -100,7 +100,7 @@ class Trial:
 
 
 def _several(signature: Signature) -> Iterator[dict[str, int]]:
-    """Sizes of the example for several seeds; smaller and larger ones of one dimension at a time, and of all."""
+    """The example's sizes for several seeds; smaller and larger ones of each dimension, and of all together."""
     example = signature.example_sizes()
     smallest = {name: bounds.min for name, bounds in signature.ranges.items()}
     larger = {name: bounds.fit(2 * example[name] + bounds.multiple) for name, bounds in signature.ranges.items()}

@@ -171,7 +171,7 @@ class Halved(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         fine = torch.relu(self.first(image))
         coarse = torch.relu(self.inner(self.pool(self.pool(fine))))
-        coarse = nn.functional.interpolate(coarse, scale_factor=4.0)[..., : fine.shape[-2], : fine.shape[-1]]
+        coarse = nn.functional.interpolate(coarse, size=fine.shape[-2:])
         return self.last(torch.cat((fine, coarse), 1))
 
 
@@ -213,7 +213,7 @@ SIGNATURES = {
     ),
     "Halved": Signature(
         inputs=(rows("image", 1, "height", "width"),),
-        ranges={"batch": SizeRange(max=4), "height": SizeRange(min=4, max=64), "width": SizeRange(min=4, max=64)},
+        ranges={"batch": SizeRange(max=4), "height": SizeRange(min=5, max=64), "width": SizeRange(min=6, max=64)},
     ),
     "AlwaysDrops": Signature(inputs=(rows("x", 4),), ranges={"batch": SizeRange(max=64)}),
 }

@@ -8,6 +8,7 @@ from export.artifact import PROGRAM_RECORD, ProgramRecord
 from export.build import CaptureJob, program_record
 from export.build import capture as capture_program
 from export.record import digest, write
+from export.roads import detour
 from export.worker import Failed
 from pipeline.run import Run
 from pipeline.stages.children import failure
@@ -42,7 +43,6 @@ def capture(run: Run, trained: Trained) -> ProgramRecord:
     program, made = run.stage(
         run.files.program, ProgramRecord, PROGRAM_RECORD, key, make, usable=lambda record: record.failure is None
     )
-    run.console.stage(
-        "capture", program.failure or (f"traced in {program.observed.duration_s:.1f} s" if made else "reused")
-    )
+    traced = ", ".join(filter(None, [f"traced in {program.observed.duration_s:.1f} s", detour(program.facts)]))
+    run.console.stage("capture", program.failure or (traced if made else "reused"))
     return program

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from export import registry
 from export.arrays import Array, to_numpy
 from export.artifact import open_artifact
 from export.backend import LoadOptions
+from export.capture_failure import explain
 from export.completion import complete
+from export.errors import UserError
 from export.flat import FlatModule
-from export.program import quiet
+from export.program import capture, quiet
 from export.roads import AnswersOtherwiseError, NoRoadError, Refusal, Road, detour, first_that_works
+from export.signature import SizeRange
 from export.trial import Trial
 from tests.conftest import Builder
 from tests.models import SIGNATURES, make
@@ -207,3 +211,36 @@ def test_a_refusal_is_one_line_of_what_caused_it() -> None:
     error = RuntimeError("outer")
     error.__cause__ = ValueError("inner:\nmore")
     assert Refusal("a", error).reason == "ValueError: inner"
+
+
+def test_sizes_that_torch_cannot_prove_stay_dynamic(build_model: Builder) -> None:
+    folder, artifact = build_model("Halved", "exported")
+    assert artifact.facts["program_road"].startswith("torch.export with deferred checks")
+    assert "Constraints violated (height, width)" in artifact.facts["program_not_by_torch.export"]
+    for sizes in ({"height": 5, "width": 64}, {"height": 8, "width": 7}, {"height": 33, "width": 18}):
+        assert worst(folder, "Halved", {"batch": 2} | sizes) < 1e-5
+
+
+def test_a_size_that_no_program_takes_is_named() -> None:
+    ranges = SIGNATURES["Halved"].ranges | {"height": SizeRange(min=4, max=64)}
+    signature = complete(make("Halved"), replace(SIGNATURES["Halved"], ranges=ranges), seed=0)
+    with pytest.raises(UserError, match=r"no program for all declared sizes: .* does not take batch=\d, height=4,"):
+        capture(make("Halved"), signature, seed=0)
+
+
+def test_without_the_sweep_a_program_is_kept_that_raises_at_a_declared_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: neither the sweep nor the trial."""
+    ranges = SIGNATURES["Halved"].ranges | {"height": SizeRange(min=4, max=64)}
+    signature = complete(make("Halved"), replace(SIGNATURES["Halved"], ranges=ranges), seed=0)
+    monkeypatch.setattr("export.capture_roads._sweep", lambda exported, capture: None)
+    monkeypatch.setattr(Trial, "check", lambda self, answer: None)
+    module = capture(make("Halved"), signature, seed=0).exported.module()
+    with pytest.raises(RuntimeError, match="Runtime assertion failed"):
+        module(torch.zeros(2, 1, 4, 9))
+
+
+def test_what_torch_suggests_as_a_form_of_size_is_not_read_as_a_size() -> None:
+    suggestion = "Constraints violated (height)!\nSuggested fixes:\n  _height = Dim('_height', max=16)\n  height = {}\n"
+    for form, words in (("4*_height - 3", r"sizes of the form 4\*n - 3"), ("4", "fixes it to 4")):
+        none = NoRoadError([Refusal("torch.export", RuntimeError(suggestion.format(form)))])
+        assert re.search(words, explain(none, SIGNATURES["Halved"]))

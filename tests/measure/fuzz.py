@@ -123,7 +123,7 @@ def readers(folder: Path) -> dict[str, tuple[st.SearchStrategy[bytes], Callable[
     write_workload(folder / "workload.onnx")
     model = (folder / "workload.onnx").read_bytes()
     graph = model[:400] + model[-200:]
-    record = b'{"key":"k","observed":{"at":"","duration_s":1,"host":"h"},"schema":"torchstone.program/2"}'
+    record = b'{"key":"k","observed":{"at":"","duration_s":1,"host":"h"},"schema":"torchstone.program/3"}'
     from export.files import digest_files
     from export.record import encode
     from pipeline.bundle.record import Manifest

@@ -1,0 +1,178 @@
+"""The roads to a traced program: ``torch.export`` as it is; strict; with checks left to the call; with derived sizes.
+
+The first is kept as it comes. ``torch.export`` refuses a size that it cannot prove for the whole range, though it may
+hold for all of it (sizes halved, rounded up and resized back): a later road leaves the proof out. What it made is kept
+only if it takes every size that was tried, with the module's own shapes, and answers as the module does.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from export.arrays import to_torch
+from export.errors import TorchstoneError
+from export.roads import Kept, NoRoadError, Road, first_that_works
+from export.signature import Signature, SizeRange
+from export.sizes import Sizes
+from export.trial import Trial
+
+DERIVED = "torch.export with derived sizes"
+_NEIGHBOURS_COUNT = 33
+"""Sizes in a row that each dimension is tried at: what holds for multiples of 32 alone is seen."""
+_TOGETHER_COUNT = 32
+"""Sizes of all dimensions at once that are drawn from their ranges."""
+_ENOUGH_S = 15.0
+
+
+class SizeNotTakenError(TorchstoneError):
+    """A program was made, but raises at a size that the module takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capture:
+    """What is to be traced."""
+
+    flat: nn.Module
+    """The module behind flat tensors, in eval mode, on the CPU."""
+    signature: Signature
+    seed: int
+    accept: Callable[[ExportedProgram], object]
+    """Raises for a program that breaks the signature."""
+
+    def export(self, sizes: Sizes, dims: Mapping[str, object], **options: Any) -> ExportedProgram:
+        """Trace the example of ``sizes``, each symbol a dimension as ``dims`` has it."""
+        tensors = tuple(to_torch(array) for array in self.signature.example(sizes, self.seed).values())
+        shapes = tuple(
+            {index: dims[dim] for index, dim in enumerate(spec.shape) if isinstance(dim, str)}
+            for spec in self.signature.inputs
+        )
+        with torch.no_grad():
+            exported = torch.export.export(self.flat, tensors, dynamic_shapes={"tensors": shapes}, **options)
+        self.accept(exported)
+        return exported
+
+
+def captured(capture: Capture) -> Kept[ExportedProgram]:
+    """The program of the first road that works; the caller silences PyTorch's warnings.
+
+    Raises:
+        NoRoadError: none does; its first refusal is that of ``torch.export`` as it is.
+    """
+    signature = capture.signature
+    example, dims = signature.example_sizes(), _declared(signature)
+    trial = Trial(capture.flat, signature, capture.seed)
+
+    def check(exported: ExportedProgram) -> None:
+        _sweep(exported, capture)
+        module = exported.module()
+        trial.check(lambda tensors: module(*tensors))
+
+    whole = (
+        Road("torch.export", partial(capture.export, example, dims), trust="full"),
+        Road("strict torch.export", partial(capture.export, example, dims, strict=True)),
+    )
+    try:
+        return first_that_works(whole, check)
+    except NoRoadError as none:
+        refusals = none.refusals
+    fixed = _fixed(str(refusals[0].error), signature)
+    if not fixed:
+        raise NoRoadError(refusals)
+    deferred = {"prefer_deferred_runtime_asserts_over_guards": True}
+    larger = _larger(signature)
+    ranges = {name: signature.ranges[name] for name in fixed}
+    derived = dims | {name: Dim.AUTO(min=bounds.min, max=bounds.max) for name, bounds in ranges.items()}
+    later = (
+        Road("torch.export with deferred checks", partial(capture.export, example, dims, **deferred)),
+        Road("torch.export with deferred checks, larger", partial(capture.export, larger, dims, **deferred)),
+        Road(DERIVED, partial(capture.export, larger, derived)),
+    )
+    try:
+        kept = first_that_works(later, check)
+    except NoRoadError as none:
+        raise NoRoadError((*refusals, *none.refusals)) from none
+    return Kept(kept.road, kept.built, (*refusals, *kept.refusals))
+
+
+def _declared(signature: Signature) -> dict[str, Any]:
+    return {name: _dim(name, bounds) for name, bounds in signature.ranges.items()}
+
+
+def _dim(name: str, bounds: SizeRange) -> Any:
+    """PyTorch's dynamic dimension: one of a multiple is derived from that of the quotient."""
+    if bounds.multiple == 1:
+        return Dim(name, min=bounds.min, max=bounds.max)
+    least, most = bounds.min // bounds.multiple, bounds.max // bounds.multiple
+    return bounds.multiple * Dim(f"{name}_{bounds.multiple}th", min=least, max=most)
+
+
+def _fixed(message: str, signature: Signature) -> list[str]:
+    """The symbols whose size ``torch.export`` cannot leave open, as its message or ours names them."""
+    return [name for name in signature.ranges if re.search(rf"\b{re.escape(name)}\b", message)]
+
+
+def _larger(signature: Signature) -> dict[str, int]:
+    """Sizes at which less holds by chance: larger, odd, and different, as far as the ranges let them be."""
+    example = signature.example_sizes()
+    return {
+        name: bounds.fit(2 * example[name] + (1 + 4 * index) * bounds.multiple)
+        for index, (name, bounds) in enumerate(signature.ranges.items())
+    }
+
+
+def _sweep(exported: ExportedProgram, capture: Capture) -> None:
+    """Run program and module without computing (on PyTorch's device ``meta``) at many sizes, and compare their shapes.
+
+    A module that cannot be run so, or that itself refuses a size, is left to the trial.
+
+    Raises:
+        SizeNotTakenError: the program does not take a size that the module takes.
+        RuntimeError: it answers in other shapes.
+    """
+    from torch.export.passes import move_to_device_pass
+
+    program = move_to_device_pass(copy.deepcopy(exported), "meta").module()
+    module = copy.deepcopy(capture.flat).to("meta")
+    deadline = time.monotonic() + _ENOUGH_S
+    for sizes in _many(capture.signature, capture.seed):
+        if time.monotonic() > deadline:
+            return
+        example = capture.signature.example(sizes, capture.seed)
+        inputs = [to_torch(array).to("meta") for array in example.values()]
+        try:
+            with torch.no_grad():
+                wanted = [tuple(output.shape) for output in module(*inputs)]
+        except Exception:  # noqa: BLE001, S112 - the module is the user's, and not every operator runs on meta
+            continue
+        where = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        try:
+            with torch.no_grad():
+                shapes = [tuple(output.shape) for output in program(*inputs)]
+        except Exception as error:  # noqa: BLE001 - any refusal is one; the words are kept
+            raise SizeNotTakenError(f"the program does not take {where}: {str(error).splitlines()[0]}") from None
+        if shapes != wanted:
+            raise RuntimeError(f"the program's outputs have shapes {shapes} with {where}, the model's {wanted}")
+
+
+def _many(signature: Signature, seed: int) -> Iterator[dict[str, int]]:
+    """Each dimension at sizes in a row from its smallest, and at its largest; then all together at random."""
+    example = signature.example_sizes()
+    for name, bounds in signature.ranges.items():
+        row = islice(range(bounds.min, bounds.max + 1, bounds.multiple), _NEIGHBOURS_COUNT)
+        yield from (example | {name: size} for size in (*row, bounds.max))
+    random = np.random.default_rng(seed)
+    for _ in range(_TOGETHER_COUNT):
+        drawn = {name: random.integers(span.min, span.max, endpoint=True) for name, span in signature.ranges.items()}
+        yield {name: signature.ranges[name].fit(int(size)) for name, size in drawn.items()}
