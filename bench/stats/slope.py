@@ -100,9 +100,9 @@ class SlopeSums:
         variation = np.where(constant, 1.0, variation)
         slope = np.where(constant, 0.0, (ye - y * mean_e) / variation)
         intercept = mean_e - slope * mean_y
-        zero, one = np.zeros_like(slope), np.ones_like(slope)
-        score = np.stack([one, mean_y * slope - intercept, -mean_y, -slope, mean_y * intercept])
-        leverage = np.stack([zero, -2 * mean_y, zero, one, np.square(mean_y)])
+        nil, unit = np.zeros_like(slope), np.ones_like(slope)
+        score = np.stack([unit, mean_y * slope - intercept, -mean_y, -slope, mean_y * intercept])
+        leverage = np.stack([nil, -2 * mean_y, nil, unit, np.square(mean_y)])
         scores, leverages = (np.einsum("ic,ijc,jc->c", w, self._products, w).clip(0.0) for w in (score, leverage))
         clusters = np.where(constant, 0.0, np.square(variation) / np.maximum(leverages, np.finfo(np.float64).tiny))
         room = np.maximum(clusters - 1, 0.0)
