@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,7 @@ def capture(job: CaptureJob) -> str:
             torch.export.save(program.exported, folder / PROGRAM_FILE)
         operators = [str(node.target) for node in program.exported.graph.nodes if node.op == "call_function"]
     except UserError as error:
+        traceback.print_exc()  # PyTorch's own text, for the log
         failure = str(error)
     precision, duration_s = programs.precision(module, job.signature), time.monotonic() - started
     record = program_record(job, precision, failure, duration_s, operators)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from torch import nn
 from export.arrays import dtype_name, to_torch
 from export.device import HOST, Device
 from export.errors import UserError
+from export.explanations import explain
 from export.signature import Signature, Sizes, TensorSpec
 
 
@@ -226,7 +228,7 @@ def rename(expression: str, symbols: Mapping[str, str]) -> str:
 
 
 def _explain(error: Exception, signature: Signature) -> str:
-    """PyTorch's constraint violation in the words of the signature."""
+    """PyTorch's constraint violation in the words of the signature; another refusal in the user's terms."""
     text = str(error).split("\nThe error above occurred")[0].strip()
     for name in signature.ranges:
         match = re.search(
@@ -238,4 +240,7 @@ def _explain(error: Exception, signature: Signature) -> str:
                 f"the dynamic dimension {name!r} is declared, but torch.export fixes it to {size}: make it static in "
                 "the signature, narrow its range, or change the model (TORCH_LOGS=+dynamic tells where)"
             )
-    return f"the model cannot be traced by torch.export: {type(error).__name__}: {text}"
+    explanation = explain("".join(traceback.format_exception(error)))
+    return "the model cannot be traced by torch.export: " + (
+        explanation.sentence if explanation else f"{type(error).__name__}: {text}"
+    )

@@ -6,6 +6,7 @@ warnings are silenced here, the only file that touches ``torch.jit``.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from export.arrays import to_torch
 from export.backend import Backend, BuildInput, Loaded, LoadOptions
 from export.device import device
+from export.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -39,11 +41,12 @@ class TorchScript(Backend):
         """Script the module as it is; where that fails, trace it on the example, behind flat tensors.
 
         Raises:
-            RuntimeError: neither worked; the message holds both reasons.
+            UserError: neither worked; the message holds both reasons.
         """
         import torch
 
-        from export.program import FlatModule, quiet
+        from export.explanations import in_words
+        from export.program import quiet
 
         module = source.module()
         facts: dict[str, str]
@@ -52,18 +55,27 @@ class TorchScript(Backend):
                 scripted = torch.jit.script(module)
                 facts = {"form": "script", "why": "scripted, so that control flow is kept; tracing was not needed"}
             except Exception as script_error:  # noqa: BLE001 - the script compiler raises many types; the cause is kept
-                reason = _first_line(script_error)
-                example = source.signature.example(source.signature.example_sizes(), source.seed)
-                tensors = tuple(to_torch(array) for array in example.values())
-                try:
-                    scripted = torch.jit.trace(FlatModule(module, source.signature).eval(), tensors)
-                except Exception as trace_error:
-                    raise RuntimeError(
-                        f"not scripted: {reason}; not traced: {_first_line(trace_error)}"
-                    ) from trace_error
-                facts = {"form": "trace", "why": f"not scripted: {reason}"}
+                traceback.print_exc()
+                facts = {"form": "trace", "why": f"not scripted: {in_words(script_error)}"}
+            if facts["form"] == "trace":
+                scripted = self._traced(module, source, facts["why"])
             torch.jit.freeze(scripted.eval()).save(str(folder / FILE))
         return facts
+
+    @staticmethod
+    def _traced(module: nn.Module, source: BuildInput, not_scripted: str) -> Any:
+        """The module behind flat tensors, traced on the example."""
+        import torch
+
+        from export.explanations import in_words
+        from export.program import FlatModule
+
+        example = source.signature.example(source.signature.example_sizes(), source.seed)
+        tensors = tuple(to_torch(array) for array in example.values())
+        try:
+            return torch.jit.trace(FlatModule(module, source.signature).eval(), tensors)
+        except Exception as trace_error:
+            raise UserError(f"{not_scripted}; not traced: {in_words(trace_error)}") from trace_error
 
     def contents(self, artifact: Artifact, folder: Path) -> Contents | None:
         """The constants of the frozen graph, which have lost their names, and the watched settings of its operators."""
@@ -132,11 +144,6 @@ def _constant(value: Any) -> Any:
         items = [_constant(item) for item in node.inputs()]
         return None if None in items else items
     return value.toIValue() if node.kind() == "prim::Constant" else None
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
 BACKENDS = (TorchScript(name="torchscript"),)
