@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,6 +89,7 @@ def capture(job: CaptureJob) -> str:
         facts = program.facts
         operators = [str(node.target) for node in program.exported.graph.nodes if node.op == "call_function"]
     except UserError as error:
+        traceback.print_exc()  # PyTorch's own text, for the log
         failure = str(error)
     precision, duration_s = programs.precision(module, job.signature), time.monotonic() - started
     record = program_record(replace(job, signature=signature), precision, failure, duration_s, operators)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import traceback
 
 from export.capture_roads import DERIVED, SizeNotTakenError
 from export.errors import UserError
+from export.explanations import explain as explain_text
 from export.roads import NoRoadError
 from export.signature import Signature
 
@@ -43,4 +45,7 @@ def _explain(error: Exception, signature: Signature) -> str:
                 f"{match.group(1).replace(f'_{name}', 'n')}: make it static in the signature, narrow its range, or "
                 "change the model (TORCH_LOGS=+dynamic tells where)"
             )
+    explanation = explain_text("".join(traceback.format_exception(error)))
+    if explanation is not None:
+        return f"the model cannot be traced by torch.export: {explanation.sentence}"
     return f"the model cannot be traced by torch.export: {type(error).__name__}: {text}"

@@ -112,11 +112,18 @@ def _answer(job: JobFile) -> int:
 
 
 def _one_line(error: BaseException) -> str:
-    """The types of an error and of what caused it, and the first cause's words; our own errors speak for themselves."""
-    chain = causes(error)
-    message = " ".join(_ANSI.sub("", str(chain[-1])).split())[:500]
+    """An error in the user's terms, else its type and its causes', and the first cause's words.
+
+    Our own errors speak for themselves.
+    """
+    from export.explanations import explain
+
     if isinstance(error, TorchstoneError):
         return " ".join(str(error).split())[:500]
+    if (explanation := explain(_ANSI.sub("", "".join(traceback.format_exception(error))))) is not None:
+        return " ".join(explanation.sentence.split())[:500]
+    chain = causes(error)
+    message = " ".join(_ANSI.sub("", str(chain[-1])).split())[:500]
     return ": ".join([*(type(link).__name__ for link in chain), message])
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from export.arrays import dtype_name, to_torch
 from export.errors import UserError
-from export.flat import FlatModule
+from export.flat import FlatModule, distinct
 from export.gradients import call
 from export.signature import Signature, TensorSpec
 from export.sizes import UNKNOWN, Sizes, from_torch, size_of
@@ -48,15 +48,16 @@ def complete(module: nn.Module, signature: Signature, seed: int) -> Signature:
         UserError: inputs or outputs that do not bind by name, or a model that does not accept its own example.
     """
     first, *others = points(module, signature, seed)
+    names = distinct(first.outputs, (spec.name for spec in signature.inputs))
     outputs = []
-    for name, tensor in first.outputs.items():
+    for called, (name, tensor) in zip(names, first.outputs.items(), strict=True):
         ranks = {point.outputs[name].dim() for point in others if name in point.outputs}
         if ranks - {tensor.dim()}:
             raise UserError(f"{name} has {sorted({tensor.dim(), *ranks})} dimensions, at different sizes: keep it one")
         shape = tuple(
             _guess([(p.sizes, p.outputs[name].shape[i]) for p in (first, *others)], i) for i in range(tensor.dim())
         )
-        outputs.append(TensorSpec(name, dtype_name(tensor), shape))
+        outputs.append(TensorSpec(called, dtype_name(tensor), shape))
     return replace(signature, outputs=tuple(outputs), output_names=tuple(spec.name for spec in outputs))
 
 

@@ -91,6 +91,7 @@ def name_outputs(result: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
         UserError: names that the model does not return, or another number of them; both lists are shown.
     """
     returned = {plain(name): tensor for name, tensor in flatten(result).items()}
+    returned = {_as_output(name) if _as_output(name) in names else name: tensor for name, tensor in returned.items()}
     if not names or tuple(returned) == tuple(names):
         return returned
     if has_names(result):
@@ -103,6 +104,17 @@ def name_outputs(result: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
     if len(returned) != len(names):
         raise UserError(f"output_names must name the {len(returned)} tensors {list(returned)}, got {list(names)}")
     return dict(zip(names, returned.values(), strict=True))
+
+
+def _as_output(name: str) -> str:
+    """What an output is called that the model calls as it does an input."""
+    return f"{name}_output"
+
+
+def distinct(names: Iterable[str], inputs: Iterable[str]) -> list[str]:
+    """The model's own names of its outputs, told apart from its inputs'."""
+    taken = set(inputs)
+    return [_as_output(name) if name in taken else name for name in names]
 
 
 def plain(name: str) -> str:

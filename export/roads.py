@@ -7,12 +7,14 @@ trial (export/trial.py) before it is kept. The trial is coarse: it chooses, and 
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Generic, Literal, TypeVar
 
 from export.errors import TorchstoneError, UserError, causes
+from export.explanations import explain
 from export.files import no_space
 
 T = TypeVar("T")
@@ -48,6 +50,9 @@ class Refusal:
     def reason(self) -> str:
         """The first cause, in one line."""
         first = causes(self.error)[-1]
+        explanation = explain("".join(traceback.format_exception(self.error)))
+        if explanation is not None:
+            return " ".join(explanation.sentence.split())[:_REASON_CHARACTERS]
         lines = [line.strip() for line in str(first).splitlines() if line.strip()]
         words = lines[0].rstrip(":") if lines else "no message"
         spoken = isinstance(first, TorchstoneError | AnswersOtherwiseError)
@@ -94,6 +99,7 @@ def first_that_works(roads: Iterable[Road[T]], trial: Callable[[T], None]) -> Ke
         except Exception as error:
             if no_space(error):
                 raise
+            traceback.print_exc()  # the exporter's own text, for the log
             refusals.append(Refusal(road.name, error))
             if fallback is None and road.trust == "fallback" and isinstance(error, AnswersOtherwiseError):
                 fallback = road

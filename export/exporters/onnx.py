@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ def export_program(source: BuildInput, path: Path) -> dict[str, str]:
 
     program = load_exported(source.program_file)
     weights_bytes = sum(tensor.nbytes for tensor in program.state_dict.values())
-    with quiet():
+    with quiet(), _origin_noted(program):
         exported = torch.onnx.export(
             program,
             (),
@@ -52,6 +53,19 @@ def export_program(source: BuildInput, path: Path) -> dict[str, str]:
     _forget_paths(model)
     onnx.save(model, str(path))
     return {"form": "ONNX, dynamo exporter", **_checked(path)}
+
+
+@contextmanager
+def _origin_noted(program: torch.export.ExportedProgram) -> Iterator[None]:
+    """Where the exporter names the node that it cannot translate, add the source lines that the node came from."""
+    try:
+        yield
+    except Exception as error:
+        if (named := re.search(r"Error when translating node %(\w+) :", str(error))) is not None:
+            for node in lowered(program).graph.nodes:
+                if node.name == named.group(1):
+                    error.add_note(node.meta.get("stack_trace") or "")
+        raise
 
 
 def export_trace(source: BuildInput, path: Path) -> dict[str, str]:

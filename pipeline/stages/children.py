@@ -19,6 +19,7 @@ from export.artifact import Artifact
 from export.backend import LoadOptions
 from export.environment import cores_count, machine
 from export.errors import RecordError, TorchstoneError, UserError
+from export.explanations import explain
 from export.files import is_full, no_space, write_atomically
 from export.record import Record, digest, read, write
 from export.worker import Done, Failed
@@ -85,7 +86,9 @@ def users_code(run: Run, what: str, *, limited: bool = True) -> Iterator[None]:
             raise
         log = run.workspace.folder / "recipe.log"
         write_atomically(log, traceback.format_exc().encode())
-        raise UserError(f"{what} failed: {type(error).__name__}: {error}\nThe whole story: {log}") from error
+        explanation = explain(traceback.format_exc())
+        cause = explanation.sentence if explanation else f"{type(error).__name__}: {error}"
+        raise UserError(f"{what} failed: {cause}\nThe whole story: {log}") from error
 
 
 def side_by_side(

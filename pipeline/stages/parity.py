@@ -49,6 +49,8 @@ class ParityStage:
         self._trained = trained
         self._program = program
         self.reference = self._reference()
+        for remark in self.reference.remarks:
+            run.console.stage("parity", f"remark: {remark}")
         self._users_turn = threading.Lock()
 
     def report(self, artifact: Artifact) -> ParityReport | Failure:

@@ -115,3 +115,13 @@ def test_a_scripted_module_is_bound_by_its_schema() -> None:
     scripted = torch.jit.freeze(torch.jit.script(Scripted().eval()))
     (answer,) = FlatModule(scripted, signature("right", "left"))(torch.tensor([1.0]), torch.tensor([5.0]))
     assert answer.tolist() == [4.0]
+
+
+def test_an_output_that_is_called_as_an_input_is_told_apart() -> None:
+    class Denoiser(nn.Module):
+        def forward(self, sample: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"sample": sample * 2, "scale": sample.sum()}
+
+    completed = complete(Denoiser(), signature("sample"), seed=0)
+    assert completed.output_names == ("sample_output", "scale")
+    assert FlatModule(Denoiser(), completed)(torch.tensor([1.0]))[0].tolist() == [2.0]

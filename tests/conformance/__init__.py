@@ -1,0 +1,1 @@
+"""The conformance suite: architectures of all kinds, as users write them, and what becomes of them."""
