@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from export.arrays import to_torch
-from export.program import FlatModule
+from export.flat import FlatModule
 from export.signature import Signature
 from tests.conformance.suite import Architecture, architectures
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,13 @@ from torch import nn
 
 from export import registry
 from export.backend import BuildInput, LoadOptions
+from export.capture_roads import Capture
+from export.completion import complete
 from export.errors import UserError
 from export.explanations import explain, in_words, users_line
-from export.program import capture, complete
+from export.exporters.onnx import export_program
+from export.flat import FlatModule
+from export.program import capture, quiet
 from export.refusals import CAUSES
 from export.runtimes.onnxruntime import OnnxRuntimeOptions, open_session
 from export.signature import Signature, SizeRange, TensorSpec
@@ -165,13 +169,27 @@ def said(refusal: Refusal, folder: Path) -> str:
         )
 
 
+def refuse_none(program: torch.export.ExportedProgram) -> None:
+    """Accept any program."""
+
+
 def _asked(by: str, make: Callable[[], nn.Module], folder: Path) -> str:
     if by == "torchscript":  # whose road it is does not matter to the signature
-        signature = SIGNATURE.with_outputs((TensorSpec("output", "float32", ("batch", 7)),))
-        return registry.get(by).build(_source(make, signature, folder), folder)["why"]
+        output = TensorSpec("output", "float32", ("batch", 7))
+        signature = replace(SIGNATURE, outputs=(output,), output_names=("output",))
+        return registry.get(by).build(_source(make, signature, folder), folder)["not_by_script"]
     signature = complete(make(), SIGNATURE, 0)
+    if by == "capture":  # the first road: a later one may take what it refuses
+        flat = FlatModule(make(), signature)
+        dims = {"batch": torch.export.Dim("batch", min=2, max=64)}
+        with quiet():
+            Capture(flat=flat, signature=signature, seed=0, accept=refuse_none).export(signature.example_sizes(), dims)
+        return "nothing was refused"
     program = capture(make(), signature, 0)
     torch.export.save(program.exported, folder / "program.pt2")
+    if by == "onnx":
+        export_program(_source(make, signature, folder), folder / "model.onnx")
+        return "nothing was refused"
     backend = registry.get("onnx" if by == "session" else by)
     backend.build(_source(make, signature, folder), folder)
     open_session(str(folder / str(backend.file)), LoadOptions(), OnnxRuntimeOptions())
@@ -180,7 +198,13 @@ def _asked(by: str, make: Callable[[], nn.Module], folder: Path) -> str:
 
 def _source(make: Callable[[], nn.Module], signature: Signature, folder: Path) -> BuildInput:
     return BuildInput(
-        signature=signature, seed=0, device="cpu", module=make, program_file=folder / "program.pt2", calibration=None
+        signature=signature,
+        seed=0,
+        device="cpu",
+        module=make,
+        program_file=folder / "program.pt2",
+        program_failure=None,
+        calibration=None,
     )
 
 
