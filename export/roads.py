@@ -63,7 +63,8 @@ class NoRoadError(UserError):
     """No road works; ``refusals`` has one entry for each, in the order in which they were tried."""
 
     def __init__(self, refusals: Sequence[Refusal]) -> None:
-        super().__init__("; ".join(f"not by {refusal.road}: {refusal.reason}" for refusal in refusals))
+        reasons = "; ".join(f"not by {refusal.road}: {refusal.reason}" for refusal in refusals)
+        super().__init__(f"this model cannot be exported so: {reasons}")
         self.refusals = tuple(refusals)
 
 

@@ -70,7 +70,7 @@ def test_a_module_is_found_from_the_current_folder(mine: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("sede", r"no recipe 'sede': did you mean 'seed'\?\nBuilt in: digits, seed"),
+        ("sede", r"no recipe 'sede': did you mean 'seed'\?\nBuilt in: branches, digits, seed"),
         ("nowhere.py", "no recipe file nowhere.py"),
         ("{}/helper.py", r"has no recipe: it must define a function 'recipe'"),
         ("{}/mine_recipe.py:missing", "must define a function 'missing'"),
@@ -85,7 +85,7 @@ def test_what_is_no_recipe_is_named_with_the_remedy(text: str, reason: str, mine
 
 
 def test_built_in_recipes_are_listed_without_importing_them() -> None:
-    assert list(built_in()) == ["digits", "seed", "sentence"]
+    assert list(built_in()) == ["branches", "digits", "seed", "sentence"]
     assert all(text.endswith((".", "?")) for text in built_in().values())
 
 
