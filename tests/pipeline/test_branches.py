@@ -13,7 +13,7 @@ from torch import nn
 from export import registry
 from export.backend import LoadOptions
 from export.build import BuildJob, CaptureJob, Source, build, capture
-from export.program import complete
+from export.completion import complete
 from export.roads import NoRoadError
 from export.signature import Signature
 from pipeline.recipes import branches

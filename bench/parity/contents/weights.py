@@ -58,8 +58,8 @@ def weights_check(
     comparison = compare_weights(contents, {name: weights[name] for name in sorted(used)}, folded)
     if exported is None and comparison.wrong:
         message = (
-            f"{len(comparison.wrong)} are not as in the checkpoint, first {comparison.wrong[0].place}: without a traced "
-            "program nobody can tell what they were folded to"
+            f"{len(comparison.wrong)} are not as in the checkpoint, first {comparison.wrong[0].place}: without a "
+            "traced program nobody can tell what they were folded to"
         )
         return Check(level="weights", subject=comparison.wrong[0].place, status="unchecked", message=message)
     missing = {name: weights[name] for name in comparison.missing}
