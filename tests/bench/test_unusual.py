@@ -22,6 +22,10 @@ from export.signature import Signature, SizeRange, TensorSpec
 from tests.bench.conftest import right
 from tests.model_run import ModelRun, vouch
 
+BACKENDS = pytest.mark.parametrize(
+    "backend",
+    [pytest.param("exported", marks=pytest.mark.slow), pytest.param("torchscript", marks=pytest.mark.slow), "onnx"],
+)
 FEW = ParitySpec(rows_count=256)
 ROWS = Signature(inputs=(TensorSpec("x", "float32", ("batch", 4)),), ranges={"batch": SizeRange(min=2, max=300)})
 
@@ -104,7 +108,7 @@ def model_run(name: str, folder: Path, signature: Signature = ROWS, spec: Parity
     return ModelRun(Source(function=f"{__name__}:make", argument=name), signature, folder / name, spec)
 
 
-@pytest.mark.parametrize("backend", ["exported", "torchscript", "onnx"])
+@BACKENDS
 def test_rows_that_look_at_each_other_are_seen_and_judged_as_whole_calls(backend: str, tmp_path: Path) -> None:
     run = model_run("Together", tmp_path)
     report = run.judge(right(run, backend))
@@ -125,7 +129,7 @@ def test_a_random_model_is_refused_with_operator_and_line(tmp_path: Path) -> Non
         model_run("Random", tmp_path)
 
 
-@pytest.mark.parametrize("backend", ["exported", "torchscript", "onnx"])
+@BACKENDS
 def test_a_model_that_writes_into_its_input_is_judged_on_copies(backend: str, tmp_path: Path) -> None:
     run = model_run("Writes", tmp_path)
     assert any(
@@ -141,7 +145,7 @@ def test_gradients_inside_forward_are_taken(tmp_path: Path) -> None:
     assert report.status == "pass", report.reasons
 
 
-@pytest.mark.parametrize("backend", ["exported", "torchscript", "onnx"])
+@BACKENDS
 def test_scalars_and_a_batch_that_stands_twice_are_judged(backend: str, tmp_path: Path) -> None:
     signature = replace(ROWS, inputs=(*ROWS.inputs, TensorSpec("scale", "float32", ())))
     run = model_run("Scalars", tmp_path, signature)

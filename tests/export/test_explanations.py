@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -208,8 +209,14 @@ def _source(make: Callable[[], nn.Module], signature: Signature, folder: Path) -
     )
 
 
+def one_of_each_first() -> list[Any]:
+    """Every refusal; those after the first by an exporter are slow tests."""
+    firsts = {refusal.by: refusal for refusal in reversed(REFUSALS)}.values()
+    return [refusal if refusal in firsts else pytest.param(refusal, marks=pytest.mark.slow) for refusal in REFUSALS]
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
-@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: f"{refusal.model}-{refusal.by}")
+@pytest.mark.parametrize("refusal", one_of_each_first(), ids=lambda refusal: f"{refusal.model}-{refusal.by}")
 def test_a_refusal_is_a_sentence_with_the_line_of_the_model(refusal: Refusal, tmp_path: Path) -> None:
     sentence = said(refusal, tmp_path)
     assert refusal.means in sentence
