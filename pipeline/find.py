@@ -17,6 +17,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -198,12 +199,24 @@ def _source_file(name: str) -> Path | None:
         file = getattr(module, "__file__", None)
     else:
         try:
-            spec = importlib.util.find_spec(name)
+            spec = _spec(name)
         except (ImportError, ValueError, AttributeError):
             return None  # ``from package import value``: not a module
         file = spec.origin if spec else None
     path = Path(file) if file and file.endswith(".py") else None
     return path.resolve() if path and path.is_file() else None
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module lies, found without importing the packages above it: none of them need be whole."""
+    reached, *parts = name.split(".")
+    spec = importlib.util.find_spec(reached)
+    for part in parts:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        reached = f"{reached}.{part}"
+        spec = PathFinder.find_spec(reached, list(spec.submodule_search_locations))
+    return spec
 
 
 def _imports(tree: ast.AST, name: str) -> Iterator[str]:

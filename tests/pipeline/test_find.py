@@ -55,6 +55,17 @@ def test_everything_that_a_recipe_imports_counts_also_late_and_relative_imports(
     assert set(found.source_sha256) == {"mine_recipe", "helper", "late", "late.inner", "late.deeper"}
 
 
+def test_a_package_that_a_recipe_merely_names_is_not_imported(mine: Path) -> None:
+    """One that nobody asked for yet may be slow to import, or broken."""
+    (mine / "broken").mkdir()
+    (mine / "broken" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (mine / "broken" / "inner.py").write_text("value = 1\n")
+    recipe = mine / "mine_recipe.py"
+    recipe.write_text(recipe.read_text() + "\ndef later():\n    import broken.inner\n")
+    assert "broken.inner" in find(f"{recipe}:recipe").source_sha256
+    assert "broken" not in sys.modules
+
+
 def test_an_edited_helper_changes_the_digests(mine: Path) -> None:
     before = find(str(mine / "mine_recipe.py")).source_sha256
     (mine / "late" / "deeper.py").write_text("import json  # edited\n")
