@@ -27,8 +27,8 @@ def run(architecture: Architecture, limit_s: float = LIMIT_S) -> Outcome:
         )  # fmt: skip
         printed, ending = _ended(command, limit_s)
         seconds = time.monotonic() - started
-        found = cells(Path(folder), architecture.name, printed, ending)
-    return Outcome(name=architecture.name, kind=architecture.kind, seconds=round(seconds, 1), cells=found)
+        judged = cells(Path(folder), architecture.name, printed, ending)
+    return Outcome(name=architecture.name, kind=architecture.kind, seconds=round(seconds, 1), cells=judged)
 
 
 def _ended(command: tuple[str, ...], limit_s: float) -> tuple[str, str | None]:

@@ -18,7 +18,7 @@ import tyro
 
 from tests.conformance.outcome import BACKENDS, STATUSES, Cell, Outcome, outcomes
 from tests.conformance.regression import worse
-from tests.conformance.suite import KINDS
+from tests.conformance.suite import KINDS, architectures
 
 _LONGEST = 400
 """Characters of a reason."""
@@ -105,8 +105,8 @@ def _figures(run: Sequence[Outcome]) -> str:
     return "\n".join(
         [
             f"| | {' | '.join(BACKENDS)} |", f"|---|{'--:|' * len(BACKENDS)}", *rows, "",
-            f"{everywhere} of {len(run)} pass everywhere. Median {median_s:.0f} s, worst {slowest.seconds:.0f} s "
-            f"({slowest.name}).",
+            f"{len(run)} of the suite's {len(architectures())} were run, {everywhere} pass everywhere. "
+            f"Median {median_s:.0f} s, worst {slowest.seconds:.0f} s ({slowest.name}).",
         ]
     )  # fmt: skip
 
