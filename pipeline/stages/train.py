@@ -23,7 +23,7 @@ from pipeline.stages.children import Failures, users_code
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Progress, seed_everything
 from pipeline.training.loop import train as train_recipe
-from pipeline.training.resume import tensor_sha256
+from pipeline.training.resume import refuse_sparse, tensor_sha256
 from pipeline.training.source import TrainedModule
 
 
@@ -109,4 +109,5 @@ def _given_weights_sha256(run: Run) -> str:
     seed_everything(recipe.seed, HOST)
     with users_code(run, "building the model"):
         state = recipe.model().state_dict()
+    refuse_sparse(state)
     return key_of(**{name: tensor_sha256(tensor) for name, tensor in state.items()})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from export.device import Device
-from export.errors import RecordError
+from export.errors import RecordError, UserError
 from export.files import FileDigest, write_atomically
 from export.record import Record, key_of, read, sha256, write
 
@@ -148,8 +149,26 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def _packed(tensors: dict[str, torch.Tensor]) -> bytes:
-    """As safetensors; shared and strided tensors are stored as the values they show."""
+    """As safetensors; shared and strided tensors are stored as the values they show.
+
+    Raises:
+        UserError: a sparse one.
+    """
+    refuse_sparse(tensors)
     return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+
+
+def refuse_sparse(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Weights and buffers are kept as values in a row.
+
+    Raises:
+        UserError: one is sparse, with its name.
+    """
+    if sparse := next((name for name, tensor in tensors.items() if tensor.layout != torch.strided), None):
+        raise UserError(
+            f"the model's tensor {sparse!r} is sparse ({tensors[sparse].layout}), which neither checkpoints nor "
+            "exporters keep: register it as indices and values, or dense, and multiply by that"
+        )
 
 
 def tensor_sha256(tensor: torch.Tensor) -> str:

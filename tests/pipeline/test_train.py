@@ -250,3 +250,11 @@ def _wait_for_epoch(path: Path, epoch: int) -> None:
     while not path.exists() or json.loads(path.read_bytes())["fields"]["epoch"] < epoch:
         assert time.monotonic() < deadline, "training did not get that far"
         time.sleep(0.01)
+
+
+def test_a_sparse_buffer_is_refused_by_its_name() -> None:
+    from pipeline.training.resume import refuse_sparse
+
+    refuse_sparse({"dense": torch.ones(2)})
+    with pytest.raises(UserError, match="'adjacency' is sparse"):
+        refuse_sparse({"dense": torch.ones(2), "adjacency": torch.eye(3).to_sparse()})
