@@ -1,112 +1,109 @@
-"""The slope of one quantity on another, with a standard error that holds where ordinary least squares' does not.
+"""Whether errors grow with values: a regression per channel that holds for any noise, and for values that are rare.
 
-Values of one row are not independent, noise grows with the value, and a channel behind a ReLU is zero in all but a few
-rows: the residuals' common variance, divided by all of them, then claims a certainty that is not there. The variance
-here is the cluster-robust one over rows (Liang and Zeger, 1986; White, 1980), enlarged for leverage as HC3 is
-(MacKinnon and White, 1985). The slope is held to Student's distribution with as many degrees of freedom as there are
-effective clusters, less one (Carter, Schnepel and Steigerwald, 2017): a slope that rests on five rows has five.
+Rounding is no textbook noise: it grows with the value, and the elements of a row share what came before them. Where a
+channel is zero in all but a few rows, as after a ReLU, ordinary standard errors call chance a slope. So the rows are
+observations (clusters: Cameron and Miller, J. Human Resources 50, 2015), and of each only its score counts: the sum
+over its elements of (value - mean) x (error - mean), as if there were no slope (restricted residuals: Davidson and
+MacKinnon, Annales de l'INSEE 59/60, 1985). If there is none, each score could as well have the other sign, however
+large it is; then the sum of the scores over the root of the sum of their squares exceeds t at most 3.178 times as often
+as a normal variable does (Efron, JASA 64, 1969; Bentkus and Dzindzalieta, Bernoulli 21, 2015). No degrees of freedom
+are estimated.
+
+What a pure slope can reach is the root of the effective number of rows, the square of the sum of their leverages over
+the sum of the squares: where that is no more than the quantile, nothing can be told.
 """
 
 from __future__ import annotations
 
+import functools
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bench.stats.effects import t_quantile
-
 Values = np.ndarray[Any, Any]
-_MOST_DEGREES = 200
-"""With more the quantile hardly changes, and fewer is the careful side."""
-_LEAST_CLUSTERS = 8.0
-_SAME = 1e-20
-"""Variation, relative to the size, below which a value is constant."""
+
+_TAIL_FACTOR = 3.178
+"""Bentkus and Dzindzalieta: 1 / (4 P(Z >= sqrt 2))."""
+_CONSTANT = 1e-12
+"""A channel whose values spread by less than this share of their square has no slope: float32 can hardly tell them."""
+_TINY = float(np.finfo(np.float64).tiny)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Slopes:
-    """Per channel."""
+    """Figures of every channel."""
 
     slope: Values
-    error: Values
-    """The standard error; infinite where nothing can be told."""
-    clusters: Values
-    """How many rows the slope effectively rests on."""
-
-    def stands_out(self, chance: float) -> Values:
-        """Whether a slope is there, with at most this chance of one wrong claim among all channels (Bonferroni)."""
-        share = 1 - chance / 2 / max(self.slope.size, 1)
-        degrees = np.clip(self.clusters - 1, 1, _MOST_DEGREES).astype(int)
-        limits = np.array([t_quantile(share, int(each)) for each in degrees.ravel()]).reshape(degrees.shape)
-        return np.asarray((np.abs(self.slope) > limits * self.error) & self.can_tell)
-
-    @property
-    def can_tell(self) -> Values:
-        """Where enough rows vary for a slope to be judged."""
-        return np.asarray((self.clusters >= _LEAST_CLUSTERS) & np.isfinite(self.error))
-
-    def standard_errors(self) -> Values:
-        """Each slope in units of its standard error."""
-        return np.divide(np.abs(self.slope), self.error, out=np.zeros_like(self.slope), where=self.error > 0)
+    """By how much the error grows with the value; 0 where the value is constant."""
+    score: Values
+    """How far the slope stands out of its noise."""
+    effective_rows: Values
+    """As many rows of equal leverage would say as much."""
 
 
 class SlopeSums:
-    """Moments of ``(rows, elements, channels)``, added part by part: no row need be kept.
-
-    A row's score in the regression is a linear function of its five sums (of ye, y, e, yy and 1), so that the sum of
-    all squared scores is a form in the sum of their products.
-    """
+    """What the regressions need of any number of rows: per channel, moments of the rows and their products."""
 
     def __init__(self) -> None:
-        self._products: Values | None = None
+        self._shift: Values | None = None
         self._sums: Values | None = None
-        self._origin: Values | None = None
+        self._products: Values | None = None
 
-    def add(self, y: Values, e: Values, valid: Values) -> None:
-        """Add rows; where ``valid`` is false an element counts as absent. Another number of channels is ignored."""
-        if self._origin is None:
-            self._origin = np.where(valid.any((0, 1)), (y * valid).sum((0, 1)) / np.maximum(valid.sum((0, 1)), 1), 0.0)
-            self._sums = np.zeros((5, y.shape[-1]))
-            self._products = np.zeros((5, 5, y.shape[-1]))
-        if self._origin.shape != y.shape[2:]:
-            return
-        assert self._sums is not None
-        assert self._products is not None
-        y, e = np.where(valid, y - self._origin, 0.0), np.where(valid, e, 0.0)
-        moments = np.stack([(y * e).sum(1), y.sum(1), e.sum(1), np.square(y).sum(1), valid.sum(1).astype(float)])
-        self._sums += moments.sum(1)
-        self._products += np.einsum("irc,jrc->ijc", moments, moments)
-
-    @property
-    def count(self) -> int:
-        """Elements of the channel that has fewest."""
-        return 0 if self._sums is None else int(self._sums[4].min(initial=np.inf))
-
-    def slopes(self) -> Slopes:
-        """The regression of every channel.
+    def add(self, values: Values, errors: Values, valid: Values) -> None:
+        """Add rows: arrays of ``(rows, elements, channels)``; what is not valid counts as absent.
 
         Raises:
-            ValueError: nothing was added.
+            ValueError: another number of channels than before.
         """
-        if self._sums is None or self._products is None or self._origin is None:
-            raise ValueError("a slope needs at least one row")
-        ye, y, e, yy, n = self._sums
+        mask = valid.astype(np.float64)
+        if self._shift is None:  # products of moments would lose what a large mean covers
+            self._shift = np.where(valid, values, 0.0).sum((0, 1)) / np.maximum(mask.sum((0, 1)), 1.0)
+        y = np.where(valid, values - self._shift, 0.0)
+        e = np.where(valid, errors, 0.0)
+        moments = np.stack([mask.sum(1), y.sum(1), np.square(y).sum(1), e.sum(1), (e * y).sum(1)])
+        sums, products = moments.sum(1), np.einsum("irc,jrc->ijc", moments, moments)
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._products = products if self._products is None else self._products + products
+
+    def result(self) -> Slopes | None:
+        """The regression of every channel; None if nothing was added."""
+        if self._sums is None or self._products is None or self._shift is None:
+            return None
+        n, sum_y, sum_yy, sum_e, sum_ey = self._sums
         n = np.maximum(n, 1.0)
-        mean_y, mean_e = y / n, e / n
-        variation = yy - y * mean_y
-        size = np.square(self._origin) * n + yy
-        constant = variation <= _SAME * np.maximum(size, np.finfo(np.float64).tiny)
-        variation = np.where(constant, 1.0, variation)
-        slope = np.where(constant, 0.0, (ye - y * mean_e) / variation)
-        intercept = mean_e - slope * mean_y
-        nil, unit = np.zeros_like(slope), np.ones_like(slope)
-        score = np.stack([unit, mean_y * slope - intercept, -mean_y, -slope, mean_y * intercept])
-        leverage = np.stack([nil, -2 * mean_y, nil, unit, np.square(mean_y)])
-        scores, leverages = (np.einsum("ic,ijc,jc->c", w, self._products, w).clip(0.0) for w in (score, leverage))
-        clusters = np.where(constant, 0.0, np.square(variation) / np.maximum(leverages, np.finfo(np.float64).tiny))
-        room = np.maximum(clusters - 1, 0.0)
-        known = ~constant & (room > 0)
-        enlarged = np.divide(clusters, room, out=np.ones_like(clusters), where=room > 0)
-        error = np.where(known, np.sqrt(scores) / variation * enlarged, np.inf)
-        return Slopes(slope, error, clusters)
+        mean_y, mean_e = sum_y / n, sum_e / n
+        spread = sum_yy - sum_y * mean_y
+        size = sum_yy + 2 * self._shift * sum_y + n * self._shift**2
+        constant = spread <= _CONSTANT * np.maximum(size, _TINY)
+        spread = np.where(constant, np.inf, spread)
+        together = np.where(constant, 0.0, sum_ey - sum_e * mean_y)
+        zero, unit = np.zeros_like(n), np.ones_like(n)
+        scores_squared = _squared(self._products, [mean_y * mean_e, -mean_e, zero, -mean_y, unit])
+        leverages_squared = _squared(self._products, [mean_y**2, -2 * mean_y, unit, zero, zero])
+        return Slopes(
+            slope=together / spread,
+            score=_over(together, np.sqrt(scores_squared)),
+            effective_rows=np.where(constant, 0.0, _over(np.where(constant, 0.0, spread) ** 2, leverages_squared)),
+        )
+
+
+@functools.cache
+def score_quantile(error: float, count: int) -> float:
+    """The score that none of ``count`` channels without a slope exceeds, but with chance ``error``; two-sided.
+
+    Bonferroni's correction: channels of one model are not independent.
+    """
+    return -statistics.NormalDist().inv_cdf(error / (2 * _TAIL_FACTOR * max(count, 1)))
+
+
+def _over(values: Values, size: Values) -> Values:
+    return np.divide(values, size, out=np.zeros_like(size), where=size > 0)
+
+
+def _squared(products: Values, factors: Sequence[Values]) -> Values:
+    """The sum over rows of the square of a combination of their moments."""
+    combined = np.stack(factors)
+    return np.asarray(np.maximum(np.einsum("ic,ijc,jc->c", combined, products, combined), 0.0))

@@ -2,28 +2,54 @@
 
 Over all rows, the difference from float64 is regressed on float64, per channel. Rounding has no slope: honest artifacts
 stayed within 1.4 roundings, a batch norm whose epsilon is 10 % off had 9.8 while its error ratio was an unremarkable
-2.4. A channel fails past the threshold only if its slope is also three times eager's, and stands out of its own noise:
-with a chance of one in ten thousand that any channel of a right artifact does (bench/stats/slope.py).
+2.4. A channel fails past the threshold only if its slope is also three times eager's, and stands out of its own noise
+(``bench/stats/slope.py``); channels that vary in too few rows to tell are not judged.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from bench.parity.answers import Answers
+from bench.parity.cases import Values
 from bench.parity.check import Check, CheckStatus
 from bench.parity.levels.level import Context, PerOutput
 from bench.parity.spec import Thresholds
-from bench.stats.slope import SlopeSums
-from export.arrays import float_limits
+from bench.stats.slope import Slopes, SlopeSums, score_quantile
 
-_LEAST_VALUES = 256
 _MOST_CHANNELS = 4096
 _TIMES_EAGER = 3.0
-_CHANCE = 1e-4
+_FAMILY_ERROR = 1e-4
+"""The chance of refusing an artifact without a slope, over all channels of all its outputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The slopes of one output, in what is asked of them."""
+
+    artifact: Slopes
+    eager: Slopes
+    quantile: float
+    """The score past which a slope stands out."""
+
+    @property
+    def tells(self) -> Values:
+        """Channels that vary in enough rows for a slope to stand out at all."""
+        return np.asarray(self.artifact.effective_rows > self.quantile**2)
+
+    @property
+    def stands_out(self) -> Values:
+        """Channels whose slope is no chance."""
+        return np.asarray(self.tells & (np.abs(self.artifact.score) > self.quantile))
+
+    def too_steep(self, limit: float) -> Values:
+        """Channels whose slope is past the limit, and three times eager's."""
+        size = np.abs(self.artifact.slope)
+        return np.asarray(self.stands_out & (size > limit) & (size > _TIMES_EAGER * np.abs(self.eager.slope)))
 
 
 class SlopeTally:
@@ -33,17 +59,25 @@ class SlopeTally:
         self.name = name
         self._u = 0.0
         self._artifact, self._eager = SlopeSums(), SlopeSums()
+        self._channels_count: int | None = None
+        self._seen: set[bytes] = set()
+        """Digests of rows: those that come again, in other batches or as tokens do, are no new observations."""
 
     def add(self, answers: Answers) -> None:
         """Add one case of rows; elements that cannot be compared count as absent."""
         if answers.case.group != "rows" or not answers.floating or answers.wide.ndim == 0 or not answers.wide.size:
             return
-        self._u = float(float_limits(answers.eager.dtype).eps) / 2
+        self._u = float(np.finfo(answers.eager.dtype).eps) / 2
+        sizes = set(answers.case.sizes.values())
         truth, got, eager, valid = (
-            _by_channel(a) for a in (answers.wide, answers.got, answers.eager, answers.comparable)
+            _by_row(a, sizes) for a in (answers.wide, answers.got, answers.eager, answers.comparable)
         )
-        if truth.shape[-1] > _MOST_CHANNELS:
+        if self._channels_count is None:
+            self._channels_count = truth.shape[2]
+        if truth.shape[2] > _MOST_CHANNELS or truth.shape[2] != self._channels_count:
             return
+        new = self._new(truth)
+        truth, got, eager, valid = truth[new], got[new], eager[new], valid[new]
         y = np.where(valid, truth, 0.0).astype(np.float64)
         for sums, other in ((self._artifact, got), (self._eager, eager)):
             sums.add(y, np.where(valid, other, 0.0).astype(np.float64) - y, valid)
@@ -51,35 +85,33 @@ class SlopeTally:
     @property
     def slope_ulps(self) -> float | None:
         """The steepest slope that stands out of its noise, in roundings; None if there are too few rows to tell."""
-        if self._artifact.count < _LEAST_VALUES:
+        judged = self._judged(1)
+        if judged is None or not judged.tells.any():
             return None
-        slopes = self._artifact.slopes()
-        return float(np.abs(slopes.slope)[slopes.stands_out(_CHANCE)].max(initial=0.0) / self._u)
+        return float(np.abs(judged.artifact.slope)[judged.stands_out].max(initial=0.0) / self._u)
 
-    def checks(self, thresholds: Thresholds) -> list[Check]:
-        """Whether any channel's error grows with its value."""
-        if self._artifact.count < _LEAST_VALUES:
+    def checks(self, thresholds: Thresholds, outputs_count: int = 1) -> list[Check]:
+        """Whether any channel's error grows with its value; all outputs share the chance of a false alarm."""
+        judged = self._judged(outputs_count)
+        if judged is None:
             return []
-        slopes, eager = self._artifact.slopes(), self._eager.slopes()
-        slope, judged = slopes.slope, slopes.can_tell
-        bad = (
-            (np.abs(slope) > thresholds.max_slope_ulps * self._u)
-            & (np.abs(slope) > _TIMES_EAGER * np.abs(eager.slope))
-            & slopes.stands_out(_CHANCE)
-        )
-        steepest = float(np.abs(slope)[judged].max(initial=0.0) / self._u)
+        tells, slope = judged.tells, judged.artifact.slope
+        if not tells.any():
+            message = f"none of {slope.size} channels varies in enough rows to tell a slope"
+            return [self._check("reported", message, 0.0, thresholds)]
+        bad = judged.too_steep(thresholds.max_slope_ulps * self._u)
         if not bad.any():
-            of = (
-                f"{slope.size} channels"
-                if judged.all()
-                else f"{int(judged.sum())} of {slope.size} channels, the others vary in too few rows"
-            )
-            return [self._check("pass", f"steepest slope {steepest:.2f} roundings in {of}", steepest, thresholds)]
+            steepest = float(np.abs(slope)[tells].max() / self._u)
+            count = f"{tells.sum()} of {slope.size}" if not tells.all() else f"{slope.size}"
+            message = f"steepest slope {steepest:.2f} roundings in {count} channels"
+            if not tells.all():
+                message += "; the others vary in too few rows to tell"
+            return [self._check("pass", message, steepest, thresholds)]
         worst = int(np.where(bad, np.abs(slope), 0.0).argmax())
         message = (
-            f"{self.name}: the error of channel {worst} grows with its value by {slope[worst] / self._u:.3g} roundings "
-            f"({slopes.standard_errors()[worst]:.0f} standard errors, in effect {slopes.clusters[worst]:.0f} rows), "
-            f"at most {thresholds.max_slope_ulps:.3g} passes"
+            f"{self.name}: the error of channel {worst} grows with its value by {slope[worst] / self._u:.3g} "
+            f"roundings (a score of {abs(judged.artifact.score[worst]):.1f}, chance reaches {judged.quantile:.1f} in "
+            f"{tells.sum()} judged of {slope.size} channels), at most {thresholds.max_slope_ulps:.3g} passes"
         )
         return [self._check("fail", message, float(abs(slope[worst]) / self._u), thresholds)]
 
@@ -92,6 +124,24 @@ class SlopeTally:
             value=value,
             limit=thresholds.max_slope_ulps,
         )
+
+    def _judged(self, outputs_count: int) -> Judged | None:
+        artifact, eager = self._artifact.result(), self._eager.result()
+        if artifact is None or eager is None or not artifact.slope.size:
+            return None
+        quantile = score_quantile(_FAMILY_ERROR, artifact.slope.size * outputs_count)
+        return Judged(artifact=artifact, eager=eager, quantile=quantile)
+
+    def _new(self, truth: Values) -> Values:
+        """Which rows were not seen before; float64 itself may differ in its last bits in another batch."""
+        with np.errstate(over="ignore"):
+            rows = truth.astype(np.float32)
+        new = np.zeros(len(rows), bool)
+        for index, row in enumerate(rows):
+            digest = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+            new[index] = digest not in self._seen
+            self._seen.add(digest)
+        return new
 
 
 class Systematic(PerOutput[SlopeTally]):
@@ -106,13 +156,18 @@ class Systematic(PerOutput[SlopeTally]):
         """The slopes of every output; none without a float64 answer."""
         if context.has_reference:
             for output in context.outputs:
-                yield from self.of(output).checks(context.limits)
+                yield from self.of(output).checks(context.limits, len(context.outputs))
 
 
-def _by_channel(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """``(rows, elements, channels)``: channels are dimension 1 of an image, else the last; one where there is none."""
-    if values.ndim <= 1:
+def _by_row(values: Values, sizes: set[int]) -> Values:
+    """``(rows, elements, channels)``: channels are dimension 1 of an image, else the last; one where there is none.
+
+    Rows are the first dimension that has one of the call's sizes, else the first.
+    """
+    if values.ndim == 1:
         return values.reshape(-1, 1, 1)
-    axis = 1 if values.ndim >= 4 else values.ndim - 1
-    moved = np.moveaxis(values, axis, -1)
-    return moved.reshape(len(moved), -1, moved.shape[-1])
+    channels = 1 if values.ndim >= 4 else values.ndim - 1
+    axes = [axis for axis in range(values.ndim) if axis != channels]
+    rows = next((axis for axis in axes if values.shape[axis] in sizes), axes[0])
+    moved = np.moveaxis(values, (rows, channels), (0, -1))
+    return moved.reshape(moved.shape[0], -1, moved.shape[-1]) if moved.size else moved.reshape(0, 0, moved.shape[-1])
