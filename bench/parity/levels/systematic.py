@@ -20,6 +20,7 @@ from bench.parity.check import Check, CheckStatus
 from bench.parity.levels.level import Context, PerOutput
 from bench.parity.spec import Thresholds
 from bench.stats.slope import Slopes, SlopeSums, score_quantile
+from export.arrays import float_limits
 
 _MOST_CHANNELS = 4096
 _TIMES_EAGER = 3.0
@@ -65,9 +66,9 @@ class SlopeTally:
 
     def add(self, answers: Answers) -> None:
         """Add one case of rows; elements that cannot be compared count as absent."""
-        if answers.case.group != "rows" or not answers.floating or answers.wide.ndim == 0 or not answers.wide.size:
+        if answers.case.group != "rows" or not answers.floating or answers.wide.ndim == 0:
             return
-        self._u = float(np.finfo(answers.eager.dtype).eps) / 2
+        self._u = float(float_limits(answers.eager.dtype).eps) / 2
         sizes = set(answers.case.sizes.values())
         truth, got, eager, valid = (
             _by_row(a, sizes) for a in (answers.wide, answers.got, answers.eager, answers.comparable)
