@@ -26,6 +26,8 @@ EVIL = (
     "1. x", "===", "> x", "~~x~~", "**x**", "_x_", "[x](http://x)", "![x](y)", "\u2028x\u0085y\x0cz", "\x1b[31m",
     "\u202egnp", "no", "1e3", "",
 )  # fmt: skip
+names = st.from_regex(r"[^\W\d]\w*", fullmatch=True).filter(str.isidentifier)
+"""What a symbol may be called."""
 texts = st.one_of(st.sampled_from(EVIL), st.text(), st.text("|\\`*_<>&#\n-=1. a", max_size=12))
 
 
@@ -133,9 +135,9 @@ def test_the_card_says_what_triton_does_not_serve(card: Card) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(licence=texts.filter(str.strip), symbol=st.text(min_size=1), reason=texts, metric=texts)
-@example(licence="MIT\n---\nevil: true", symbol="n|m", reason="<b>", metric="a\nb")
-@example(licence="1", symbol="1", reason="1", metric="1")
+@given(licence=texts.filter(str.strip), symbol=names, reason=texts, metric=texts)
+@example(licence="MIT\n---\nevil: true", symbol="_n_", reason="<b>", metric="a\nb")
+@example(licence="1", symbol="_1_", reason="1", metric="1")
 def test_the_card_has_the_same_lines_whatever_the_texts_are(
     licence: str, symbol: str, reason: str, metric: str, card: Card
 ) -> None:
