@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from bench.parity.cases import Case, Values
+from bench.parity.choice import Chosen
 
 Scores = Sequence[tuple[Values, Values]]
 """Answers of other outputs: what float64 and what eager gave."""
@@ -16,6 +17,10 @@ Scores = Sequence[tuple[Values, Values]]
 
 def _no_scores() -> Scores:
     return ()
+
+
+def _no_choice() -> Chosen | None:
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,8 @@ class Answers:
     got: Values
     scores: Callable[[], Scores] = _no_scores
     """The floating outputs of the same call, read when asked for: an integer output may be a choice among them."""
+    chosen: Callable[[], Chosen | None] = _no_choice
+    """What of this output hangs on choices that float32 leaves open, read when asked for."""
 
     @property
     def malformed(self) -> str | None:
@@ -48,15 +55,35 @@ class Answers:
 
     @cached_property
     def defined(self) -> Values:
-        """Where float64 and eager float32 agree whether the element is a number, NaN or infinite.
+        """Where float64 and eager float32 agree whether the element is a number, NaN or infinite (on integers: agree).
 
-        Elsewhere the element is undefined in float32: neither right nor wrong.
+        Elsewhere the element is undefined in float32, as where another choice was as good: neither right nor wrong.
         """
         if not self.floating:
-            return np.asarray(self.eager == self.wide)
+            return np.asarray((self.eager == self.wide) & ~self.other_row | self.as_good)
         return np.asarray(
-            (np.isfinite(self.wide) == np.isfinite(self.eager)) & (np.isnan(self.wide) == np.isnan(self.eager))
+            (np.isfinite(self.wide) == np.isfinite(self.eager))
+            & (np.isnan(self.wide) == np.isnan(self.eager))
+            & ~self.other_row
         )
+
+    @cached_property
+    def as_good(self) -> Values:
+        """Where an index is another than float64's, and what it picks is as good, by its score."""
+        if self._open is None or self._open.ranked is None:
+            return np.zeros(self.wide.shape, bool)
+        return np.asarray((self.got != self.wide) & self._open.ranked.as_good(self.wide, self.got))
+
+    @cached_property
+    def other_row(self) -> Values:
+        """Where the artifact, or eager, chose otherwise than float64, and as well: there is nothing to compare."""
+        if self._open is None:
+            return np.zeros(self.wide.shape, bool)
+        return self._open.other_rows(self.wide, self.eager, self.got)
+
+    @cached_property
+    def _open(self) -> Chosen | None:
+        return None if np.array_equal(self.got, self.wide) or not self.wide.size else self.chosen()
 
     @cached_property
     def comparable(self) -> Values:

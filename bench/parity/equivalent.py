@@ -26,6 +26,7 @@ from bench.parity.cases import Case, Tensors
 from bench.parity.levels.error import ErrorTally
 from bench.parity.levels.systematic import SlopeTally
 from bench.parity.oracle import Oracle
+from bench.parity.scores import SCORES, load_chosen
 from bench.parity.spec import ParitySpec, Thresholds
 from bench.parity.store import load_case
 from export.arrays import to_numpy, to_torch
@@ -113,7 +114,12 @@ def equivalent_variants(
             for error, slope in tallies:
                 output = error.name
                 answers = Answers(
-                    output=output, case=cases[index], wide=wide[output], eager=eager[output], got=got[output]
+                    output=output,
+                    case=cases[index],
+                    wide=wide[output],
+                    eager=eager[output],
+                    got=got[output],
+                    chosen=partial(load_chosen, folder / SCORES, index, output),
                 )
                 error.add(answers)
                 slope.add(answers)

@@ -25,6 +25,7 @@ from bench.parity.levels.systematic import Systematic
 from bench.parity.outputs import Outputs
 from bench.parity.reference import EAGER, FLOAT64, Reference
 from bench.parity.report import OutputParity, ParityReport, ParityStatus, TestedSizes
+from bench.parity.scores import SCORES, load_chosen
 from bench.parity.spec import ParitySpec
 from bench.parity.store import load_case
 from export import registry
@@ -149,7 +150,15 @@ class _Judgement:
         places = (self._standard.folder / FLOAT64, self._standard.folder / EAGER, self._answered.folder)
         wide, eager, got = (load_case(place, index, (name,))[name] for place in places)
         case = self._standard.reference.cases[index]
-        return Answers(output=name, case=case, wide=wide, eager=eager, got=got, scores=lambda: self._scores(index))
+        return Answers(
+            output=name,
+            case=case,
+            wide=wide,
+            eager=eager,
+            got=got,
+            scores=lambda: self._scores(index),
+            chosen=lambda: load_chosen(self._standard.folder / SCORES, index, name),
+        )
 
     def _scores(self, index: int) -> Scores:
         """The floating outputs of a call, as the model answered them."""

@@ -13,6 +13,7 @@ import numpy as np
 from bench.parity.cases import Case, Pool, Tensors, plan
 from bench.parity.equivalent import EquivalentVariant, equivalent_variants
 from bench.parity.oracle import Oracle
+from bench.parity.scores import SCORES, keep_scores
 from bench.parity.spec import ParitySpec
 from bench.parity.store import save_case
 from export.artifact import verified_program
@@ -87,6 +88,8 @@ def reference(job: ReferenceJob) -> None:
     for name in (INPUTS, FLOAT64, EAGER):
         (folder / name).mkdir()
     kept, left_out = _answer_all(oracle, pool, plan(pool, job.spec), job.spec, folder)
+    if (why := keep_scores(oracle, folder / INPUTS, folder / SCORES, len(kept))) is not None:
+        left_out["scores of choices"] = why
     variants = (
         () if oracle.failure or oracle.has_moved else equivalent_variants(oracle, folder, kept, job.spec, job.seed)
     )
