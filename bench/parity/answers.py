@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from bench.parity.cases import Case, Values
+from bench.parity.choice import Chosen
 from export.arrays import float_limits, is_floating
 
 Scores = Sequence[tuple[Values, Values]]
@@ -17,6 +18,10 @@ Scores = Sequence[tuple[Values, Values]]
 
 def _no_scores() -> Scores:
     return ()
+
+
+def _no_choice() -> Chosen | None:
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,8 @@ class Answers:
     """The floating outputs of the same call, read when asked for: an integer output may be a choice among them."""
     spread: Spread | None = None
     """What equivalents of the model answer to this very case; None where they were not asked."""
+    chosen: Callable[[], Chosen | None] = _no_choice
+    """What of this output hangs on choices that float32 leaves open, read when asked for."""
 
     @property
     def malformed(self) -> str | None:
@@ -62,15 +69,34 @@ class Answers:
 
     @cached_property
     def defined(self) -> Values:
-        """Where float64 and eager float32 agree whether the element is a number, NaN or infinite.
+        """Where float64 and eager float32 agree whether the element is a number, NaN or infinite (on integers: agree).
 
-        Elsewhere the element is undefined in float32: neither right nor wrong.
+        Elsewhere the element is undefined in float32, as where another choice was as good: neither right nor wrong.
         """
         agreed = True if self.spread is None else np.isfinite(self.spread.peak)
         if not self.floating:
-            return np.asarray((self.eager == self.wide) & agreed)
+            return np.asarray((self.eager == self.wide) & ~self.other_row & agreed | self.as_good)
         finite = np.isfinite(self.wide) == np.isfinite(self.eager)
-        return np.asarray(finite & (np.isnan(self.wide) == np.isnan(self.eager)) & agreed)
+        same = np.isnan(self.wide) == np.isnan(self.eager)
+        return np.asarray(finite & same & ~self.other_row & agreed)
+
+    @cached_property
+    def as_good(self) -> Values:
+        """Where an index is another than float64's, and what it picks is as good, by its score."""
+        if self._open is None or self._open.ranked is None:
+            return np.zeros(self.wide.shape, bool)
+        return np.asarray((self.got != self.wide) & self._open.ranked.as_good(self.wide, self.got))
+
+    @cached_property
+    def other_row(self) -> Values:
+        """Where the artifact, or eager, chose otherwise than float64, and as well: there is nothing to compare."""
+        if self._open is None:
+            return np.zeros(self.wide.shape, bool)
+        return self._open.other_rows(self.wide, self.eager, self.got)
+
+    @cached_property
+    def _open(self) -> Chosen | None:
+        return None if np.array_equal(self.got, self.wide) or not self.wide.size else self.chosen()
 
     @cached_property
     def comparable(self) -> Values:

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,6 +19,7 @@ from bench.parity.levels.structure import StructureTally
 from bench.parity.levels.systematic import SlopeTally
 from bench.parity.oracle import Oracle
 from bench.parity.reference import EAGER, FLOAT64, INPUTS
+from bench.parity.scores import SCORES, load_chosen
 from bench.parity.spec import ParitySpec, Thresholds
 from bench.parity.store import load_case
 from export.artifact import verified_program
@@ -144,7 +146,14 @@ def _fails(
         got = oracle.eager(load_case(folder / INPUTS, index, [spec.name for spec in oracle.signature.inputs]), module)
         wide, eager = (load_case(folder / kind, index, names) for kind in (FLOAT64, EAGER))
         for name, triple in zip(names, tallies, strict=True):
-            answers = Answers(output=name, case=cases[index], wide=wide[name], eager=eager[name], got=got[name])
+            answers = Answers(
+                output=name,
+                case=cases[index],
+                wide=wide[name],
+                eager=eager[name],
+                got=got[name],
+                chosen=partial(load_chosen, folder / SCORES, index, name),
+            )
             for tally in triple:
                 tally.add(answers)
     checks = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.parity.answers import Answers
@@ -17,6 +18,7 @@ from bench.parity.cases import Case, Tensors
 from bench.parity.levels.error import ErrorTally
 from bench.parity.levels.systematic import SlopeTally
 from bench.parity.oracle import Oracle
+from bench.parity.scores import SCORES, load_chosen
 from bench.parity.spec import ParitySpec, Thresholds
 from bench.parity.store import load_case
 from bench.parity.variants import usual
@@ -108,7 +110,10 @@ def _add(tallies: Sequence[tuple[ErrorTally, SlopeTally]], folder: Path, index: 
     wide, eager = (load_case(folder / place, index, outputs) for place in ("float64", "eager"))
     for error, slope in tallies:
         output = error.name
-        answers = Answers(output=output, case=case, wide=wide[output], eager=eager[output], got=got[output])
+        chosen = partial(load_chosen, folder / SCORES, index, output)
+        answers = Answers(
+            output=output, case=case, wide=wide[output], eager=eager[output], got=got[output], chosen=chosen
+        )
         if answers.malformed is None:
             error.add(answers)
             slope.add(answers)

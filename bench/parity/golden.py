@@ -6,13 +6,15 @@ Whoever has them can judge an artifact anywhere, without the model, torch or thi
 
 where ``expected`` is the float64 answer and ``allowed`` what the parity check would let pass: the largest honest error
 times the threshold on its ratio. It is infinite where float32 has no answer (float64 and eager do not agree whether the
-element is a number), and 0 where nothing may differ: integers, booleans, NaN and infinities.
+element is a number, or another choice would be as good), and 0 where nothing may differ: integers, booleans, NaN and
+infinities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from bench.parity.levels.error import ErrorTally
 from bench.parity.levels.fidelity import REAL_ROWS
 from bench.parity.levels.undetermined import CaseSpread
 from bench.parity.reference import EAGER, FLOAT64, INPUTS, Reference
+from bench.parity.scores import SCORES, load_chosen
 from bench.parity.spec import Thresholds
 from bench.parity.store import case_file, load_case
 from export.arrays import float_limits
@@ -97,7 +100,8 @@ def golden(
 def _answers(folder: Path, index: int, case: Case, name: str) -> Answers:
     """Eager stands in for the artifact: what is allowed depends on the model alone."""
     wide, eager = (load_case(folder / kind, index, (name,))[name] for kind in (FLOAT64, EAGER))
-    return Answers(output=name, case=case, wide=wide, eager=eager, got=eager)
+    chosen = partial(load_chosen, folder / SCORES, index, name)
+    return Answers(output=name, case=case, wide=wide, eager=eager, got=eager, chosen=chosen)
 
 
 def _guessed(answers: Answers) -> float:
@@ -110,7 +114,9 @@ def _guessed(answers: Answers) -> float:
 def _allowed(answers: Answers, most: float) -> Values:
     numbers = np.isfinite(answers.wide) if answers.floating else np.zeros(answers.wide.shape, bool)
     allowed = np.where(numbers, most, 0.0)
-    return np.where(answers.defined, allowed, np.inf).astype(np.float32)
+    chosen = answers.chosen()
+    open_to_choice = np.zeros(answers.wide.shape, bool) if chosen is None else chosen.open(answers.wide)
+    return np.where(answers.defined & ~open_to_choice, allowed, np.inf).astype(np.float32)
 
 
 def _chosen(reference: Reference, folder: Path, left_out: Set[tuple[str, str]]) -> list[int]:

@@ -26,6 +26,7 @@ from bench.parity.levels.undetermined import CaseSpread
 from bench.parity.outputs import Outputs
 from bench.parity.reference import EAGER, FLOAT64, Reference
 from bench.parity.report import OutputParity, ParityReport, ParityStatus, TestedSizes
+from bench.parity.scores import SCORES, load_chosen
 from bench.parity.spec import ParitySpec
 from bench.parity.spread import load_spread
 from bench.parity.store import load_case
@@ -164,7 +165,14 @@ class _Judgement:
         if self._answered.spread_folder is not None and index in self._answered.spreads:
             spread = load_spread(self._answered.spread_folder, index, name)
         return Answers(
-            output=name, case=case, wide=wide, eager=eager, got=got, scores=lambda: self._scores(index), spread=spread
+            output=name,
+            case=case,
+            wide=wide,
+            eager=eager,
+            got=got,
+            scores=lambda: self._scores(index),
+            spread=spread,
+            chosen=lambda: load_chosen(self._standard.folder / SCORES, index, name),
         )
 
     def _scores(self, index: int) -> Scores:

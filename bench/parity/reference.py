@@ -12,6 +12,7 @@ from bench.parity.cases import Case, Pool, Tensors, plan
 from bench.parity.equivalent import EquivalentVariant, equivalent_variants
 from bench.parity.oracle import Oracle
 from bench.parity.remarks import ROWS_TOGETHER, effects, rows_are_own
+from bench.parity.scores import SCORES, keep_scores
 from bench.parity.spec import ParitySpec
 from bench.parity.store import load_case, save_case
 from export.artifact import verified_program
@@ -91,6 +92,8 @@ def reference(job: ReferenceJob) -> None:
     cases = plan(pool, job.spec)
     remarks = effects(oracle, pool.inputs(cases[0]))
     kept, left_out = _answer_all(oracle, pool, cases, job.spec, folder)
+    if (why := keep_scores(oracle, folder / INPUTS, folder / SCORES, len(kept))) is not None:
+        left_out["scores of choices"] = why
     variants: tuple[EquivalentVariant, ...] = ()
     own_rows = True
     if not oracle.failure and not oracle.has_moved:

@@ -55,7 +55,7 @@ class StructureTally:
         if unequal_count:
             self._unequal.append((case, _unequal(answers, unequal_count)))
         self._unequal_count += unequal_count
-        self._unequal_in_eager_count += int((~answers.defined).sum())
+        self._unequal_in_eager_count += int((answers.eager != answers.wide).sum())
 
     def checks(self) -> list[Check]:
         """Whether it is as declared, in every case."""
@@ -107,7 +107,7 @@ def unequal_elements(answers: Answers) -> int:
     """How many elements of an integer or boolean output differ, choices between equals left out."""
     if np.array_equal(answers.got, answers.wide):
         return 0
-    judged = answers.defined & ~explained_choices(answers.wide, answers.got, answers.scores())
+    judged = answers.defined & ~answers.as_good & ~explained_choices(answers.wide, answers.got, answers.scores())
     return int((answers.got != answers.wide)[judged].sum())
 
 
