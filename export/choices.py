@@ -33,7 +33,9 @@ class Choice:
     """The dimension that indices go along; None: through all elements."""
     largest: bool
     several: bool
-    """Whether different candidates are picked in an order, by rank; else one."""
+    """Whether different candidates are picked; else one."""
+    ordered: bool
+    """Whether they come by rank; else in any order."""
     stable: bool
     """Whether equals are promised to stay in their order."""
     index: str
@@ -92,18 +94,17 @@ def _choice(node: torch.fx.Node, index: torch.fx.Node, outputs: list[Any]) -> Ch
         reached[later] = None
         if _kind(later) in _MOVING and taken == list(later.args[:1]) and taken[0] in places and not _floating(later):
             places[later] = None
-    # Where any order will do (``sorted=False``), rank by rank nothing can be said: what comes of it is dependent.
-    ranked = places if arguments.get("sorted", True) else {}
     return Choice(
         scores=arguments["self"].name,
         dim=arguments["dim"],
         largest=bool(arguments.get("largest", arguments.get("descending", kind not in _LEAST))),
         several=kind in _ALL,
+        ordered=bool(arguments.get("sorted", True)),
         stable=bool(arguments.get("stable")),
         index=index.name,
         places=tuple(place.name for place in places if place is not index),
-        indices=tuple((number, output.name) for number, output in enumerate(outputs) if output in ranked),
-        dependent=tuple(number for number, output in enumerate(outputs) if output in reached and output not in ranked),
+        indices=tuple((number, output.name) for number, output in enumerate(outputs) if output in places),
+        dependent=tuple(number for number, output in enumerate(outputs) if output in reached and output not in places),
     )
 
 

@@ -31,15 +31,14 @@ class Ranked:
     """Scores that differ by no more are equal, as far as float32 can tell."""
     several: bool
     """Whether indices into one list differ from each other."""
+    ordered: bool = True
+    """Whether they come by rank; else all that are picked from a list count together."""
 
     def as_good(self, wide: Values, got: Values) -> Values:
         """Where an index picks a score as good as that which float64 picks."""
         inside = (got >= 0) & (got < self.scores.shape[1])
         picks = np.where(inside, got, 0).astype(np.int64)
-        right = self._picked(wide)
-        with np.errstate(invalid="ignore"):  # two candidates that are masked with -Inf are equal
-            gap = np.where(self._picked(picks) == right, 0.0, np.abs(self._picked(picks) - right))
-        good = inside & (gap <= self.tolerance)
+        good = inside & (self._near(picks, wide) if self.ordered else self._near_together(picks, wide))
         return np.asarray(good & ~(self._repeated(picks) & ~self._repeated(wide))) if self.several else good
 
     def open(self, wide: Values) -> Values:
@@ -52,6 +51,22 @@ class Ranked:
             for row, score in places
         ]
         return np.asarray(counts).reshape(wide.shape) > 1
+
+    def _near(self, picks: Values, wide: Values) -> Values:
+        """Where the scores of two indices are equal as far as float32 can tell."""
+        return self._equal(self._picked(picks), self._picked(wide))
+
+    def _near_together(self, picks: Values, wide: Values) -> Values:
+        """The same of lists whose picks are put in order first: all of a list, or none."""
+        lists = self.lists.ravel()
+        scores = (self._picked(index).ravel() for index in (picks, wide))
+        first, second = (values[np.lexsort((values, lists))] for values in scores)
+        wrong = np.sort(lists)[~self._equal(first, second)]
+        return ~np.isin(self.lists, wrong)
+
+    def _equal(self, first: Values, second: Values) -> Values:
+        with np.errstate(invalid="ignore"):  # two candidates that are masked with -Inf are equal
+            return np.asarray((first == second) | (np.abs(first - second) <= self.tolerance))
 
     def _picked(self, index: Values) -> Values:
         return np.asarray(self.scores[self.lists, index.astype(np.int64)])

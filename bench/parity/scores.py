@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from bench.parity.cases import Values
 from bench.parity.choice import ERRORS, Chosen, Ranked
 from bench.parity.store import case_file, load_case, save_case
-from export.arrays import float_limits, is_floating, to_numpy, to_torch
+from export.arrays import to_numpy, to_torch
 from export.choices import Choice, choices, moved
 from export.float64 import Float64Program, Unguarded, to_float64
 from export.program import load_exported, on_device
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SCORES = "scores"
 _MOST_SCORES = 1 << 24
 """Calls with more scores keep none: indices are then held to float64's own."""
-_NAMES = ("scores", "lists", "tolerance", "several", "open")
+_NAMES = ("scores", "lists", "tolerance", "several", "ordered", "open")
 
 
 def keep_scores(oracle: Oracle, inputs: Path, scores: Path, count: int) -> str | None:
@@ -72,8 +72,13 @@ def load_chosen(scores: Path, index: int, output: str) -> Chosen | None:
         return None
     ranked = None
     if "scores" in named:
-        tolerance, several = float(named["tolerance"][0]), bool(named["several"][0])
-        ranked = Ranked(scores=named["scores"], lists=named["lists"], tolerance=tolerance, several=several)
+        ranked = Ranked(
+            scores=named["scores"],
+            lists=named["lists"],
+            tolerance=float(named["tolerance"][0]),
+            several=bool(named["several"][0]),
+            ordered=bool(named["ordered"][0]),
+        )
     return Chosen(ranked=ranked, open_rows=named.get("open"))
 
 
@@ -123,13 +128,14 @@ class _Kept:
         error = _largest_error(scores, of_eager)
         if choice.stable and error == 0.0:
             return  # the order of equals is promised, and float32 knows which are
-        rounding = float(float_limits(of_eager.dtype).eps) if is_floating(of_eager.dtype) else 0.0
+        rounding = torch.finfo(eager.dtype).eps if eager.is_floating_point() else 0.0
         tolerance = ERRORS * max(error, rounding * float(np.abs(scores[np.isfinite(scores)]).max(initial=0.0)))
         for number, place in choice.indices:
             self._put(number, "scores", scores)
             self._put(number, "lists", lists[place].numpy().astype(np.int32))
             self._put(number, "tolerance", np.array([tolerance]))
             self._put(number, "several", np.array([choice.several]))
+            self._put(number, "ordered", np.array([choice.ordered]))
         picks_count = lists[choice.index].numel() // len(scores)
         open_lists = _open_lists(scores if choice.largest else -scores, picks_count, tolerance)
         for number in choice.dependent:
@@ -154,19 +160,21 @@ def _numbered(scores: torch.Tensor, dim: int | None, index: torch.Tensor) -> tor
 
 
 def _listed(scores: torch.Tensor, dim: int | None) -> Values:
-    """``(lists, candidates)``."""
-    flat = scores.reshape(1, -1) if dim is None or not scores.dim() else scores.movedim(dim, -1).flatten(0, -2)
-    return to_numpy(flat.reshape(-1, flat.shape[-1]))
+    """``(lists, candidates)``, in float64, which NumPy has of every dtype."""
+    if dim is None or not scores.dim():
+        return to_numpy(scores.reshape(1, -1).double())
+    last = scores.movedim(dim, -1)
+    return to_numpy(last.reshape(-1, last.shape[-1]).double())
 
 
 def _largest_error(wide: Values, eager: Values) -> float:
     both = np.isfinite(wide) & np.isfinite(eager)
-    return float(np.abs(eager[both].astype(np.float64) - wide[both]).max(initial=0.0))
+    return float(np.abs(eager[both] - wide[both]).max(initial=0.0))
 
 
 def _open_lists(scores: Values, picks_count: int, tolerance: float) -> Values:
     """Lists whose first picks, the largest, could as well be others or in another order."""
-    first = -np.sort(-scores.astype(np.float64), axis=1)[:, : picks_count + 1]
+    first = -np.sort(-scores, axis=1)[:, : picks_count + 1]
     with np.errstate(invalid="ignore"):
         near = (first[:, :-1] == first[:, 1:]) | (first[:, :-1] - first[:, 1:] <= tolerance)
     return np.asarray(near.any(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,20 @@ def test_an_index_is_as_good_as_its_score() -> None:
     assert scores.open(np.array([[0, 3]])).tolist() == [[True, False]]
     exact = ranked([[3.0, 3.0 - 1e-7, 1.0]], 0.0)
     assert exact.as_good(np.array([[0, 1]]), np.array([[1, 0]])).tolist() == [[False, False]]
+
+
+def test_where_any_order_will_do_all_picks_of_a_list_count_together() -> None:
+    scores = [[3.0, 2.0, 2.0, 1.0], [5.0, 4.0, 0.0, 0.0]]
+    wide = np.array([[0, 1], [0, 1]])
+    unordered = replace(ranked(scores, 0.0), ordered=False)
+    for got, good in (
+        ([[1, 0], [0, 1]], [[True, True], [True, True]]),
+        ([[2, 0], [1, 0]], [[True, True], [True, True]]),
+        ([[3, 0], [1, 0]], [[False, False], [True, True]]),
+        ([[0, 0], [1, 1]], [[False, False], [False, False]]),
+    ):
+        assert unordered.as_good(wide, np.array(got)).tolist() == good
+    assert not ranked(scores, 0.0).as_good(wide, np.array([[1, 0], [0, 1]]))[0].any()
 
 
 def structure(got: Values, wide: Values, chosen: Chosen | None) -> StructureTally:

@@ -43,7 +43,7 @@ class Order(nn.Module):
 @pytest.mark.parametrize(("descending", "stable"), [(True, False), (False, True)])
 def test_order_and_stability_are_the_operators_own(descending: bool, stable: bool) -> None:
     (choice,) = choices_of(Order(descending, stable), torch.randn(4, 2))
-    assert (choice.largest, choice.stable, choice.dim) == (descending, stable, 0)
+    assert (choice.largest, choice.stable, choice.dim, choice.ordered) == (descending, stable, 0, True)
 
 
 def test_a_model_that_does_not_choose_has_none() -> None:
@@ -55,6 +55,6 @@ class Unsorted(nn.Module):
         return x.topk(2, sorted=False).indices
 
 
-def test_where_any_order_will_do_no_rank_is_judged() -> None:
+def test_that_any_order_will_do_is_the_operators_own() -> None:
     (choice,) = choices_of(Unsorted(), torch.randn(2, 4))
-    assert (choice.indices, choice.dependent) == ((), (0,))
+    assert ([number for number, _ in choice.indices], choice.ordered) == ([0], False)
