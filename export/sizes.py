@@ -63,6 +63,8 @@ def symbols_of(dim: int | str) -> set[str]:
     """The symbols that a dimension depends on."""
     if isinstance(dim, int) or dim == UNKNOWN:
         return set()
+    if dim.isidentifier():  # as it is spelled: Python's own parser would make other letters of some
+        return {dim}
     names = {node.id for node in ast.walk(_parsed(dim)) if isinstance(node, ast.Name)}
     return names - _FUNCTIONS.keys()
 

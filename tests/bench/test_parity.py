@@ -69,6 +69,7 @@ def test_compiled_artifacts_show_their_weights(backend: str, expected: str, runs
     assert (weights.status, weights.message[: len(expected)]) == ("pass", expected)
 
 
+@pytest.mark.slow
 def test_a_weight_compiled_into_code_is_probed(runs: ModelRuns, tmp_path: Path) -> None:
     """One bias of five is off by a hundred thousandth, and no file shows it: Inductor wrote it into its code."""
     folder = runs("ConvNorm").build("aotinductor", tmp_path / "off", _source("bias_slightly_off"))

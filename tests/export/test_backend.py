@@ -136,6 +136,7 @@ def test_strided_inputs_are_read_by_value(runner: Runner) -> None:
         assert np.array_equal(runner({"x": view})["probability"], expected)
 
 
+@pytest.mark.slow
 def test_compiled_code_misreads_what_the_driver_refuses(build_model: Builder) -> None:
     """The twin of the two tests above: with the driver out of the way a package answers wrong inputs, and wrongly."""
     from export.backends import aotinductor

@@ -34,7 +34,7 @@ def test_the_fault_is_caught_by_the_right_level_and_located(kind: Kind, runs: Mo
         assert is_right(location, planted.module), (planted.module, location)
 
 
-@pytest.mark.parametrize("model", ["Cnn", "Encoder", "Pair"])
+@pytest.mark.parametrize("model", ["Cnn", pytest.param("Encoder", marks=pytest.mark.slow), "Pair"])
 def test_right_artifacts_raise_no_alarm(model: str, tmp_path: Path) -> None:
     """Eager, TorchScript, exported and ONNX at every optimisation level, with one thread and two."""
     found = next(found for name, _, found in variants(SEEDS[:1], ()) if name == model)

@@ -41,6 +41,7 @@ def _epoch(run: Path) -> int:
     return int(json.loads(states[0].read_bytes())["fields"]["epoch"]) if states else 0
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_every_stage_is_picked_up_and_ends_as_if_never_killed(finished: Path, tmp_path: Path) -> None:
     for name in ("cheap.py", "net.py"):
         shutil.copy(finished / name, tmp_path / name)
@@ -64,7 +65,13 @@ def test_a_run_killed_at_every_stage_is_picked_up_and_ends_as_if_never_killed(fi
         assert (run / name).read_bytes() == (latest(finished) / name).read_bytes()
 
 
-@pytest.mark.parametrize("whole_group", [True, False], ids=["as the terminal does", "the parent alone"])
+@pytest.mark.parametrize(
+    "whole_group",
+    [
+        pytest.param(True, id="as the terminal does"),
+        pytest.param(False, id="the parent alone", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_keeps_what_is_done_and_leaves_no_child(whole_group: bool, mine: Path) -> None:
     base = mine / "artifacts" / "cheap"
     group = subprocess.Popen(

@@ -41,6 +41,7 @@ def test_a_right_artifact_has_nothing_to_locate(own: Path) -> None:
     assert done.stdout.strip() == "onnx: parity pass"
 
 
+@pytest.mark.slow
 def test_the_wrong_artifacts_line_of_code_is_named(own: Path) -> None:
     folder = (own / "seed" / "latest").resolve() / "artifacts" / "onnx"
     model = onnx.load(folder / "model.onnx")
@@ -80,6 +81,7 @@ def test_the_range_audit_passes_a_small_model(own: Path) -> None:
     assert "values leave the range of float16" in done.stdout
 
 
+@pytest.mark.slow
 def test_calibration_prints_what_would_be_seen_and_judges_from_then_on(own: Path) -> None:
     done = command("calibrate", *BUILT, "--out", own)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -62,6 +62,7 @@ def test_a_parity_report_that_contradicts_its_findings_is_refused_and_made_anew(
         read(ParityReport, path)
 
 
+@pytest.mark.slow
 def test_a_damaged_run_is_made_anew(mine: Path) -> None:
     """All kinds of record at once; what a run leaves is then what it was."""
     run = RunFolder(latest(mine))

@@ -119,7 +119,8 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return (out / "seed" / "latest").resolve()
 
 
-@pytest.mark.parametrize("standard", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["standard", "others"])
+@pytest.mark.slow
+@pytest.mark.parametrize("standard", [True, False], ids=["standard", "others"])
 def test_every_source_free_backend_is_bundled_checked_and_served(
     standard: bool, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def _changes_count(built: Path, serving: Path, base: Path) -> int:
     return int((base / "count").read_text())
 
 
+@pytest.mark.slow
 def test_killed_at_each_step_the_old_version_serves_and_the_next_try_ships(built: Path, tmp_path: Path) -> None:
     """The last steps are the renames; before them everything happens in a hidden folder."""
     serving = tmp_path / "serving"
@@ -316,7 +318,8 @@ def test_without_the_extra_signing_names_it(built: Path, tmp_path: Path) -> None
 # --- lowered ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", ["1.17.3", pytest.param("1.15.1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["1.17.3", "1.15.1"])
 def test_a_bundle_for_an_older_runtime_is_lowered_and_accepted_in_it(version: str, built: Path, tmp_path: Path) -> None:
     done = ship(built, "--to", tmp_path / "serving", "--target-ort", version)
     if "cannot be installed here" in done.stderr:

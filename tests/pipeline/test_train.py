@@ -156,7 +156,7 @@ _TRAIN = (
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_an_interrupted_training_ends_with_the_same_bits(
     number: signal.Signals, uninterrupted: Path, tmp_path: Path
 ) -> None:
