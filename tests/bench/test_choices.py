@@ -102,14 +102,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ModelRun]:
     return run
 
 
-@pytest.mark.parametrize("model", ["rank", "boxes"])
+@pytest.mark.parametrize("model", ["rank", pytest.param("boxes", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", ["exported", "onnx"])
 def test_any_order_among_equals_passes(model: str, backend: str, runs: Callable[[str], ModelRun]) -> None:
     report = runs(model).judge(right(runs(model), backend))
     assert (report.status, report.reasons) == ("pass", ())
 
 
-@pytest.mark.parametrize("model", ["rank", "boxes"])
+@pytest.mark.parametrize("model", ["rank", pytest.param("boxes", marks=pytest.mark.slow)])
 def test_without_the_scores_the_same_artifact_is_refused(
     model: str, runs: Callable[[str], ModelRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_inductor_compiles_every_beginning_right(runs: ModelRuns) -> None:
     assert compiled_fault(exported, trace, list(inputs.values())) is None
 
 
+@pytest.mark.slow
 def test_a_wrong_weight_in_compiled_code_leads_to_its_operator(runs: ModelRuns, tmp_path: Path) -> None:
     run = runs("Mlp")
     folder = run.build("aotinductor", tmp_path / "off", models.source("Mlp", fault="one weight x 1.001"))

@@ -160,6 +160,7 @@ def test_the_witness_names_the_device_and_no_fallback(runner: Runner) -> None:
     assert (witness.device, witness.fallback) == ("cpu", None)
 
 
+@pytest.mark.slow
 def test_compile_brought_everything_that_it_compiled(built: Path) -> None:
     """In a fresh process: no object is built, no graph is compiled, at any size."""
     code = (

@@ -82,6 +82,7 @@ def test_a_bench_setting_measures_anew_and_repeats_nothing_else(mine: Path) -> N
     assert len([path for path in (mine / "artifacts" / "cheap").iterdir() if not path.is_symlink()]) == 2
 
 
+@pytest.mark.slow
 def test_an_edited_helper_rebuilds_everything(mine: Path) -> None:
     before = latest(mine)
     (mine / "net.py").write_text(NET.replace("torch.tanh", "torch.sin"))
@@ -176,6 +177,7 @@ def test_a_model_that_cannot_be_traced_still_gets_its_torchscript(mine: Path) ->
     assert "cannot be traced by torch.export" in rows["exported"].reasons[0]
 
 
+@pytest.mark.slow
 def test_a_tracer_that_crashes_costs_its_rows_and_not_the_run(mine: Path) -> None:
     """The forward() kills the process, but only under the tracer."""
     deadly = "(torch.tanh(self.fc(x)) if not torch.compiler.is_exporting() else __import__('os').abort())"

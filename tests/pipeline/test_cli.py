@@ -133,9 +133,10 @@ def test_a_recipe_that_contradicts_itself_is_refused_before_anything_is_made(
 
 @pytest.mark.parametrize(
     "backends",
-    [pytest.param((), marks=pytest.mark.slow), ("--backends", "eager", "torchscript", "onnx")],
+    [(), ("--backends", "eager", "torchscript", "onnx")],
     ids=["in a build", "in a child's answer"],
 )
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(backends: tuple[str, ...], small_disk: Path) -> None:
     done = pipeline("seed", "--out", small_disk, *backends)
     assert done.returncode == 2, done.stdout + done.stderr

@@ -143,6 +143,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_training_twice_gives_the_same_bits_and_another_seed_others(uninterrupted: Path, tmp_path: Path) -> None:
     run(recipe(), tmp_path / "again")
     assert same_bits(weights(tmp_path / "again"), weights(uninterrupted))
@@ -186,7 +187,7 @@ class _CutOffError(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
+@pytest.mark.parametrize("name", ["state.json", pytest.param("state.safetensors", marks=pytest.mark.slow)])
 def test_one_flipped_bit_in_a_saved_state_begins_the_training_anew(
     name: str, uninterrupted: Path, tmp_path: Path
 ) -> None:
