@@ -164,9 +164,9 @@ def _without_omitted(value: object) -> Any:
         return {field.name: _without_omitted(getattr(value, field.name)) for field in kept}
     if isinstance(value, dict):
         return {key: _without_omitted(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and value and not isinstance(value[0], int | float | str):
         return [_without_omitted(item) for item in value]
-    return value
+    return value  # numbers and texts hold no fields: the samples of a measurement are not walked one by one
 
 
 def _number(text: str) -> int | float:

@@ -73,7 +73,8 @@ def test_the_wrong_artifacts_line_of_code_is_named(own: Path) -> None:
 def test_an_unknown_artifact_is_named_with_those_there_are(own: Path) -> None:
     done = command("locate", "seed", "tensorrt", "--out", own)
     assert done.returncode == 2
-    assert "has no artifact 'tensorrt', it has " in done.stderr
+    there = ", ".join(sorted(path.name for path in (own / "seed" / "latest" / "artifacts").iterdir()))
+    assert f"has no artifact 'tensorrt', it has {there}" in done.stderr
 
 
 def test_the_range_audit_passes_a_small_model(own: Path) -> None:
