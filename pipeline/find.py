@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import importlib
 import importlib.util
 import sys
@@ -189,8 +190,13 @@ def _is_users(name: str) -> bool:
     path = _source_file(name)
     if path is None:
         return False
-    installed = [Path(folder).resolve() for folder in {*sysconfig.get_paths().values()}]
-    return name.startswith("pipeline.recipes.") or not any(path.is_relative_to(folder) for folder in installed)
+    return name.startswith("pipeline.recipes.") or not any(path.is_relative_to(folder) for folder in _installed())
+
+
+@functools.cache
+def _installed() -> tuple[Path, ...]:
+    """Where packages that are no part of a recipe lie; asked of every module that a recipe's text leads to."""
+    return tuple(Path(folder).resolve() for folder in {*sysconfig.get_paths().values()})
 
 
 def _source_file(name: str) -> Path | None:

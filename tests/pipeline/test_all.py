@@ -55,7 +55,7 @@ def read_key(run: Path) -> str:
 
 def test_a_rerun_repeats_nothing_and_is_quick(built: Path) -> None:
     before = content(built)
-    with within_cpu_s(6):
+    with within_cpu_s(4):
         done = pipeline(*BUILT, "--out", built.parents[1])
     assert done.returncode == 0
     for stage in ("train    reused", "capture  reused", "measure  measured "):
