@@ -253,7 +253,7 @@ def _race(workspace: Workspace, seed: int, processes_count: int) -> Mapping[str,
     sampled: list[list[list[float]]] = []
     for process in range(processes_count):
         job = RaceJob(spins_s=spins_s, seed=seed * processes_count + process)
-        end = workspace.run(race, job, "race")
+        end = workspace.run(race, job, "race", fresh=True)
         if isinstance(end, Failed):
             raise RuntimeError(f"a race {end.summary}")
         sampled.append(end.result)

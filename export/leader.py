@@ -92,7 +92,7 @@ class Member:
 
     def _reap(self) -> None:
         """Take note of what ended: the member, and what became the leader's own."""
-        for pid, status in _ended():
+        for pid, status in ended():
             if pid == self.pid:
                 self._status = status
 
@@ -126,7 +126,7 @@ def end_all() -> None:
         for process in below:
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process.kill()
-        list(_ended())
+        list(ended())
         if not below:
             return
         time.sleep(0.002)
@@ -144,7 +144,7 @@ def _leave_like(code: int) -> NoReturn:
     os._exit(code if code >= 0 else 128 - code)
 
 
-def _ended() -> Iterator[tuple[int, int]]:
+def ended() -> Iterator[tuple[int, int]]:
     """The children that have ended, each with its status."""
     with contextlib.suppress(ChildProcessError):
         while True:

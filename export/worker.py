@@ -25,6 +25,7 @@ import psutil
 
 from export.device import CHILD_ENVIRONMENT
 from export.files import write_atomically
+from export.forked import Forked, fork_server
 from export.record import Record, from_json, to_json, write
 from export.task import J, R, Task
 
@@ -120,11 +121,20 @@ class Workspace:
     import_path: tuple[str, ...] = ()
 
     def run(
-        self, task: Task[J, R], job: J, name: str, *, source_free: bool = False, poll_s: float = _POLL_S
+        self,
+        task: Task[J, R],
+        job: J,
+        name: str,
+        *,
+        source_free: bool = False,
+        fresh: bool = False,
+        poll_s: float = _POLL_S,
     ) -> Done[R] | Failed:
-        """Do ``task`` in a fresh Python and wait for it; ``name`` is that of its files.
+        """Do ``task`` in a process of its own and wait for it; ``name`` is that of its files.
 
-        ``source_free`` hides the model's source from the child. ``poll_s`` is how often the parent looks at it.
+        ``source_free`` hides the model's source from the child. ``fresh`` is for what is timed, or must not share even
+        an imported torch with others: a new Python; the others are forked from one that has only imported
+        (export/forked.py). ``poll_s`` is how often the parent looks at the child.
 
         Raises:
             OSError: the disk is full, which no other child would survive either.
@@ -141,19 +151,22 @@ class Workspace:
         )
         write(files.job, record)
         command = [sys.executable, "-P", "-m", "export.child", str(files.job)]
-        led = [*command, str(os.getpid())]
         environment = _child_environment()
         write_atomically(files.reproduce, _script(command, environment).encode())
         files.reproduce.chmod(0o755)
         started = time.monotonic()
         with files.log.open("wb") as output:
-            child = psutil.Popen(
-                led, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=self.folder,
-                start_new_session=True,
-            )  # fmt: skip
+            child: psutil.Popen | Forked
+            if fresh or sys.platform != "linux":
+                child = psutil.Popen(
+                    [*command, str(os.getpid())], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                    env=environment, cwd=self.folder, start_new_session=True,
+                )  # fmt: skip
+            else:
+                child = fork_server(environment).start(files.job, output)
             stopped = _watch(child, self.limits, poll_s)
         duration_s = time.monotonic() - started
-        answer = stopped or _collect(child.returncode, files)
+        answer = stopped or _collect(child.wait(), files)
         if isinstance(answer, Answer):
             for path in (files.job, files.result, files.reproduce):
                 path.unlink()
@@ -186,7 +199,7 @@ class _Files:
         return self.folder / f"{self.name}.sh"
 
 
-def _watch(child: psutil.Popen, limits: ProcessLimits, poll_s: float) -> tuple[FailedStatus, str] | None:
+def _watch(child: psutil.Popen | Forked, limits: ProcessLimits, poll_s: float) -> tuple[FailedStatus, str] | None:
     """Wait for the child; kill its tree past a limit. None if it ended by itself."""
     memory_bytes = memory_limit_bytes(limits)
     deadline = time.monotonic() + limits.wall_s
@@ -242,7 +255,9 @@ def _end_of(log: Path) -> str:
 def _child_environment() -> dict[str, str]:
     """The parent's environment; our packages importable, strict float32 on CUDA before it starts."""
     path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH", "")]))
-    return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | CHILD_ENVIRONMENT
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | CHILD_ENVIRONMENT
+    environment.pop("PYTEST_CURRENT_TEST", None)  # no setting; it would need a fork server for every test
+    return environment
 
 
 def _script(command: Sequence[str], environment: dict[str, str]) -> str:
@@ -250,8 +265,10 @@ def _script(command: Sequence[str], environment: dict[str, str]) -> str:
 
 
 def _tree_rss_bytes(child: psutil.Process) -> int:
+    """Without a leader, which computes nothing and shares its memory with what it leads."""
     total = 0
-    for process in _tree(child):
+    led = 1 if sys.platform == "linux" else 0
+    for process in _tree(child)[led:]:
         try:
             total += process.memory_info().rss
         except psutil.Error:

@@ -15,7 +15,14 @@ class InlineWorkspace(Workspace):
     """For tests that judge hundreds of artifacts: starting a process each would take seconds."""
 
     def run(
-        self, task: Task[J, R], job: J, name: str, *, source_free: bool = False, poll_s: float = 0.0
+        self,
+        task: Task[J, R],
+        job: J,
+        name: str,
+        *,
+        source_free: bool = False,
+        fresh: bool = False,
+        poll_s: float = 0.0,
     ) -> Done[R] | Failed:
         payload = json.loads(json.dumps(to_json(job)))
         return Done(result=task.result(json.loads(json.dumps(task.from_payload(payload)))), duration_s=0.0)

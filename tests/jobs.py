@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import cast
 
+import psutil
+
 from export.task import task
 
 
@@ -102,3 +104,18 @@ def flood(payload: int) -> None:
         print("x" * ((1 << 20) - 1))
     print("last", flush=True)
     os.kill(os.getpid(), signal.SIGRTMIN + 3)
+
+
+@task
+def begin(payload: str) -> dict[str, str]:
+    """What a child finds: whether torch is there already, whose child it is, a variable of the environment."""
+    import sys
+
+    parent = psutil.Process().parent()  # the leader
+    return {
+        "torch": str("torch" in sys.modules),
+        "main": sys.modules["__main__"].__spec__.name,  # type: ignore[union-attr]  # started by -m
+        "server": str(parent.ppid()),
+        "folder": str(Path.cwd()),
+        "variable": os.environ.get(payload, ""),
+    }

@@ -44,7 +44,10 @@ def fresh_checks(name: str, job: OutputsJob, workspace: Workspace, *, source_fre
 def _fresh_check(name: str, job: OutputsJob, threads_count: int, workspace: Workspace, *, source_free: bool) -> Check:
     subject = f"{_PROCESSES} fresh processes, {threads_count} thread{'' if threads_count == 1 else 's'}"
     asked = replace(job, options=replace(job.options, threads_count=threads_count))
-    ends = [workspace.run(fingerprint, asked, f"{name}-fresh", source_free=source_free) for _ in range(_PROCESSES)]
+    ends = [
+        workspace.run(fingerprint, asked, f"{name}-fresh", source_free=source_free, fresh=True)
+        for _ in range(_PROCESSES)
+    ]
     status: CheckStatus
     if failed := next((end for end in ends if isinstance(end, Failed)), None):
         status, message = "fail", f"{subject}: {failed.cause}"

@@ -144,7 +144,7 @@ def sample_processes(
             current=str(current),
         )
         current.unlink(missing_ok=True)
-        end = workspace.run(sample, job, f"measure-{process}", poll_s=_POLL_S)
+        end = workspace.run(sample, job, f"measure-{process}", fresh=True, poll_s=_POLL_S)
         if isinstance(end, Failed):
             culprit = current.read_text(encoding="utf-8") if current.exists() else candidates[0].label
             return [], (culprit, end)
@@ -184,7 +184,9 @@ def _cold_starts(
                 batch_rows=tuple(rows for rows in sizes if str(rows) not in left_out),
                 began_s=time.monotonic(),
             )
-            end = workspace.run(first_answer, job, f"cold-{name}", source_free=artifact.source_free, poll_s=_POLL_S)
+            end = workspace.run(
+                first_answer, job, f"cold-{name}", source_free=artifact.source_free, fresh=True, poll_s=_POLL_S
+            )
             if isinstance(end, Failed):
                 failed[name] = end
             else:
@@ -207,7 +209,7 @@ def _roofline(session: Session, left_out: Mapping[str, str], workspace: Workspac
         device=options[0].device,
         threads_counts=tuple(sorted({setting.threads_count for setting in options})),
     )
-    end = workspace.run(roofline, job, "roofline", poll_s=_POLL_S)
+    end = workspace.run(roofline, job, "roofline", fresh=True, poll_s=_POLL_S)
     return end.summary if isinstance(end, Failed) else end.result
 
 

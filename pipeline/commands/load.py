@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
             offline_rows=min(options.offline_rows, rows),
             logs=logs,
         )
-        end = workspace_of(run, read(RecipeRecord, run.recipe_record)).run(load, job, "load")
+        end = workspace_of(run, read(RecipeRecord, run.recipe_record)).run(load, job, "load", fresh=True)
     if isinstance(end, Failed):
         raise UserError(f"loading {name} {end.summary}\nThe whole story: {end.log}")
     tests = tuple(end.result)

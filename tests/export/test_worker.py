@@ -22,6 +22,9 @@ from export.worker import Done, Failed, JobFile, ProcessLimits, Workspace
 from tests import jobs
 from tests.conftest import ROOT, environ
 
+EITHER = pytest.mark.parametrize("fresh", [False, True])
+"""A child that a server forks, and a Python of its own."""
+
 
 def test_a_value_comes_back_and_only_the_log_stays(tmp_path: Path) -> None:
     end = Workspace(folder=tmp_path).run(jobs.double, 21, "one")
@@ -55,8 +58,9 @@ def test_a_file_beside_the_recipe_does_not_take_the_place_of_a_package_of_ours(t
 @pytest.mark.parametrize(
     ("job", "cause"), [("segfault", "killed by SIGSEGV"), ("leave", "exit code 7: about to leave")]
 )
-def test_a_crash_is_an_outcome(job: str, cause: str, tmp_path: Path) -> None:
-    outcome = failed(Workspace(folder=tmp_path), getattr(jobs, job), "")
+@EITHER
+def test_a_crash_is_an_outcome(job: str, cause: str, fresh: bool, tmp_path: Path) -> None:
+    outcome = failed(Workspace(folder=tmp_path), getattr(jobs, job), "", fresh=fresh)
     assert (outcome.status, outcome.cause) == ("crashed", cause)
 
 
@@ -66,27 +70,30 @@ def test_a_full_disk_is_no_failure_of_the_job(tmp_path: Path) -> None:
     assert raised.value.filename == str(tmp_path)
 
 
-def test_a_hang_is_stopped_with_its_children(tmp_path: Path) -> None:
+@EITHER
+def test_a_hang_is_stopped_with_its_children(fresh: bool, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     workspace = Workspace(folder=tmp_path / "log", limits=ProcessLimits(wall_s=3))
-    outcome = failed(workspace, jobs.hang, str(pids))
+    outcome = failed(workspace, jobs.hang, str(pids), fresh=fresh)
     assert (outcome.status, outcome.cause) == ("timeout", "stopped after its limit of 3 s")
     assert outcome.duration_s < 10
     assert not any(_alive(int(pid)) for pid in pids.read_text().split())
 
 
-def test_too_much_memory_is_stopped(tmp_path: Path) -> None:
+@EITHER
+def test_too_much_memory_is_stopped(fresh: bool, tmp_path: Path) -> None:
     workspace = Workspace(folder=tmp_path, limits=ProcessLimits(wall_s=60, memory_bytes=300 << 20))
-    outcome = failed(workspace, jobs.eat, "")
+    outcome = failed(workspace, jobs.eat, "", fresh=fresh)
     assert outcome.status == "out-of-memory"
     assert "over its limit of 300 MiB" in outcome.cause
 
 
-def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
+@EITHER
+def test_a_child_dies_with_its_parent(fresh: bool, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     code = (
         "import sys\nfrom pathlib import Path\nfrom export.worker import Workspace\nfrom tests.jobs import hang\n"
-        "Workspace(folder=Path(sys.argv[2])).run(hang, sys.argv[1], 'one')"
+        f"Workspace(folder=Path(sys.argv[2])).run(hang, sys.argv[1], 'one', fresh={fresh})"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, pids, tmp_path / "log"], env=environ())
     _wait_for(pids.exists)
@@ -170,9 +177,9 @@ def test_a_job_or_result_of_another_type_is_refused_at_either_end(tmp_path: Path
         Workspace(folder=tmp_path).run(jobs.lie, 1, "two")
 
 
-def failed(workspace: Workspace, task: Task[Any, Any], job: Any) -> Failed:
+def failed(workspace: Workspace, task: Task[Any, Any], job: Any, *, fresh: bool = False) -> Failed:
     """How a child ended that does not end well."""
-    end = workspace.run(task, job, "one")
+    end = workspace.run(task, job, "one", fresh=fresh)
     assert isinstance(end, Failed)
     return end
 
