@@ -21,6 +21,9 @@ import psutil
 NUMBER = struct.Struct("i")
 """A process number, an exit code."""
 MOST_BYTES = 1 << 16
+_SHARED = {"OMP_WAIT_POLICY": "passive"}
+"""Children run side by side, each with all threads: one that waits must not keep a processor busy, as it does at first
+by default. Where the user has set it, that holds."""
 _STOPPED = -signal.SIGKILL
 """How a child ended whose server was killed: it was killed, too."""
 
@@ -68,8 +71,8 @@ class ForkServer:
         with requests:
             self._process = psutil.Popen(
                 [sys.executable, "-P", "-m", "export.forkserver", str(requests.fileno())],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(environment),
-                pass_fds=[requests.fileno()], start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                env=_SHARED | dict(environment), pass_fds=[requests.fileno()], start_new_session=True,
             )  # fmt: skip
 
     @property

@@ -11,6 +11,7 @@ process number and, later, how it ended. The server ends when its parent does, a
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import select
@@ -22,7 +23,7 @@ from pathlib import Path
 from export import child, leader
 from export.forked import MOST_BYTES, NUMBER
 
-_PRELOADED = ("torch", "torch._dynamo")
+_PRELOADED = ("torch", "torch._dynamo", "torch.export._trace", "torch.export.pt2_archive")
 """What nearly every child imports. None of it starts threads that compute, nor opens a GPU."""
 
 
@@ -88,6 +89,7 @@ def main(descriptor: int) -> None:
     for name in _PRELOADED:
         with contextlib.suppress(ImportError):  # the child that needs it says so
             importlib.import_module(name)
+    gc.freeze()  # else every child would look through all of torch whenever it collects garbage, and when it ends
     server.serve()
     leader.end_all()
 
