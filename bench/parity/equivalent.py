@@ -22,6 +22,7 @@ from bench.parity.scores import SCORES, load_chosen
 from bench.parity.spec import ParitySpec, Thresholds
 from bench.parity.store import load_case
 from bench.parity.variants import usual
+from export.program import load_exported
 
 DRAWS = {"quick": 3, "full": 30}
 HEADROOM = 1.25
@@ -94,7 +95,8 @@ def equivalent_variants(
     if time.monotonic() - started > _SLOW_CALL_S:
         indices = indices[:1]
     results = []
-    for equivalent in usual(oracle, DRAWS[spec.depth], seed, own_rows=own_rows):
+    exported = load_exported(oracle.program_file) if oracle.program_file else None
+    for equivalent in usual(oracle, exported, DRAWS[spec.depth], seed, own_rows=own_rows):
         tallies = [(ErrorTally(output), SlopeTally(output)) for output in oracle.signature.output_names]
         try:
             for index in indices:

@@ -34,7 +34,6 @@ from export.worker import Failed, Workspace
 
 _GROSS_RATIO = 1e3
 """An error of so many times eager's own is no matter of roundings."""
-_MOST_CASES = 16
 
 Metrics = Callable[[Path, Signature], Sequence[Check]]
 """The recipe's metrics on the answers in a folder, one per output and case; asked for one artifact at a time."""
@@ -160,7 +159,7 @@ class ParityRun:
         numbers = [number for check in failing for case in check.cases for number in by_name.get(case, ())]
         if gross or not self.reference.variants or not all(check.cases for check in failing):
             return ()
-        return tuple(dict.fromkeys(numbers))[:_MOST_CASES]
+        return tuple(dict.fromkeys(numbers))
 
     @property
     def standard(self) -> Standard:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch.export import ExportedProgram
 
 from bench.parity.answers import Answers, Spread
 from bench.parity.cases import Case, Tensors, Values
@@ -19,10 +20,11 @@ from bench.parity.oracle import Oracle
 from bench.parity.reference import EAGER, FLOAT64, INPUTS
 from bench.parity.spec import Thresholds
 from bench.parity.store import load_case, save_case
-from bench.parity.variants import Equivalent, unusual, usual
+from bench.parity.variants import Equivalent, traced, unusual, usual
 from export.artifact import verified_program
 from export.build import Source
 from export.errors import UserError
+from export.program import load_exported
 from export.signature import Signature
 from export.task import task
 
@@ -38,7 +40,8 @@ class SpreadJob:
     source: Source
     signature: Signature
     program: str | None
-    """The traced program's folder; None if the model could not be traced."""
+    """The traced program's folder; None if the model could not be traced at the declared sizes: it is then traced at
+    those of each case."""
     reference: str
     answers: str
     """The folder of the artifact's answers."""
@@ -72,13 +75,16 @@ def spread(job: SpreadJob) -> SpreadResult:
     """
     program = verified_program(Path(job.program)) if job.program else None
     oracle = Oracle(job.source.module(), job.signature, job.device, program)
-    equivalents = list(_made(oracle, job))
+    made = list(_made(oracle, load_exported(program), job)) if program else []
+    shapes: list[tuple[int, ...]] = []
     kinds: dict[str, None] = {}
     asked = []
     for number in job.numbers:
         tally = _SpreadTally(job, number)
         inputs = load_case(Path(job.reference) / INPUTS, number, [spec.name for spec in job.signature.inputs])
-        for equivalent in equivalents:
+        if program is None and shapes != (shapes := [values.shape for values in inputs.values()]):
+            made = list(_made(oracle, traced(oracle, inputs), job))
+        for equivalent in made:
             try:
                 tally.add(equivalent.answer(inputs))
             except Exception:  # noqa: BLE001, S112 - noise under vmap, batches that the model refuses
@@ -100,10 +106,10 @@ def load_spread(folder: Path, number: int, output: str) -> Spread:
     return Spread(peak=arrays[output], rms=arrays[output + _RMS])
 
 
-def _made(oracle: Oracle, job: SpreadJob) -> Iterator[Equivalent]:
-    yield from usual(oracle, _DRAWS, job.seed + 1000, own_rows=job.own_rows)
+def _made(oracle: Oracle, exported: ExportedProgram | None, job: SpreadJob) -> Iterator[Equivalent]:
+    yield from usual(oracle, exported, _DRAWS, job.seed + 1000, own_rows=job.own_rows)
     try:
-        yield from unusual(oracle, _DRAWS, job.seed + 1000)
+        yield from unusual(oracle, exported, _DRAWS, job.seed + 1000)
     except Exception:  # noqa: BLE001 - a program that cannot be decomposed has the usual ones
         return
 

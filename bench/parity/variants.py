@@ -7,6 +7,7 @@ program decomposed into elementary operators, as exporters do it, the same with 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.export import ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.parity.cases import Tensors
@@ -21,8 +23,9 @@ from bench.parity.oracle import Oracle
 from bench.parity.perturbed import Elementary, Reassociated, Rounded, decomposed
 from bench.parity.remarks import in_parts
 from export.arrays import to_numpy, to_torch
+from export.flat import FlatModule
 from export.gradients import call
-from export.program import load_exported, quiet
+from export.program import quiet
 
 _BATCHES = (1, 5, 64)
 
@@ -38,29 +41,41 @@ class Equivalent:
     answer: Callable[[Tensors], Tensors]
 
 
-def usual(oracle: Oracle, draws: int, seed: int, *, own_rows: bool) -> Iterator[Equivalent]:
+def usual(
+    oracle: Oracle, exported: ExportedProgram | None, draws: int, seed: int, *, own_rows: bool
+) -> Iterator[Equivalent]:
     """Those that are cheap. Other batches are none where rows look at each other; products need the traced graph."""
     yield Equivalent("one thread", None, partial(_single_threaded, oracle))
     if own_rows and oracle.signature.batch is not None:
         bounds = oracle.signature.ranges[oracle.signature.batch]
         for rows in sorted({bounds.fit(rows) for rows in _BATCHES} - {0}):
             yield Equivalent("batches of", rows, partial(_split, oracle, rows))
-    if oracle.program_file is not None:
-        exported = load_exported(oracle.program_file)
+    if exported is not None:
         for draw in range(draws):
             for kind in (Reassociated, Rounded):
                 yield Equivalent(kind.WORD, draw, partial(_run, oracle, kind(exported, seed + draw).run))
 
 
-def unusual(oracle: Oracle, draws: int, seed: int) -> Iterator[Equivalent]:
+def unusual(oracle: Oracle, exported: ExportedProgram | None, draws: int, seed: int) -> Iterator[Equivalent]:
     """Those that take longer to make."""
     yield Equivalent("attention by its formula", None, partial(_plain_attention, oracle))
-    if oracle.program_file is not None:
+    if exported is not None:
         with quiet():
-            elementary = decomposed(load_exported(oracle.program_file))
+            elementary = decomposed(exported)
         for draw in range(draws + 1):  # the first without noise
             run = Elementary(elementary, seed + draw, share=float(draw > 0)).run
             yield Equivalent(Elementary.WORD, draw, partial(_run, oracle, run))
+
+
+def traced(oracle: Oracle, inputs: Tensors) -> ExportedProgram | None:
+    """The model's program for the sizes of these inputs alone; None if it has none even so: it decides by values."""
+    flat = FlatModule(copy.deepcopy(oracle.module).cpu(), oracle.signature)
+    tensors = tuple(to_torch(inputs[spec.name]) for spec in oracle.signature.inputs)
+    try:
+        with quiet(), torch.no_grad():
+            return torch.export.export(flat, tensors)
+    except Exception:  # noqa: BLE001 - the tracer has a class of error for every reason, and none is asked for here
+        return None
 
 
 def _run(oracle: Oracle, run: Callable[..., Any], inputs: Tensors) -> Tensors:

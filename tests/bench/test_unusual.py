@@ -14,6 +14,7 @@ from torch import nn
 
 from bench.parity.cases import Pool, plan
 from bench.parity.changes import EXTREMES, VALUES
+from bench.parity.levels.undetermined import CaseSpread
 from bench.parity.run import ParityRun
 from bench.parity.spec import ParitySpec
 from export.build import Source
@@ -90,6 +91,20 @@ class Normed(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         normed: torch.Tensor = self.norm(x * 1.7)
         return normed
+
+
+class Recurrent(nn.Module):
+    """A length that ``torch.export`` cannot leave open: there is no traced program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cells = nn.RNN(4, 8, num_layers=2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        steps: torch.Tensor
+        steps, _ = self.cells(x)
+        return steps
 
 
 class Refuses(nn.Module):
@@ -184,19 +199,48 @@ def test_a_failing_case_is_judged_again_by_equivalents_of_the_model(
 def test_a_fault_is_not_explained_by_equivalents(tmp_path: Path) -> None:
     """Every value off by a few dozen roundings: equivalents are asked, and none is so far off."""
     run = model_run("Normed", tmp_path, WIDE)
-    artifact = right(run, "onnx")
-    path = artifact / "model.onnx"
-    model = onnx.load(str(path))
-    name = model.graph.output[0].name
-    last = next(node for node in model.graph.node if name in node.output)
-    last.output[list(last.output).index(name)] = "before"
-    model.graph.initializer.append(numpy_helper.from_array(np.array(4e-6, np.float32), "off"))
-    model.graph.node.append(onnx.helper.make_node("Add", ["before", "off"], [name]))
-    onnx.save(model, str(path))
-    vouch(artifact)
-    report = run.judge(artifact)
+    report = run.judge(off_by(4e-6, right(run, "onnx")))
     assert "error" in report.failed_levels
     assert report.spreads
+
+
+def test_what_cannot_be_traced_as_declared_is_traced_at_the_sizes_of_the_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's tanh is a rounding or two worse than PyTorch's: right, and only equivalents can say so."""
+    series = Signature(
+        inputs=(TensorSpec("x", "float32", ("batch", "length", 4)),),
+        ranges={"batch": SizeRange(max=300), "length": SizeRange(min=2, max=9)},
+    )
+    run = model_run("Recurrent", tmp_path, series)
+    assert run.traced.failure
+    artifact = off_by(7e-8, right(run, "onnx"))
+    with monkeypatch.context() as without:
+        without.setattr("bench.parity.spread.traced", lambda *_: None)
+        blind = run.judge(artifact)
+    seen = run.judge(artifact)
+    assert min(map(largest_unit, seen.spreads)) > 2 * max(map(largest_unit, blind.spreads))
+    assert seen.status == "pass", seen.reasons
+    assert blind.status == "fail"
+    assert "error" in run.judge(off_by(4e-6, artifact)).failed_levels
+
+
+def off_by(error: float, artifact: Path) -> Path:
+    """The artifact with a number added to every value of its first output."""
+    path = artifact / "model.onnx"
+    model = onnx.load(str(path))
+    name, before = model.graph.output[0].name, f"before_{error}"
+    last = next(node for node in model.graph.node if name in node.output)
+    last.output[list(last.output).index(name)] = before
+    model.graph.initializer.append(numpy_helper.from_array(np.array(error, np.float32), f"off_{error}"))
+    model.graph.node.append(onnx.helper.make_node("Add", [before, f"off_{error}"], [name]))
+    onnx.save(model, str(path))
+    vouch(artifact)
+    return artifact
+
+
+def largest_unit(spread: CaseSpread) -> float:
+    return spread.largest_unit
 
 
 def test_ids_and_masks_are_never_changed_and_floats_stay_in_their_bounds() -> None:
