@@ -23,6 +23,7 @@ from torch.export import Dim, ExportedProgram
 
 from export.arrays import to_torch
 from export.errors import TorchstoneError
+from export.open_layers import open_layers
 from export.roads import Kept, NoRoadError, Road, first_that_works
 from export.signature import Signature, SizeRange
 from export.sizes import Sizes
@@ -58,7 +59,7 @@ class Capture:
             {index: dims[dim] for index, dim in enumerate(spec.shape) if isinstance(dim, str)}
             for spec in self.signature.inputs
         )
-        with torch.no_grad():
+        with torch.no_grad(), open_layers(self.flat):
             exported = torch.export.export(self.flat, tensors, dynamic_shapes={"tensors": shapes}, **options)
         self.accept(exported)
         return exported

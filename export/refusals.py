@@ -23,11 +23,6 @@ class Cause:
 
 _CAPTURE = (
     Cause(
-        r"nn/modules/transformer\.py[\s\S]*GuardOnDataDependentSymNode",
-        "torch's transformer layers look into a mask to see whether it is causal, which cannot be traced",
-        "say whether it is: is_causal=..., of a decoder tgt_is_causal=...",
-    ),
-    Cause(
         r"GuardOnDataDependentSymNode|Could not guard on data-dependent expression",
         "forward() goes on by the values of a tensor, which are not known while it is traced",
         "compute both results and choose by torch.where, write torch.cond, or keep what depends on values out of "

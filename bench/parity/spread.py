@@ -24,6 +24,7 @@ from bench.parity.variants import Equivalent, traced, unusual, usual
 from export.artifact import verified_program
 from export.build import Source
 from export.errors import UserError
+from export.open_layers import open_length
 from export.program import load_exported
 from export.signature import Signature
 from export.task import task
@@ -41,7 +42,7 @@ class SpreadJob:
     signature: Signature
     program: str | None
     """The traced program's folder; None if the model could not be traced at the declared sizes: it is then traced at
-    those of each case."""
+    those of each case, as are recurrent layers of any length."""
     reference: str
     answers: str
     """The folder of the artifact's answers."""
@@ -75,14 +76,17 @@ def spread(job: SpreadJob) -> SpreadResult:
     """
     program = verified_program(Path(job.program)) if job.program else None
     oracle = Oracle(job.source.module(), job.signature, job.device, program)
-    made = list(_made(oracle, load_exported(program), job)) if program else []
+    exported = load_exported(program) if program else None
+    if exported is not None and open_length(exported) is not None:
+        exported = None  # decomposed, it would have one length
+    made = list(_made(oracle, exported, job)) if exported else []
     shapes: list[tuple[int, ...]] = []
     kinds: dict[str, None] = {}
     asked = []
     for number in job.numbers:
         tally = _SpreadTally(job, number)
         inputs = load_case(Path(job.reference) / INPUTS, number, [spec.name for spec in job.signature.inputs])
-        if program is None and shapes != (shapes := [values.shape for values in inputs.values()]):
+        if exported is None and shapes != (shapes := [values.shape for values in inputs.values()]):
             made = list(_made(oracle, traced(oracle, inputs), job))
         for equivalent in made:
             try:

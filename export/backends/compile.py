@@ -23,6 +23,7 @@ from export.arrays import to_torch
 from export.backend import Backend, BuildInput, Loaded, LoadOptions, Threads, Witness
 from export.device import Device, device
 from export.environment import missing_compiler, version
+from export.errors import UserError
 from export.exporters.inductor import prepare
 
 if TYPE_CHECKING:
@@ -58,13 +59,24 @@ class Compile(Backend):
         return missing_compiler()
 
     def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
-        """Compile in an empty cache, at every size at which PyTorch compiles anew; keep the cache and those sizes."""
+        """Compile in an empty cache, at every size at which PyTorch compiles anew; keep the cache and those sizes.
+
+        Raises:
+            UserError: a recurrent layer takes any number of steps, and each would be a graph of its own.
+        """
+        from export.open_layers import open_length
         from export.program import load_exported
 
         shutil.copyfile(source.program_file, folder / FILE)
         with tempfile.TemporaryDirectory(prefix="torchstone-compile-") as cache:
             prepare(Path(cache))
-            compiled = _Compiled(load_exported(folder / FILE), source.signature, device(source.device))
+            exported = load_exported(folder / FILE)
+            if (layer := open_length(exported)) is not None:
+                raise UserError(
+                    f"torch.compile unrolls {layer}, a graph for every number of steps: give the length one size in "
+                    "the signature; the other backends leave it open"
+                )
+            compiled = _Compiled(exported, source.signature, device(source.device))
             compiled_at = _climb(compiled, source.signature)
             with tarfile.open(folder / CACHE, "w") as archive:
                 archive.add(cache, arcname=".", filter=_worth_keeping)

@@ -32,11 +32,12 @@ def export_program(source: BuildInput, path: Path) -> dict[str, str]:
     import torch
 
     from export.completion import torch_symbols
+    from export.open_layers import open_program
     from export.program import load_exported, quiet
 
     program = load_exported(source.program_file)
     weights_bytes = sum(tensor.nbytes for tensor in program.state_dict.values())
-    with quiet(), _origin_noted(program):
+    with quiet(), open_program(program), _origin_noted(program):
         exported = torch.onnx.export(
             program,
             (),
@@ -173,17 +174,21 @@ def lowered(exported: torch.export.ExportedProgram) -> torch.export.ExportedProg
     The exporter's own lowering is private to PyTorch; where it is not found as known here, the public one is used,
     which agrees on fewer names.
     """
+    from export.open_layers import open_program
+
     try:
         from torch.onnx._internal.exporter._fx_passes import decompose_with_registry
         from torch.onnx._internal.exporter._registration import ONNXRegistry
     except ImportError:
-        public: torch.export.ExportedProgram = exported.run_decompositions()
+        with open_program(exported):
+            public: torch.export.ExportedProgram = exported.run_decompositions()
         return public
     import logging
 
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     lower: Callable[..., torch.export.ExportedProgram] = decompose_with_registry
-    return lower(exported, ONNXRegistry.from_torchlib())
+    with open_program(exported):
+        return lower(exported, ONNXRegistry.from_torchlib())
 
 
 def _yield_names(model: Any, taken: set[str]) -> None:

@@ -26,17 +26,6 @@ class Branch(nn.Module):
         return x - 1
 
 
-class Masked(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        layer = nn.TransformerDecoderLayer(7, 1, 8, batch_first=True)
-        self.decoder = nn.TransformerDecoder(layer, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mask = torch.ones(x.shape[0], x.shape[0], dtype=torch.bool).triu(1)
-        return self.decoder(x[None], x[None], tgt_mask=mask)
-
-
 class Equal(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x if torch.equal(x, x.flip(0)) else x + 1

@@ -44,11 +44,6 @@ class Refusal:
 
 REFUSALS = (
     Refusal(
-        "Masked", "capture",
-        "torch's transformer layers look into a mask to see whether it is causal, which cannot be traced",
-        "return self.decoder(x[None], x[None], tgt_mask=mask)",
-    ),
-    Refusal(
         "Branch", "capture",
         "forward() goes on by the values of a tensor, which are not known while it is traced", "if x.sum() > 0:",
     ),
