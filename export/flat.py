@@ -1,68 +1,20 @@
-"""The user's module behind flat tensors: inputs bound to the parameters of ``forward`` by name, outputs by the names
-that the model returns.
-
-Position decides only where there are no names: the elements of a tuple, ``*args``, and a lone input, which is the
-lone parameter's whatever it is called.
+"""The user's module behind flat tensors: inputs as export/arguments.py binds them, outputs by the names that the model
+returns. Position decides only where there are no names: the elements of a tuple.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
+from export.arguments import Arguments
 from export.errors import UserError
-from export.signature import Signature, TensorSpec
-
-T = TypeVar("T")
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Which input, by its number, is which argument of ``forward``."""
-
-    positional: tuple[int, ...]
-    keywords: tuple[tuple[str, int], ...]
-
-    @classmethod
-    def of(cls, module: nn.Module, inputs: Sequence[TensorSpec]) -> Arguments:
-        """Bind every input to the parameter of its name.
-
-        Raises:
-            UserError: an input without its parameter, or a parameter without its input; both lists are shown.
-        """
-        parameters = _parameters(module)
-        numbers = {spec.name: number for number, spec in enumerate(inputs)}
-        required = [name for name, parameter in parameters.items() if _is_required(parameter)]
-        if len(inputs) == 1 and not numbers.keys() & parameters.keys() and not inputs[0].keyword:
-            lone = required or [name for name, parameter in parameters.items() if parameter.kind in _POSITIONAL][:1]
-            if len(lone) == 1 and parameters[lone[0]].kind in _POSITIONAL:
-                numbers = {lone[0]: 0}
-        positional, keywords = _by_name(parameters, numbers, {spec.name for spec in inputs if spec.keyword})
-        bound = {*positional, *(number for _, number in keywords)}
-        left = [number for number in numbers.values() if number not in bound]
-        kinds = {parameter.kind for parameter in parameters.values()}
-        if inspect.Parameter.VAR_POSITIONAL in kinds and not keywords:
-            positional += [number for number in left if not inputs[number].keyword]
-        if inspect.Parameter.VAR_KEYWORD in kinds:
-            keywords += [(inputs[number].name, number) for number in left if inputs[number].keyword]
-        left = sorted(set(left).difference(positional, (number for _, number in keywords)))
-        missing = [name for name in required if name not in numbers]
-        if left or missing:
-            raise UserError(_unbound(inputs, parameters, [inputs[number].name for number in left], missing))
-        return cls(positional=tuple(positional), keywords=tuple(keywords))
-
-    def bind(self, values: Sequence[T]) -> tuple[list[T], dict[str, T]]:
-        """Positional and keyword arguments, from values in the order of the signature's inputs."""
-        return [values[number] for number in self.positional], {name: values[number] for name, number in self.keywords}
+from export.signature import Signature
 
 
 class FlatModule(nn.Module):
@@ -71,7 +23,7 @@ class FlatModule(nn.Module):
     def __init__(self, module: nn.Module, signature: Signature) -> None:
         super().__init__()
         self.module = module
-        self.arguments = Arguments.of(module, signature.inputs)
+        self.arguments = Arguments.of(module, signature.inputs, signature.constants)
         self.output_names = signature.output_names
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -183,52 +135,3 @@ def _items(value: Any, prefix: str) -> Iterable[tuple[Any, Any]] | None:
     if isinstance(value, tuple | list):
         return ((str(index) if prefix else f"output_{index}", item) for index, item in enumerate(value))
     return None
-
-
-def _parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
-    """The parameters of ``forward``, without ``self``; those of a compiled one from its schema."""
-    schema = getattr(module.forward, "schema", None)
-    if schema is None:
-        return dict(inspect.signature(module.forward).parameters)
-    kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
-    return {
-        argument.name: inspect.Parameter(
-            argument.name, kind, default=argument.default_value if argument.has_default_value() else empty
-        )
-        for argument in schema.arguments[1:]
-    }
-
-
-def _is_required(parameter: inspect.Parameter) -> bool:
-    return parameter.default is inspect.Parameter.empty and parameter.kind not in _ANY_NUMBER
-
-
-def _by_name(
-    parameters: Mapping[str, inspect.Parameter], numbers: Mapping[str, int], keyword_only: set[str]
-) -> tuple[list[int], list[tuple[str, int]]]:
-    """Inputs that have a parameter: by position as long as there is no gap (hooks see positional ones alone)."""
-    positional: list[int] = []
-    keywords: list[tuple[str, int]] = []
-    whole = True
-    for name, parameter in parameters.items():
-        if name not in numbers or parameter.kind in _ANY_NUMBER:
-            whole = False
-        elif whole and parameter.kind in _POSITIONAL and name not in keyword_only:
-            positional.append(numbers[name])
-        elif parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
-            whole = False
-            keywords.append((name, numbers[name]))
-    return positional, keywords
-
-
-def _unbound(
-    inputs: Sequence[TensorSpec], parameters: Mapping[str, inspect.Parameter], left: list[str], missing: list[str]
-) -> str:
-    names = ", ".join(spec.name for spec in inputs)
-    what = [f"no parameter is called {name!r}" for name in left] + [
-        f"nothing is given for {name!r}" for name in missing
-    ]
-    return (
-        f"the signature's inputs ({names}) do not bind to forward({', '.join(map(str, parameters.values()))}): "
-        f"{'; '.join(what)}. Inputs are bound by name: call them as forward's parameters are called"
-    )

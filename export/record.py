@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import platform
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -160,13 +160,17 @@ def write(path: Path, record: Record) -> None:
 def _without_omitted(value: object) -> Any:
     """Dataclasses as mappings, without the omitted fields that have their defaults."""
     if is_dataclass(value) and not isinstance(value, type):
-        kept = (field for field in fields(value) if not field.metadata or getattr(value, field.name) != field.default)
+        kept = (field for field in fields(value) if not field.metadata or getattr(value, field.name) != _default(field))
         return {field.name: _without_omitted(getattr(value, field.name)) for field in kept}
     if isinstance(value, dict):
         return {key: _without_omitted(item) for key, item in value.items()}
     if isinstance(value, list | tuple) and value and not isinstance(value[0], int | float | str):
         return [_without_omitted(item) for item in value]
     return value  # numbers and texts hold no fields: the samples of a measurement are not walked one by one
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _number(text: str) -> int | float:

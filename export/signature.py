@@ -34,6 +34,7 @@ DTYPES = (
     "uint64", "bool",
 )  # fmt: skip
 Draw = Literal["auto", "uniform", "prefix"]
+Constant = bool | int | float | str | None
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,11 @@ class Signature:
     """In the order in which the model's (nested) result is flattened; derived from its structure if left out."""
     ranges: dict[str, SizeRange] = field(default_factory=dict)
     outputs: tuple[TensorSpec, ...] = ()
+    constants: dict[str, Constant] = field(default_factory=dict, metadata=OMITTED)
+    """Arguments of ``forward`` that are no tensors and the same in every call: ``{"use_cache": False}``."""
 
     def __post_init__(self) -> None:
+        self._check_constants()
         names = [spec.name for spec in self.inputs] + list(self.output_names)
         if not self.inputs:
             raise UserError("Signature.inputs must name at least one input")
@@ -152,6 +156,19 @@ class Signature:
         depends = {symbol for spec in self.outputs for dim in spec.shape for symbol in symbols_of(dim)}
         if unknown := sorted(depends - symbols):
             raise UserError(f"an output's size depends on {unknown[0]!r}, which no input has")
+
+    def _check_constants(self) -> None:
+        taken = {spec.name.partition(".")[0] for spec in self.inputs}
+        for name, value in self.constants.items():
+            if name in taken:
+                raise UserError(f"{name!r} is an input and a constant: leave one of the two out")
+            if not isinstance(value, Constant):
+                raise UserError(f"the constant {name!r} must be a number, a text, a bool or None, got {value!r}")
+            if isinstance(value, float) and value == int(value):
+                raise UserError(
+                    f"the constant {name!r} must not be a whole number as a float, which no record tells from an "
+                    f"integer, got {value!r}: make it the default of forward's parameter"
+                )
 
     @property
     def batch(self) -> str | None:

@@ -123,3 +123,13 @@ class Answers:
             "eager": self.eager[self.comparable].astype(np.float64) - truth,
             "floor": np.where(np.isfinite(rounded), np.maximum(np.abs(rounded - truth), half), 0.0),
         }
+
+
+def apart(got: Values, wide: Values) -> Values:
+    """Per element, how far an answer is from float64; infinite where only one is a number, or integers differ."""
+    if wide.dtype.kind in "biu":
+        return np.where(got == wide, 0.0, np.inf)
+    got, wide = got.astype(np.float64), wide.astype(np.float64)
+    numbers = np.isfinite(got) & np.isfinite(wide)
+    same = (got == wide) | (np.isnan(got) & np.isnan(wide))
+    return np.where(numbers, np.abs(np.where(numbers, got - wide, 0.0)), np.where(same, 0.0, np.inf))

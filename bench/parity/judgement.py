@@ -24,12 +24,13 @@ from bench.parity.levels.structure import NON_FINITE, Structure
 from bench.parity.levels.systematic import Systematic
 from bench.parity.levels.undetermined import CaseSpread
 from bench.parity.outputs import Outputs
-from bench.parity.reference import EAGER, FLOAT64, Reference
+from bench.parity.reference import EAGER, FLOAT64, INPUTS, Reference
 from bench.parity.report import OutputParity, ParityReport, ParityStatus, TestedSizes
 from bench.parity.scores import SCORES, load_chosen
 from bench.parity.spec import ParitySpec
 from bench.parity.spread import load_spread
 from bench.parity.store import load_case
+from bench.parity.worst import Worst, worst_element
 from export import registry
 from export.artifact import Artifact
 from export.backend import LoadOptions
@@ -90,6 +91,7 @@ def judge(standard: Standard, answered: Answered, key: str) -> ParityReport:
         options=answered.options,
         checks=tuple(checks),
         spreads=judgement.spreads(),
+        worst=judgement.worst(checks),
         outputs=judgement.results(),
         tested_sizes=_tested_sizes(standard.reference) if status == "pass" else {},
         witness=answered.outputs.witness,
@@ -150,6 +152,30 @@ class _Judgement:
     def spreads(self) -> tuple[CaseSpread, ...]:
         """What golden calls may differ by where equivalents of the model were asked."""
         return tuple(spread for tally in self._errors.values() for spread in tally.case_spreads())
+
+    def worst(self, checks: Sequence[Check]) -> Worst | None:
+        """The worst element of the first case in which a finding fails by its values."""
+        cases = self._standard.reference.cases
+        failing = [(check.subject, case) for check in checks if check.status == "fail" for case in check.cases]
+        numbers = {case.name: number for number, case in reversed([*enumerate(cases)])}
+        for subject, case in failing:
+            names = [subject] if subject in self._signature.output_names else self._signature.output_names
+            number = numbers[case]
+            for name in names if str(number) not in self._answered.outputs.refusals else ():
+                if (worst := self._worst_of(number, name)) is not None:
+                    return worst
+        return None
+
+    def _worst_of(self, number: int, output: str) -> Worst | None:
+        answers = self._answers(number, output)
+        specs = self._signature.inputs
+        return worst_element(
+            output,
+            answers.case.name,
+            load_case(self._standard.folder / INPUTS, number, [spec.name for spec in specs]),
+            frozenset(spec.name for spec in specs if self._signature.batch in spec.shape[:1]),
+            {"float64": answers.wide, "eager": answers.eager, "artifact": answers.got},
+        )
 
     def results(self) -> tuple[OutputParity, ...]:
         """The figures of every output that could be compared; none without a float64 answer."""

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from export.float64 import Unguarded
 
@@ -110,8 +111,23 @@ class Elementary(Rounded):
         return results if len(results) > 1 else results[0]
 
 
+class Cramped(Elementary):
+    """The program of ``decomposed`` in a dtype whose range ends a little earlier: how near to overflow a value on the
+    way comes is a matter of order, as where attention scales its factors or their product.
+    """
+
+    WORD = "less range"
+    _HEADROOM = 2.0**8
+
+    def _noisy(self, value: Any, roundings: float = 1.0) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return value
+        largest = torch.finfo(value.dtype).max / self._HEADROOM
+        return torch.where(value.abs() > largest, value * torch.inf, value)
+
+
 def decomposed(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """The program in elementary operators, normalisations and softmaxes too."""
+    """The program in elementary operators: normalisations, softmaxes and attention, too."""
     from torch._decomp import get_decompositions
 
     aten = torch.ops.aten
@@ -124,5 +140,6 @@ def decomposed(exported: torch.export.ExportedProgram) -> torch.export.ExportedP
             ]
         )
     )  # fmt: skip
-    elementary: torch.export.ExportedProgram = exported.run_decompositions(table)
+    with sdpa_kernel(SDPBackend.MATH):
+        elementary: torch.export.ExportedProgram = exported.run_decompositions(table)
     return elementary

@@ -10,6 +10,7 @@ from bench.parity.levels.decisions import Flips
 from bench.parity.levels.error import Ulps
 from bench.parity.levels.undetermined import CaseSpread
 from bench.parity.spec import ParitySpec, Thresholds
+from bench.parity.worst import Worst
 from export.backend import LoadOptions, Witness
 from export.record import OMITTED, Observed, Record
 
@@ -64,6 +65,8 @@ class ParityReport(Record):
     checks: tuple[Check, ...]
     spreads: tuple[CaseSpread, ...] = field(default=(), metadata=OMITTED)
     """Cases that were judged by equivalents of the model, since the artifact failed them by eager's error alone."""
+    worst: Worst | None = field(default=None, metadata=OMITTED)
+    """Where a finding that fails is worst; None if none fails, or none by the values of a call."""
     outputs: tuple[OutputParity, ...]
     tested_sizes: dict[str, TestedSizes]
     """By symbol."""

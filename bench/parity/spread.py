@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from torch.export import ExportedProgram
 
-from bench.parity.answers import Answers, Spread
-from bench.parity.cases import Case, Tensors, Values
+from bench.parity.answers import Answers, Spread, apart
+from bench.parity.cases import Case, Tensors
 from bench.parity.levels.undetermined import RowErrors, by_row
 from bench.parity.oracle import Oracle
 from bench.parity.reference import EAGER, FLOAT64, INPUTS
@@ -136,26 +136,16 @@ class _SpreadTally:
             if got.shape != wide.shape:
                 self._peak[name] = np.full(wide.shape, np.inf)
                 continue
-            apart = _apart(got, wide)
-            self._peak[name] = np.maximum(self._peak[name], apart)
-            finite = np.isfinite(apart)
-            squares = by_row(np.square(np.where(finite, apart, 0.0))).sum(-1)
+            distance = apart(got, wide)
+            self._peak[name] = np.maximum(self._peak[name], distance)
+            finite = np.isfinite(distance)
+            squares = by_row(np.square(np.where(finite, distance, 0.0))).sum(-1)
             counts = np.maximum(by_row(finite).sum(-1), 1)
             self._rms[name] = np.maximum(self._rms[name], np.sqrt(squares / counts))
 
     def spreads(self) -> dict[str, Spread]:
         """By output."""
         return {name: Spread(peak=peak, rms=self._rms[name]) for name, peak in self._peak.items()}
-
-
-def _apart(got: Values, wide: Values) -> Values:
-    """Per element, how far an answer is from float64; infinite where only one is a number, or integers differ."""
-    if wide.dtype.kind in "biu":
-        return np.where(got == wide, 0.0, np.inf)
-    got, wide = got.astype(np.float64), wide.astype(np.float64)
-    numbers = np.isfinite(got) & np.isfinite(wide)
-    same = (got == wide) | (np.isnan(got) & np.isnan(wide))
-    return np.where(numbers, np.abs(np.where(numbers, got - wide, 0.0)), np.where(same, 0.0, np.inf))
 
 
 def _flat(spreads: dict[str, Spread]) -> Tensors:

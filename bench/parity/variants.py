@@ -2,7 +2,8 @@
 
 The *usual* ones are what every run knows the model by: one thread, other batches, products summed in another order,
 noise of one rounding on every value. The *unusual* ones are asked only about calls on which an artifact fails: the
-program decomposed into elementary operators, as exporters do it, the same with noise, and attention by its formula.
+program decomposed into elementary operators, as exporters do it, the same with noise, or in a range that ends earlier,
+and attention by its formula.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.parity.cases import Tensors
 from bench.parity.oracle import Oracle
-from bench.parity.perturbed import Elementary, Reassociated, Rounded, decomposed
+from bench.parity.perturbed import Cramped, Elementary, Reassociated, Rounded, decomposed
 from bench.parity.remarks import in_parts
 from export.arrays import to_numpy, to_torch
 from export.flat import FlatModule
@@ -65,6 +66,7 @@ def unusual(oracle: Oracle, exported: ExportedProgram | None, draws: int, seed: 
         for draw in range(draws + 1):  # the first without noise
             run = Elementary(elementary, seed + draw, share=float(draw > 0)).run
             yield Equivalent(Elementary.WORD, draw, partial(_run, oracle, run))
+        yield Equivalent(Cramped.WORD, None, partial(_run, oracle, Cramped(elementary, seed).run))
 
 
 def traced(oracle: Oracle, inputs: Tensors) -> ExportedProgram | None:

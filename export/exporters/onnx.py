@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.arrays import to_torch
+from export.errors import UserError
 from export.sizes import UNKNOWN, from_torch
 
 if TYPE_CHECKING:
     import torch
 
     from export.backend import BuildInput
-    from export.flat import Arguments
     from export.signature import Signature
 
 _LEGACY_OPSET = 17
@@ -81,15 +81,17 @@ def export_script(source: BuildInput, path: Path) -> dict[str, str]:
     """Export the module as TorchScript compiles it: branches and loops on data become ONNX's ``If`` and ``Loop``."""
     import torch
 
+    from export.arguments import Arguments
     from export.backends.torchscript import scripted
-    from export.flat import Arguments
 
     module, example = source.module().eval(), _example(source)
-    arguments = Arguments.of(module, source.signature.inputs)
+    arguments = Arguments.of(module, source.signature.inputs, source.signature.constants)
+    if (numbers := arguments.numbers) is None:
+        raise UserError("a scripted ONNX file takes tensors alone, no nested ones and no constants")
     positional, keywords = arguments.bind(example)
     with torch.no_grad():
         result = module(*[tensor.clone() for tensor in positional], **{k: v.clone() for k, v in keywords.items()})
-    own = _in_own_order(source.signature, arguments, result)
+    own = _in_own_order(source.signature, numbers, result)
     _export_older(scripted(module), (*positional, keywords) if keywords else tuple(positional), own, path)
     return {"form": "ONNX, TorchScript exporter, scripted", **_checked(path)}
 
@@ -99,11 +101,10 @@ def _example(source: BuildInput) -> tuple[Any, ...]:
     return tuple(to_torch(array) for array in example.values())
 
 
-def _in_own_order(signature: Signature, arguments: Arguments, result: Any) -> Signature:
+def _in_own_order(signature: Signature, numbers: Sequence[int], result: Any) -> Signature:
     """The signature in the module's own order of parameters and results, which its scripted graph keeps."""
     from export.flat import has_names, name_outputs
 
-    numbers = [*arguments.positional, *(number for _, number in arguments.keywords)]
     names = tuple(name_outputs(result, ())) if has_names(result) else signature.output_names
     outputs = {spec.name: spec for spec in signature.outputs}
     return replace(

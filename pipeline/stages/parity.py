@@ -75,6 +75,8 @@ class ParityStage:
             return failure(run, "parity", report)
         write(path, report)
         run.console.stage("parity", f"{artifact.backend}: {report.summary}")
+        if report.worst is not None:
+            run.console.stage("parity", f"{artifact.backend}: {report.worst.text}")
         return report
 
     def calibrate(self) -> Calibration:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from export.flat import Arguments
+from export.arguments import Arguments
 from pipeline.training.resume import tensor_sha256
 
 if TYPE_CHECKING:
@@ -76,5 +76,6 @@ def _join(parts: list[Any]) -> Any:
 def call(recipe: Recipe, module: nn.Module, batch: Split) -> Any:
     """The model's own result on the rows of a split, its inputs bound to ``forward``'s parameters by name."""
     specs = recipe.signature.inputs
-    positional, keywords = Arguments.of(module, specs).bind([batch.inputs[spec.name] for spec in specs])
+    arguments = Arguments.of(module, specs, recipe.signature.constants)
+    positional, keywords = arguments.bind([batch.inputs[spec.name] for spec in specs])
     return module(*positional, **keywords)

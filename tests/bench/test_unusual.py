@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from torch import nn
 from bench.parity.cases import Pool, plan
 from bench.parity.changes import EXTREMES, VALUES
 from bench.parity.levels.undetermined import CaseSpread
+from bench.parity.perturbed import Cramped
 from bench.parity.run import ParityRun
 from bench.parity.spec import ParitySpec
 from export.build import Source
@@ -107,6 +109,32 @@ class Recurrent(nn.Module):
         return steps
 
 
+class Attends(nn.Module):
+    """Where values near overflow meet, an exporter that scales products overflows, one that scales factors does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.query = nn.Parameter(torch.randn(1, 4, 16))
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed: torch.Tensor = self.attention(self.query.expand(x.shape[0], -1, -1), x, x)[0]
+        return mixed
+
+
+class Cached(nn.Module):
+    """A nested input, a flag, and the nested input handed on."""
+
+    def forward(
+        self, x: torch.Tensor, cache: list[dict[str, torch.Tensor]], scale: float = 1.0, use_cache: bool = True
+    ) -> dict[str, Any]:
+        y = torch.tanh(x * scale)
+        if not use_cache:
+            return {"y": y}
+        return {"y": y + cache[0]["key"] * cache[1]["key"], "cache": [{"key": part["key"] + y} for part in cache]}
+
+
 class Refuses(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[0] == 2:
@@ -169,6 +197,19 @@ def test_scalars_and_a_batch_that_stands_twice_are_judged(backend: str, tmp_path
     assert report.status == "pass", report.reasons
 
 
+@BACKENDS
+def test_nested_inputs_and_constants_are_judged_under_their_paths(backend: str, tmp_path: Path) -> None:
+    parts = tuple(TensorSpec(f"cache.{number}.key", "float32", ("batch", 4)) for number in (1, 0))
+    run = model_run("Cached", tmp_path, replace(ROWS, inputs=(*parts, *ROWS.inputs), constants={"scale": 0.5}))
+    assert run.signature.output_names == ("y", "cache.0.key_output", "cache.1.key_output")
+    artifact = right(run, backend)
+    report = run.judge(artifact)
+    assert report.status == "pass", report.reasons
+    if backend == "onnx":
+        graph = onnx.load(str(artifact / "model.onnx")).graph
+        assert [value.name for value in graph.input] == ["cache.1.key", "cache.0.key", "x"]
+
+
 def test_bfloat16_is_a_dtype_like_others(tmp_path: Path) -> None:
     signature = replace(ROWS, inputs=(TensorSpec("x", "bfloat16", ("batch", 4)),))
     run = model_run("Half", tmp_path, signature)
@@ -202,6 +243,9 @@ def test_a_fault_is_not_explained_by_equivalents(tmp_path: Path) -> None:
     report = run.judge(off_by(4e-6, right(run, "onnx")))
     assert "error" in report.failed_levels
     assert report.spreads
+    assert report.worst is not None
+    assert abs(float(report.worst.got) - float(report.worst.expected)) > 3e-6
+    assert "; for x = [" in report.worst.text
 
 
 def test_what_cannot_be_traced_as_declared_is_traced_at_the_sizes_of_the_call(
@@ -221,8 +265,22 @@ def test_what_cannot_be_traced_as_declared_is_traced_at_the_sizes_of_the_call(
     seen = run.judge(artifact)
     assert min(map(largest_unit, seen.spreads)) > 2 * max(map(largest_unit, blind.spreads))
     assert seen.status == "pass", seen.reasons
+    assert seen.worst is None
     assert blind.status == "fail"
     assert "error" in run.judge(off_by(4e-6, artifact)).failed_levels
+
+
+def test_how_near_to_overflow_a_value_on_the_way_comes_is_left_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = replace(ROWS, inputs=(TensorSpec("x", "float32", ("batch", 6, 16)),))
+    run = model_run("Attends", tmp_path, seen)
+    artifact = right(run, "onnx")
+    report = run.judge(artifact)
+    assert report.status == "pass", report.reasons
+    assert "near overflow" in {spread.case for spread in report.spreads}
+    monkeypatch.setattr(Cramped, "_HEADROOM", 1.0)
+    assert "structure" in run.judge(artifact).failed_levels
 
 
 def off_by(error: float, artifact: Path) -> Path:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from export.arguments import Arguments, Input
 from export.completion import complete
 from export.errors import UserError
-from export.flat import Arguments, FlatModule, flatten, name_outputs, refill
+from export.flat import FlatModule, flatten, name_outputs, refill
 from export.signature import Signature, SizeRange, TensorSpec
 
 
@@ -73,7 +74,7 @@ def test_a_gap_before_a_parameter_is_passed_by_keyword() -> None:
         def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None, shift: float = 0.0, y: Any = None) -> Any:
             return x + y
 
-    assert Arguments.of(Optional(), specs("x", "y")) == Arguments(positional=(0,), keywords=(("y", 1),))
+    assert Arguments.of(Optional(), specs("x", "y")) == Arguments(positional=(Input(0),), keywords={"y": Input(1)})
 
 
 def test_further_positional_and_keyword_arguments_are_bound() -> None:
@@ -82,7 +83,7 @@ def test_further_positional_and_keyword_arguments_are_bound() -> None:
             return sum(many[1:], many[0]) * named["scale"]
 
     inputs = (*specs("a", "b"), *specs("scale", keyword=True))
-    assert Arguments.of(AnyNumber(), inputs) == Arguments(positional=(0, 1), keywords=(("scale", 2),))
+    assert Arguments.of(AnyNumber(), inputs) == Arguments(positional=(Input(0), Input(1)), keywords={"scale": Input(2)})
 
 
 def test_outputs_have_the_names_that_the_model_gives_them() -> None:

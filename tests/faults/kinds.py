@@ -215,6 +215,7 @@ def _with(part: nn.Module, **settings: Any) -> nn.Module:
 _ALL = zoo.TRACEABLE
 _LINEAR = ("Mlp", "Cnn", "Gru", "Encoder", "Pair", "Tokens")
 _WEIGHTS = ("weights",)
+_EVERY = ("exported", "onnx", "torchscript", "aotinductor", "compile")
 _L = (nn.Linear,)
 _NORMS = (nn.BatchNorm2d, nn.LayerNorm)
 
@@ -263,8 +264,12 @@ IN_THE_MODEL = [
     _in_model("a residual dropped", ("Encoder",), _become(zoo.Block, zoo.BlockWithoutResidual)),
     _in_model("sum for mean", ("Encoder",), _become(zoo.Encoder, zoo.SummingEncoder)),
     _in_model("layers in another order", ("Encoder",), _become(zoo.Encoder, zoo.SwappingEncoder), placed=False),
-    _in_model("inputs swapped", ("Pair",), _become(zoo.Pair, zoo.PairWithInputsSwapped), placed=False),
-    _in_model("outputs swapped", ("Pair",), _become(zoo.Pair, zoo.PairWithOutputsSwapped), placed=False),
+    _in_model(
+        "inputs permuted", ("Pair",), _become(zoo.Pair, zoo.PairWithInputsSwapped), backends=_EVERY, placed=False
+    ),
+    _in_model(
+        "outputs permuted", ("Pair",), _become(zoo.Pair, zoo.PairWithOutputsSwapped), backends=_EVERY, placed=False
+    ),
     _in_model("the step before the last", ("Gru",), _become(zoo.Gru, zoo.GruOneStepEarly)),
     _in_model("a slice that begins too late", ("Gru",), _become(zoo.Gru, zoo.GruWithoutItsFirstStep)),
     _in_model("gates swapped", ("Gru",), _gates_swapped),
