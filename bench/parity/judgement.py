@@ -30,7 +30,7 @@ from bench.parity.scores import SCORES, load_chosen
 from bench.parity.spec import ParitySpec
 from bench.parity.spread import load_spread
 from bench.parity.store import load_case
-from bench.parity.worst import Worst, worst_element
+from bench.parity.worst import Worst, farthest
 from export import registry
 from export.artifact import Artifact
 from export.backend import LoadOptions
@@ -154,28 +154,11 @@ class _Judgement:
         return tuple(spread for tally in self._errors.values() for spread in tally.case_spreads())
 
     def worst(self, checks: Sequence[Check]) -> Worst | None:
-        """The worst element of the first case in which a finding fails by its values."""
-        cases = self._standard.reference.cases
-        failing = [(check.subject, case) for check in checks if check.status == "fail" for case in check.cases]
-        numbers = {case.name: number for number, case in reversed([*enumerate(cases)])}
-        for subject, case in failing:
-            names = [subject] if subject in self._signature.output_names else self._signature.output_names
-            number = numbers[case]
-            for name in names if str(number) not in self._answered.outputs.refusals else ():
-                if (worst := self._worst_of(number, name)) is not None:
-                    return worst
-        return None
-
-    def _worst_of(self, number: int, output: str) -> Worst | None:
-        answers = self._answers(number, output)
-        specs = self._signature.inputs
-        return worst_element(
-            output,
-            answers.case.name,
-            load_case(self._standard.folder / INPUTS, number, [spec.name for spec in specs]),
-            frozenset(spec.name for spec in specs if self._signature.batch in spec.shape[:1]),
-            {"float64": answers.wide, "eager": answers.eager, "artifact": answers.got},
-        )
+        """Where what fails is farthest off."""
+        reference = self._standard.reference
+        refused = {int(number) for number in self._answered.outputs.refusals}
+        answered = [(number, case) for number, case in enumerate(reference.cases) if number not in refused]
+        return farthest(checks, answered, self._signature, self._standard.folder / INPUTS, self._answers)
 
     def results(self) -> tuple[OutputParity, ...]:
         """The figures of every output that could be compared; none without a float64 answer."""

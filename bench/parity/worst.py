@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from bench.parity.answers import apart
-from bench.parity.cases import Tensors, Values
+from bench.parity.answers import Answers, apart
+from bench.parity.cases import Case, Tensors, Values
+from bench.parity.check import Check
+from bench.parity.store import load_case
+from export.signature import Signature
 
 _SHOWN_COUNT = 8
 """Values of an input that are written out."""
@@ -39,14 +43,35 @@ class Worst:
         return f"{place}: expected {self.expected}, eager {self.eager}, got {self.got}; for {fed}"
 
 
-def worst_element(
-    output: str, case: str, inputs: Tensors, row_inputs: frozenset[str], answers: Mapping[str, Values]
+def farthest(
+    checks: Sequence[Check],
+    cases: Sequence[tuple[int, Case]],
+    signature: Signature,
+    inputs: Path,
+    answers: Callable[[int, str], Answers],
 ) -> Worst | None:
+    """The worst element of the first case in which a finding fails by its values; None if there is none.
+
+    ``cases`` are those that the artifact answered, by number; ``inputs`` is the folder of what went in.
+    """
+    numbers = {case.name: number for number, case in reversed(cases)}
+    rows = frozenset(spec.name for spec in signature.inputs if signature.batch in spec.shape[:1])
+    for check in checks:
+        names = (check.subject,) if check.subject in signature.output_names else signature.output_names
+        for case in check.cases if check.status == "fail" else ():
+            for name in names if case in numbers else ():
+                fed = load_case(inputs, numbers[case], [spec.name for spec in signature.inputs])
+                if (worst := worst_element(answers(numbers[case], name), fed, rows)) is not None:
+                    return worst
+    return None
+
+
+def worst_element(answers: Answers, inputs: Tensors, rows: frozenset[str]) -> Worst | None:
     """The element that is farthest from float64; None if all agree, or the answer has another shape.
 
-    ``answers`` are those of ``float64``, ``eager`` and ``artifact``; ``row_inputs`` the inputs with the same rows.
+    ``rows`` are the inputs whose first dimension counts the same rows.
     """
-    wide, got = answers["float64"], answers["artifact"]
+    wide, got = answers.wide, answers.got
     if got.shape != wide.shape or not wide.size:
         return None
     distance = apart(got, wide)
@@ -54,10 +79,16 @@ def worst_element(
         return None
     place = np.unravel_index(int(distance.argmax()), wide.shape)
     row, element = (int(place[0]), tuple(map(int, place[1:]))) if place else (0, ())
-    fed = {name: _shown(values[row] if name in row_inputs else values) for name, values in inputs.items()}
-    expected, eager, artifact = (f"{answers[who][place]:.9g}" for who in ("float64", "eager", "artifact"))
+    expected, eager, artifact = (f"{values[place]:.9g}" for values in (wide, answers.eager, got))
     return Worst(
-        output=output, case=case, row=row, element=element, expected=expected, eager=eager, got=artifact, inputs=fed
+        output=answers.output,
+        case=answers.case.name,
+        row=row,
+        element=element,
+        expected=expected,
+        eager=eager,
+        got=artifact,
+        inputs={name: _shown(values[row] if name in rows else values) for name, values in inputs.items()},
     )
 
 

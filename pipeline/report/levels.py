@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.parity.check import CheckStatus
@@ -54,6 +54,8 @@ class Levels:
     raised: str | None
     """Why the thresholds are higher than the recipe's; None if they are not."""
     findings: tuple[Finding, ...]
+    worst: Mapping[str, str]
+    """The element that is farthest off, by artifact; of those that fail by their values."""
 
 
 def prepare_levels(reports: Mapping[str, ParityReport]) -> Levels | None:
@@ -76,16 +78,14 @@ def prepare_levels(reports: Mapping[str, ParityReport]) -> Levels | None:
         max_rms_ratio=f"{thresholds.max_rms_ratio:.3g}",
         max_peak_ratio=f"{thresholds.max_peak_ratio:.3g}",
         raised=thresholds.raised,
-        findings=tuple(finding for name, report in reports.items() for finding in _findings(name, report)),
+        findings=tuple(
+            Finding(artifact=name, level=check.level, subject=check.subject, message=check.message)
+            for name, report in reports.items()
+            for check in report.checks
+            if check.status != "pass"
+        ),
+        worst={name: report.worst.text for name, report in reports.items() if report.worst is not None},
     )
-
-
-def _findings(artifact: str, report: ParityReport) -> Iterator[Finding]:
-    for check in report.checks:
-        if check.status != "pass":
-            yield Finding(artifact=artifact, level=check.level, subject=check.subject, message=check.message)
-    if report.worst is not None:
-        yield Finding(artifact=artifact, level="worst element", subject=report.worst.output, message=report.worst.text)
 
 
 def _level_cell(report: ParityReport, level: str) -> LevelCell | None:

@@ -17,6 +17,7 @@ from bench.parity.levels.nonfinite import NonFiniteTally
 from bench.parity.levels.structure import StructureTally
 from bench.parity.levels.systematic import SlopeTally
 from bench.parity.spec import Thresholds
+from bench.parity.worst import worst_element
 from export import registry
 from tests.bench.conftest import SPEC, ModelRuns
 from tests.bench.test_fidelity import a_context
@@ -203,3 +204,26 @@ def test_thresholds_rise_with_an_honest_variant_and_not_beyond_what_a_fault_woul
     wild = replace(usual, rms_ratio=40.0)
     assert thresholds(SPEC, [wild]).max_rms_ratio == 1.25 * MOST
     assert "float32 does not determine this model" in str(ill_conditioned([wild]))
+
+
+def test_the_worst_element_is_shown_with_the_row_that_went_in() -> None:
+    wide = np.arange(6.0).reshape(3, 2)
+    got = wide.astype(np.float32)
+    got[1, 0] += 0.5
+    got[2, 1] = np.nan  # which float64 is not: farther off than any number
+    inputs = {"x": np.arange(30.0).reshape(3, 10), "scale": np.array(2.0), "ids": np.array([7, 8, 9])}
+    worst = worst_element(answers(got, wide, wide.astype(np.float32)), inputs, frozenset({"x", "ids"}))
+    assert worst is not None
+    assert (worst.row, worst.element, worst.expected, worst.got) == (2, (1,), "5", "nan")
+    assert worst.inputs == {"x": "[20, 21, 22, 23, 24, 25, 26, 27, ...] (10 values)", "scale": "[2]", "ids": "[9]"}
+    assert worst.text.startswith("y[2, 1] of rows 0 to 2047: expected 5, eager 5, got nan; for x = [20, 21,")
+
+
+def test_where_nothing_differs_or_can_be_compared_there_is_no_worst_element() -> None:
+    wide = np.array(3.5)
+    same = answers(wide, wide, wide)
+    assert worst_element(same, {}, frozenset()) is None
+    assert worst_element(replace(same, got=np.zeros(2)), {}, frozenset()) is None
+    off = worst_element(replace(same, got=np.array(3.0)), {}, frozenset())
+    assert off is not None
+    assert (off.row, off.element, off.got) == (0, (), "3")
