@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from unittest.mock import patch
 
 from torch import Tensor, nn, ops
 from torch.export import ExportedProgram
@@ -41,7 +40,7 @@ def open_layers(module: nn.Module) -> Iterator[None]:
         if any(isinstance(layer, nn.LSTM | nn.GRU) for layer in module.modules()):
             stack.enter_context(_loops())
         if any(isinstance(layer, nn.TransformerEncoder | nn.TransformerDecoder) for layer in module.modules()):
-            stack.enter_context(patch("torch.nn.modules.transformer._detect_is_causal_mask", _said_to_be_causal))
+            stack.enter_context(_masks_as_they_are())
         yield
 
 
@@ -64,6 +63,18 @@ def _dispatched_anew() -> Iterator[None]:
     finally:
         for remembered in kernels:
             remembered.clear()
+
+
+@contextmanager
+def _masks_as_they_are() -> Iterator[None]:
+    from torch.nn.modules import transformer
+
+    look = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = _said_to_be_causal
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = look
 
 
 def _said_to_be_causal(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:

@@ -81,6 +81,14 @@ def within_cpu_s(limit_s: float) -> Iterator[None]:
     assert taken_s < limit_s, f"{taken_s:.2f} s of processor time, {limit_s} are allowed"
 
 
+def importing_torch_s() -> float:
+    """Processor time that ``import torch`` takes here and now: machines differ, and a machine by the hour."""
+    before = os.times()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    after = os.times()
+    return sum(after[2:4]) - sum(before[2:4])
+
+
 def environ(**more: str) -> dict[str, str]:
     """This process's environment with our packages importable from any folder."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

@@ -52,6 +52,7 @@ def test_bisection_finds_the_passes_that_make_a_fault(guilty: set[str], expected
     assert narrowed(lambda disabled: not guilty <= set(disabled), ("a", "b", "c", "d", "e")) == expected
 
 
+@pytest.mark.slow
 def test_a_fault_made_by_graph_optimisation_is_found_by_level_and_pass(
     runs: ModelRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -248,6 +248,7 @@ def test_a_fault_is_not_explained_by_equivalents(tmp_path: Path) -> None:
     assert "; for x = [" in report.worst.text
 
 
+@pytest.mark.slow
 def test_what_cannot_be_traced_as_declared_is_traced_at_the_sizes_of_the_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +271,7 @@ def test_what_cannot_be_traced_as_declared_is_traced_at_the_sizes_of_the_call(
     assert "error" in run.judge(off_by(4e-6, artifact)).failed_levels
 
 
+@pytest.mark.slow
 def test_how_near_to_overflow_a_value_on_the_way_comes_is_left_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,11 @@ MODELS = pytest.mark.parametrize(
     ("module", "refusal"),
     [
         (Steps(nn.LSTM), "'length' is declared, but torch.export fixes it"),
-        (Steps(nn.GRU, bidirectional=True), "'length' is declared, but torch.export fixes it"),
+        pytest.param(
+            Steps(nn.GRU, bidirectional=True),
+            "'length' is declared, but torch.export fixes it",
+            marks=pytest.mark.slow,
+        ),
         (Decoder(), "cannot be traced"),
     ],
     ids=["lstm", "gru", "decoder"],

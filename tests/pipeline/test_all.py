@@ -12,7 +12,7 @@ import pytest
 from bench.verdict.judge import Verdict
 from export.record import read
 from pipeline.run import find_run
-from tests.conftest import BUILT, environ, pipeline, within_cpu_s
+from tests.conftest import BUILT, environ, importing_torch_s, pipeline, within_cpu_s
 from tests.pipeline.conftest import NET, latest
 
 
@@ -55,7 +55,7 @@ def read_key(run: Path) -> str:
 
 def test_a_rerun_repeats_nothing_and_is_quick(built: Path) -> None:
     before = content(built)
-    with within_cpu_s(4):
+    with within_cpu_s(3 * importing_torch_s()):
         done = pipeline(*BUILT, "--out", built.parents[1])
     assert done.returncode == 0
     for stage in ("train    reused", "capture  reused", "measure  measured "):

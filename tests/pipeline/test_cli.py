@@ -11,7 +11,7 @@ import pytest
 
 from bench.run_folder import RunFolder
 from export.version import VERSION
-from tests.conftest import ROOT, environ, pipeline, within_cpu_s
+from tests.conftest import ROOT, environ, importing_torch_s, pipeline, within_cpu_s
 from tests.pipeline.conftest import latest
 
 HEAD = """
@@ -205,7 +205,7 @@ def test_help_lists_recipes_and_common_options_quickly_without_torch() -> None:
 
 def test_the_flags_of_a_recipe_are_these(tmp_path: Path) -> None:
     """The command line is an interface: a flag that comes or goes shows here."""
-    with within_cpu_s(4):
+    with within_cpu_s(3 * importing_torch_s()):
         done = pipeline("seed", "--help", cwd=tmp_path)
     flags = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", done.stdout)) - {"--help"})
     assert flags == [

@@ -90,6 +90,7 @@ def test_the_seed_recipe_is_the_documents_loop_bit_for_bit_and_word_for_word(tor
     assert lines == printed
 
 
+@pytest.mark.slow
 def test_digits_reach_their_accuracy_in_time(tmp_path: Path) -> None:
     """On one thread: two that share a core with other tests wait for each other most of the time."""
     from pipeline.recipes import digits
