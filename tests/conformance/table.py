@@ -19,6 +19,7 @@ import tyro
 from tests.conformance.outcome import BACKENDS, STATUSES, Cell, Outcome, outcomes
 from tests.conformance.regression import worse
 from tests.conformance.suite import KINDS, architectures
+from tests.conformance.upstream import UPSTREAM
 
 _LONGEST = 400
 """Characters of a reason."""
@@ -66,6 +67,7 @@ def render(run: Sequence[Outcome], at: str | None) -> str:
         _figures(order),
         "## Reasons",
         "\n".join(f"{number}. {_plain(reason)}" for number, reason in enumerate(reasons, 1)),
+        *_upstream(order),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -79,6 +81,13 @@ def _introduction(at: str | None) -> str:
         "exporter cannot; *not judged*: the run ended, or parity did. Numbers in brackets are those of the reasons. "
         "Seconds are those of the whole command, mostly starts of processes and imports."
     )
+
+
+def _upstream(run: Sequence[Outcome]) -> list[str]:
+    """What is not this project's to mend, of what did not pass."""
+    wanting = [outcome.name for outcome in run if any(cell.status != "pass" for cell in outcome.cells)]
+    known = [f"- {name}: {UPSTREAM[name]}" for name in wanting if name in UPSTREAM]
+    return ["## Upstream", "\n".join(known)] if known else []
 
 
 def _row(outcome: Outcome, reasons: Sequence[str]) -> str:

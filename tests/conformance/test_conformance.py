@@ -13,6 +13,7 @@ from tests.conformance.outcome import BACKENDS, Cell, Outcome, cells, line, outc
 from tests.conformance.regression import committed, worse
 from tests.conformance.suite import KINDS, architectures
 from tests.conformance.table import render
+from tests.conformance.upstream import UPSTREAM
 from tests.conftest import ROOT, environ
 
 PAGE = ROOT / "docs" / "measured" / "conformance.md"
@@ -117,6 +118,13 @@ def test_the_page_has_a_row_for_each_and_every_reason_once() -> None:
     assert {key: cell.status for key, cell in committed(page).items()} == {
         (name, cell.backend): cell.status for name in ("mlp", "cnn") for cell in GOOD.cells
     }
+
+
+def test_what_is_known_upstream_is_said_of_what_does_not_pass() -> None:
+    page = render([replace(GOOD, name="rnn")], None)
+    assert f"## Upstream\n\n- rnn: {UPSTREAM['rnn']}" in page
+    assert "## Upstream" not in render([GOOD], None)
+    assert UPSTREAM.keys() <= {architecture.name for architecture in architectures()}
 
 
 def test_only_what_became_worse_is_named() -> None:
