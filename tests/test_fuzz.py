@@ -10,7 +10,7 @@ from pipeline.verifier import files
 from tests.measure.fuzz import fuzz
 
 
-@pytest.mark.parametrize("name", ["manifest", "record", "bundle", "ONNX file"])
+@pytest.mark.parametrize("name", ["manifest", "record", pytest.param("bundle", marks=pytest.mark.slow), "ONNX file"])
 def test_readers_refuse_damage_in_their_own_words(name: str, tmp_path: Path) -> None:
     assert fuzz(name, tmp_path / "bundle", 400, start=1) > 50
 

@@ -59,7 +59,10 @@ def test_a_right_artifact_passes_every_level(model: str, backend: str, runs: Mod
 
 @pytest.mark.parametrize(
     ("backend", "expected"),
-    [("compile", "8 as they are; read from"), ("aotinductor", "2 as they are; 6 compiled into code, probed")],
+    [
+        ("compile", "8 as they are; read from"),
+        pytest.param("aotinductor", "2 as they are; 6 compiled into code, probed", marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_artifacts_show_their_weights(backend: str, expected: str, runs: ModelRuns) -> None:
     run = runs("ConvNorm")
