@@ -110,11 +110,8 @@ class Arguments:
     def numbers(self) -> list[int] | None:
         """The inputs by number in the order of the arguments; None where an argument is no input alone."""
         slots = [*self.positional, *self.keywords.values()]
-        return [slot.number for slot in slots if isinstance(slot, Input)] if _all_inputs(slots) else None
-
-
-def _all_inputs(slots: Sequence[Slot]) -> bool:
-    return all(isinstance(slot, Input) for slot in slots)
+        numbers = [slot.number for slot in slots if isinstance(slot, Input)]
+        return numbers if len(numbers) == len(slots) else None
 
 
 def _given(

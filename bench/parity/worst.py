@@ -56,13 +56,14 @@ def farthest(
     """
     numbers = {case.name: number for number, case in reversed(cases)}
     rows = frozenset(spec.name for spec in signature.inputs if signature.batch in spec.shape[:1])
-    for check in checks:
-        names = (check.subject,) if check.subject in signature.output_names else signature.output_names
-        for case in check.cases if check.status == "fail" else ():
-            for name in names if case in numbers else ():
-                fed = load_case(inputs, numbers[case], [spec.name for spec in signature.inputs])
-                if (worst := worst_element(answers(numbers[case], name), fed, rows)) is not None:
-                    return worst
+    failing = [(check.subject, numbers.get(case)) for check in checks if check.status == "fail" for case in check.cases]
+    for subject, number in dict.fromkeys(failing):
+        if number is None:
+            continue
+        fed = load_case(inputs, number, [spec.name for spec in signature.inputs])
+        for name in (subject,) if subject in signature.output_names else signature.output_names:
+            if (worst := worst_element(answers(number, name), fed, rows)) is not None:
+                return worst
     return None
 
 
