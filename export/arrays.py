@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import ml_dtypes  # NumPy knows bfloat16 by its name from here on
 import numpy as np
 
 from export.device import HOST, Device
@@ -30,11 +31,6 @@ def dtype_name(array: Array) -> str:
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """NumPy's dtype of that name; bfloat16 is one that ``ml_dtypes`` adds."""
-    if name == "bfloat16":
-        import ml_dtypes
-
-        extended: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return extended
     return np.dtype(name)
 
 
@@ -46,8 +42,6 @@ def is_floating(dtype: np.dtype[Any]) -> bool:
 def float_limits(dtype: np.dtype[Any]) -> Any:
     """``eps``, ``tiny`` and ``max`` of a floating dtype."""
     if dtype.name == "bfloat16":
-        import ml_dtypes
-
         return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     return np.finfo(dtype)
 

@@ -6,7 +6,9 @@ node by node.
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
 
 import torch
 from torch.utils import _pytree as pytree
@@ -20,6 +22,24 @@ class Unguarded(torch.fx.Interpreter):
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         """A submodule of control flow runs as it is."""
         return None if target == "_guards_fn" else super().call_module(target, args, kwargs)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """One operator; what ran under autocast does so here, operator by operator."""
+        if target is not torch.ops.higher_order.wrap_with_autocast:
+            return super().call_function(target, args, kwargs)
+        kind, dtype, enabled, cached, body, *operands = args
+        with self.autocast(kind, dtype, enabled=enabled, cache_enabled=cached):
+            return self._inside(body).run(*operands)
+
+    def autocast(self, kind: str, dtype: torch.dtype, **settings: bool) -> AbstractContextManager[Any]:
+        """What a block under autocast runs under."""
+        return torch.autocast(kind, dtype, **settings)
+
+    def _inside(self, body: torch.fx.GraphModule) -> Self:
+        """This interpreter at work on a block of the program."""
+        inner = copy.copy(self)
+        torch.fx.Interpreter.__init__(inner, body)
+        return inner
 
 
 class Float64Program(Unguarded):
@@ -38,8 +58,13 @@ class Float64Program(Unguarded):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """One operator, its requests for narrower floats answered in float64."""
-        args, kwargs = pytree.tree_map(float64_dtype, (args, kwargs))
+        if target is not torch.ops.higher_order.wrap_with_autocast:
+            args, kwargs = pytree.tree_map(float64_dtype, (args, kwargs))
         return super().call_function(target, args, kwargs)
+
+    def autocast(self, kind: str, dtype: torch.dtype, **settings: bool) -> AbstractContextManager[Any]:
+        """None: nothing is made narrower."""
+        return nullcontext()
 
 
 def to_float64(value: Any) -> Any:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -83,6 +84,11 @@ def on_device(exported: torch.export.ExportedProgram, where: Device) -> torch.ex
     from torch.export.passes import move_to_device_pass
 
     return move_to_device_pass(exported, where.torch_name)
+
+
+def casts_in_view() -> AbstractContextManager[Any]:
+    """Autocast inside a model casts its weights at every use: a trace would keep those that it has cast before."""
+    return torch.autocast("cpu", enabled=False, cache_enabled=False)
 
 
 @contextmanager

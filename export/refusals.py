@@ -49,6 +49,11 @@ _CAPTURE = (
         "compute sizes with whole numbers (//, no / or scale factor), make the dimension static, or narrow its range",
     ),
     Cause(
+        r"wrap_with_autocast: unexpected freevars",
+        "torch.compile cannot take a traced block under autocast whose sizes are dynamic",
+        "leave autocast to who calls the model, declare its sizes static, or serve aotinductor",
+    ),
+    Cause(
         r"nn/modules/rnn\.py[\s\S]*argument 'size' failed to unpack",
         "torch.export cannot trace a recurrent layer over a packed sequence",
         "give the layer the padded tensor, and take each row's last real step by its length (gather)",
@@ -111,6 +116,11 @@ _ONNX = (
         r"UnsupportedOperatorError: Exporting the operator '(?:aten::)?([\w:]+)' to ONNX opset version (\d+)",
         r"the older ONNX exporter has no translation of \1 (opset \2)",
         "use the backend onnx, or write it with other operators",
+    ),
+    Cause(
+        r"op_type:(\w+Normalization)[\s\S]*?: \w+ has inconsistent type",
+        r"ONNX has no \1 whose weights are of another type than its input, as autocast makes it",
+        "cast that layer's input to its weights' type (norm(x.float())), or leave autocast to who calls the model",
     ),
     Cause(
         r"NOT_IMPLEMENTED : Could not find an implementation for (\w+)\((\d+)\) node with name '([^']*)'",

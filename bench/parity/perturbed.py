@@ -136,6 +136,7 @@ def decomposed(exported: torch.export.ExportedProgram) -> torch.export.ExportedP
         get_decompositions(
             [
                 aten.native_layer_norm, aten.native_group_norm, aten._native_batch_norm_legit_no_training,
+                aten._native_batch_norm_legit,
                 aten._softmax, aten._log_softmax, aten.gelu,
             ]
         )

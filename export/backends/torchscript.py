@@ -47,7 +47,7 @@ class TorchScript(Backend):
         import torch
 
         from export.flat import FlatModule
-        from export.program import quiet
+        from export.program import casts_in_view, quiet
         from export.roads import Road, first_that_works
         from export.runtimes.torch import TorchSession
         from export.trial import Trial
@@ -62,7 +62,8 @@ class TorchScript(Backend):
 
         def trace() -> str:
             example = source.signature.example(source.signature.example_sizes(), source.seed)
-            _save(torch.jit.trace(flat, tuple(to_torch(array) for array in example.values())), path)
+            with casts_in_view():
+                _save(torch.jit.trace(flat, tuple(to_torch(array) for array in example.values())), path)
             return _TRACE
 
         def check(form: str) -> None:

@@ -72,8 +72,10 @@ def _origin_noted(program: torch.export.ExportedProgram) -> Iterator[None]:
 def export_trace(source: BuildInput, path: Path) -> dict[str, str]:
     """Trace the module on its example and export that, with the signature's names and dynamic dimensions."""
     from export.flat import FlatModule
+    from export.program import casts_in_view
 
-    _export_older(FlatModule(source.module(), source.signature).eval(), _example(source), source.signature, path)
+    with casts_in_view():
+        _export_older(FlatModule(source.module(), source.signature).eval(), _example(source), source.signature, path)
     return {"form": "ONNX, TorchScript exporter", **_checked(path)}
 
 

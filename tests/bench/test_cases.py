@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bench.parity.cases import Pool, plan
+from bench.parity.changes import EXTREMES, VALUES
+from bench.parity.spec import ParitySpec
 from export.signature import Signature, SizeRange, TensorSpec
 from tests.bench.conftest import SPEC
 from tests.models import SIGNATURES, rows
@@ -54,3 +56,25 @@ def test_real_rows_set_the_other_dimensions() -> None:
     assert pool.sizes["length"] == 12
     assert pool.real_rows_count == 0  # the other input has no real rows
     assert pool.call(4)["tokens"].tolist() == [[1] * 12] * 4
+
+
+def test_ids_and_masks_are_never_changed_and_floats_stay_in_their_bounds() -> None:
+    signature = Signature(
+        inputs=(
+            TensorSpec("x", "float32", ("batch", 4), low=0.5, high=2.0),
+            TensorSpec("ids", "int64", ("batch", "length"), high=99),
+            TensorSpec("mask", "int64", ("batch", "length")),
+        ),
+        ranges={"batch": SizeRange(min=6, max=60), "length": SizeRange(min=4, max=20, multiple=4)},
+    )
+    pool = Pool(signature=signature, samples={}, seed=0)
+    for case in plan(pool, ParitySpec(rows_count=64)):
+        assert all(size in signature.ranges[name] for name, size in case.sizes.items()), case
+        inputs = pool.inputs(case)
+        mask = inputs["mask"]
+        assert (mask[:, 0] == 1).all()
+        assert (np.diff(mask) <= 0).all()
+        assert case.change is None or len(np.unique(inputs["ids"])) > 1
+        if case.change in {**VALUES, **EXTREMES}:
+            assert inputs["x"].min() >= 0.5
+            assert inputs["x"].max() <= 2.0

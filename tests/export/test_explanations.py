@@ -114,6 +114,14 @@ REFUSALS = (
         "ONNX Runtime has no Gemm (opset 13) for the dtype that it is given at node_linear", "",
     ),
     Refusal(
+        "Autocast", "session",
+        "ONNX has no LayerNormalization whose weights are of another type than its input, as autocast makes it", "",
+    ),
+    Refusal(
+        "Autocast", "compile",
+        "torch.compile cannot take a traced block under autocast whose sizes are dynamic", "",
+    ),
+    Refusal(
         "OwnGradient", "torchscript", "TorchScript cannot save the autograd function _Square", "return _Square.apply(x)"
     ),
     Refusal(

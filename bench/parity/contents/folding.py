@@ -97,6 +97,25 @@ def folded_norms(exported: torch.export.ExportedProgram, weights: dict[str, Valu
     return folded
 
 
+def cast_weights(exported: torch.export.ExportedProgram) -> list[Folded]:
+    """Weights as a block under autocast uses them: an artifact may hold them cast, since every call would cast them."""
+    import torch
+
+    signature = exported.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    cast = []
+    for node in exported.graph.nodes:
+        if node.target is not torch.ops.higher_order.wrap_with_autocast:
+            continue
+        _, dtype, enabled, _, _, *operands = node.args
+        used = [names[operand.name] for operand in operands if enabled and getattr(operand, "name", None) in names]
+        for name in used:
+            value = exported.state_dict[name].detach().cpu().to(dtype).double().numpy()
+            own = name.removeprefix("module.")
+            cast.append(Folded(value, np.zeros_like(value), (own,), into=own))
+    return cast
+
+
 def folded_constants(exported: torch.export.ExportedProgram) -> list[Folded]:
     """Values that the program computes from weights and constants alone, such as a transposed or joined weight."""
     import torch

@@ -20,7 +20,7 @@ import numpy as np
 from bench.parity.cases import Values
 from bench.parity.check import Check
 from bench.parity.contents import Difference
-from bench.parity.contents.folding import Folded, folded_constants, folded_norms, used_weights
+from bench.parity.contents.folding import Folded, cast_weights, folded_constants, folded_norms, used_weights
 from bench.parity.contents.probe import MOST_ELEMENTS, Call, probe
 from export import registry
 from export.arrays import is_floating
@@ -54,7 +54,9 @@ def weights_check(
     exported = _load(program) if program else None
     weights = load_file(checkpoint)
     used = used_weights(exported) & weights.keys() if exported is not None else set(weights)
-    folded = [*folded_norms(exported, weights), *folded_constants(exported)] if exported is not None else []
+    folded: list[Folded] = []
+    if exported is not None:
+        folded = [*folded_norms(exported, weights), *folded_constants(exported), *cast_weights(exported)]
     comparison = compare_weights(contents, {name: weights[name] for name in sorted(used)}, folded)
     if exported is None and comparison.wrong:
         message = (

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 from torch import nn
 
-from bench.parity.cases import Pool, plan
-from bench.parity.changes import EXTREMES, VALUES
-from bench.parity.levels.undetermined import CaseSpread
-from bench.parity.perturbed import Cramped
-from bench.parity.run import ParityRun
 from bench.parity.spec import ParitySpec
+from bench.parity.store import save_case
 from export.build import Source
 from export.errors import UserError
 from export.signature import Signature, SizeRange, TensorSpec
 from tests.bench.conftest import right
-from tests.model_run import ModelRun, vouch
+from tests.conftest import environ
+from tests.model_run import ModelRun
 
 BACKENDS = pytest.mark.parametrize(
     "backend",
     [pytest.param("exported", marks=pytest.mark.slow), pytest.param("torchscript", marks=pytest.mark.slow), "onnx"],
 )
 FEW = ParitySpec(rows_count=256)
+SOURCE = TensorSpec("source", "float32", (64,))
 ROWS = Signature(inputs=(TensorSpec("x", "float32", ("batch", 4)),), ranges={"batch": SizeRange(min=2, max=300)})
-
-WIDE = Signature(inputs=(TensorSpec("x", "float32", ("batch", 64)),), ranges={"batch": SizeRange(max=300)})
 
 
 class Together(nn.Module):
@@ -81,46 +77,31 @@ class Half(nn.Module):
         return torch.tanh(self.out(x))
 
 
-class Normed(nn.Module):
-    """A row of equal values has a deviation of its roundings alone: float32 leaves much of it undetermined."""
+class Takes(nn.Module):
+    """Every row takes its values from a common source, where the row before it has ended."""
 
-    def __init__(self) -> None:
+    def forward(self, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x.masked_scatter(x > 1, source))
+
+
+class Cast(nn.Module):
+    """A block in bfloat16 by autocast, float32 outside."""
+
+    def __init__(self, factor: float = 1.0) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.norm = nn.LayerNorm(64)
-        nn.init.normal_(self.norm.weight)
+        self.hidden, self.out = nn.Linear(4, 16), nn.Linear(16, 3)
+        with torch.no_grad():
+            self.out.weight[0, 0] *= factor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        normed: torch.Tensor = self.norm(x * 1.7)
-        return normed
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return torch.tanh(self.out(torch.relu(self.hidden(x))).float())
 
 
-class Recurrent(nn.Module):
-    """A length that ``torch.export`` cannot leave open: there is no traced program."""
-
+class CastAltered(Cast):
     def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.cells = nn.RNN(4, 8, num_layers=2, batch_first=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        steps: torch.Tensor
-        steps, _ = self.cells(x)
-        return steps
-
-
-class Attends(nn.Module):
-    """Where values near overflow meet, an exporter that scales products overflows, one that scales factors does not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.query = nn.Parameter(torch.randn(1, 4, 16))
-        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mixed: torch.Tensor = self.attention(self.query.expand(x.shape[0], -1, -1), x, x)[0]
-        return mixed
+        super().__init__(1.02)
 
 
 class Cached(nn.Module):
@@ -162,13 +143,13 @@ def test_rows_that_look_at_each_other_are_seen_and_judged_as_whole_calls(backend
 
 
 def test_rows_of_their_own_are_seen_as_such(tmp_path: Path) -> None:
-    run = model_run("Normed", tmp_path, WIDE)
+    run = model_run("Cast", tmp_path)
     assert run.reference.own_rows
     assert run.reference.remarks == ()
 
 
 def test_a_random_model_is_refused_with_operator_and_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"random .*bernoulli.* at test_unusual.py:\d+: return nn.functional.dropout"):
+    with pytest.raises(UserError, match=r"random .*bernoulli.* at test_effects.py:\d+: return nn.functional.dropout"):
         model_run("Random", tmp_path)
 
 
@@ -186,6 +167,31 @@ def test_gradients_inside_forward_are_taken(tmp_path: Path) -> None:
     run = model_run("Forces", tmp_path)
     report = run.judge(run.build("eager", tmp_path / "eager"))
     assert report.status == "pass", report.reasons
+
+
+def test_a_common_source_makes_rows_look_at_each_other_in_the_smallest_batches_too(tmp_path: Path) -> None:
+    """The first rows of a call never change: what they take from the source is the same in any batch."""
+    few = {"batch": SizeRange(max=8)}
+    run = model_run("Takes", tmp_path, replace(ROWS, inputs=(*ROWS.inputs, SOURCE), ranges=few))
+    assert not run.reference.own_rows
+    report = run.judge(right(run, "exported"))
+    assert report.status == "pass", report.reasons
+
+
+def test_what_runs_under_autocast_is_held_to_the_same_function_with_its_casts_widened(tmp_path: Path) -> None:
+    run = model_run("Cast", tmp_path)
+    assert run.reference.float64_by == "program"
+    for backend in ("exported", "torchscript"):
+        report = run.judge(right(run, backend))
+        assert report.status == "pass", report.reasons
+    (weights,) = [check for check in report.checks if check.level == "weights"]
+    assert "4 folded, recomputed" in weights.message  # cast ahead
+    altered = Source(function=f"{__name__}:make", argument="CastAltered")
+    report = run.judge(run.build("torchscript", tmp_path / "altered", source=altered))
+    assert (
+        "out.weight differs after folding in 1 of 48 values"
+        in next(check for check in report.checks if check.level == "weights").message
+    )
 
 
 @BACKENDS
@@ -218,108 +224,19 @@ def test_bfloat16_is_a_dtype_like_others(tmp_path: Path) -> None:
         assert report.status == "pass", report.reasons
 
 
+def test_cases_in_bfloat16_are_read_by_a_process_that_has_loaded_no_onnx(tmp_path: Path) -> None:
+    save_case(tmp_path, 0, {"x": torch.ones(2, dtype=torch.bfloat16)})
+    read = (
+        "import sys; from pathlib import Path; from bench.parity.store import load_case; "
+        "print(load_case(Path(sys.argv[1]), 0, ['x'])['x'].dtype, 'onnx' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", read, tmp_path], check=False, capture_output=True, text=True, env=environ()
+    )
+    assert done.stdout.split() == ["bfloat16", "False"], done.stderr
+
+
 def test_what_the_model_itself_refuses_is_left_out_and_said(tmp_path: Path) -> None:
     run = model_run("Refuses", tmp_path)
     assert "two rows are not enough" in run.reference.left_out["batch=2"]
     assert not any(case.sizes["batch"] == 2 for case in run.reference.cases)
-
-
-def test_a_failing_case_is_judged_again_by_equivalents_of_the_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Squares of huge values overflow where an exporter forms them; eager's deviation accumulates in float64."""
-    run = model_run("Together", tmp_path)
-    artifact = right(run, "onnx")
-    again = run.judge(artifact)
-    assert again.status == "pass", again.reasons
-    assert again.spreads
-    monkeypatch.setattr(ParityRun, "_again", lambda self, report, *_: report)
-    assert run.judge(artifact).status == "fail"
-
-
-def test_a_fault_is_not_explained_by_equivalents(tmp_path: Path) -> None:
-    """Every value off by a few dozen roundings: equivalents are asked, and none is so far off."""
-    run = model_run("Normed", tmp_path, WIDE)
-    report = run.judge(off_by(4e-6, right(run, "onnx")))
-    assert "error" in report.failed_levels
-    assert report.spreads
-    assert report.worst is not None
-    assert abs(float(report.worst.got) - float(report.worst.expected)) > 3e-6
-    assert "; for x = [" in report.worst.text
-
-
-@pytest.mark.slow
-def test_what_cannot_be_traced_as_declared_is_traced_at_the_sizes_of_the_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """ONNX Runtime's tanh is a rounding or two worse than PyTorch's: right, and only equivalents can say so."""
-    series = Signature(
-        inputs=(TensorSpec("x", "float32", ("batch", "length", 4)),),
-        ranges={"batch": SizeRange(max=300), "length": SizeRange(min=2, max=9)},
-    )
-    run = model_run("Recurrent", tmp_path, series)
-    assert run.traced.failure
-    artifact = off_by(7e-8, right(run, "onnx"))
-    with monkeypatch.context() as without:
-        without.setattr("bench.parity.spread.traced", lambda *_: None)
-        blind = run.judge(artifact)
-    seen = run.judge(artifact)
-    assert min(map(largest_unit, seen.spreads)) > 2 * max(map(largest_unit, blind.spreads))
-    assert seen.status == "pass", seen.reasons
-    assert seen.worst is None
-    assert blind.status == "fail"
-    assert "error" in run.judge(off_by(4e-6, artifact)).failed_levels
-
-
-@pytest.mark.slow
-def test_how_near_to_overflow_a_value_on_the_way_comes_is_left_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = replace(ROWS, inputs=(TensorSpec("x", "float32", ("batch", 6, 16)),))
-    run = model_run("Attends", tmp_path, seen)
-    artifact = right(run, "onnx")
-    report = run.judge(artifact)
-    assert report.status == "pass", report.reasons
-    assert "near overflow" in {spread.case for spread in report.spreads}
-    monkeypatch.setattr(Cramped, "_HEADROOM", 1.0)
-    assert "structure" in run.judge(artifact).failed_levels
-
-
-def off_by(error: float, artifact: Path) -> Path:
-    """The artifact with a number added to every value of its first output."""
-    path = artifact / "model.onnx"
-    model = onnx.load(str(path))
-    name, before = model.graph.output[0].name, f"before_{error}"
-    last = next(node for node in model.graph.node if name in node.output)
-    last.output[list(last.output).index(name)] = before
-    model.graph.initializer.append(numpy_helper.from_array(np.array(error, np.float32), f"off_{error}"))
-    model.graph.node.append(onnx.helper.make_node("Add", [before, f"off_{error}"], [name]))
-    onnx.save(model, str(path))
-    vouch(artifact)
-    return artifact
-
-
-def largest_unit(spread: CaseSpread) -> float:
-    return spread.largest_unit
-
-
-def test_ids_and_masks_are_never_changed_and_floats_stay_in_their_bounds() -> None:
-    signature = Signature(
-        inputs=(
-            TensorSpec("x", "float32", ("batch", 4), low=0.5, high=2.0),
-            TensorSpec("ids", "int64", ("batch", "length"), high=99),
-            TensorSpec("mask", "int64", ("batch", "length")),
-        ),
-        ranges={"batch": SizeRange(min=6, max=60), "length": SizeRange(min=4, max=20, multiple=4)},
-    )
-    pool = Pool(signature=signature, samples={}, seed=0)
-    for case in plan(pool, ParitySpec(rows_count=64)):
-        assert all(size in signature.ranges[name] for name, size in case.sizes.items()), case
-        inputs = pool.inputs(case)
-        mask = inputs["mask"]
-        assert (mask[:, 0] == 1).all()
-        assert (np.diff(mask) <= 0).all()
-        assert case.change is None or len(np.unique(inputs["ids"])) > 1
-        if case.change in {**VALUES, **EXTREMES}:
-            assert inputs["x"].min() >= 0.5
-            assert inputs["x"].max() <= 2.0
