@@ -120,7 +120,12 @@ def _dim(name: str, bounds: SizeRange) -> Any:
 
 
 def _fixed(message: str, signature: Signature) -> list[str]:
-    """The symbols whose size ``torch.export`` cannot leave open, as its message or ours names them."""
+    """The symbols whose size ``torch.export`` cannot leave open, as its message or ours names them.
+
+    All of them where it breaks off while it looks for one to suggest: the range that it found holds a single size.
+    """
+    if "Cannot create Dim with inconsistent" in message:
+        return [*signature.ranges]
     return [name for name in signature.ranges if re.search(rf"\b{re.escape(name)}\b", message)]
 
 

@@ -77,3 +77,24 @@ def test_a_process_that_reads_no_program_does_not_pay_for_its_reader() -> None:
     code = "import sys, export.program; print('sympy' in sys.modules, 'torch.export.pt2_archive' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=environ(), capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+class Residual(torch.nn.Module):
+    """Halved twice, then once more beside a pooling that rounds up, as residual networks are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 1, 3, stride=2, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.max_pool2d(self.conv(x), 3, 2, 1)
+        half = torch.nn.functional.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
+        return (self.conv(x) + half).mean((2, 3))
+
+
+def test_where_torch_breaks_off_before_it_names_a_size_the_later_roads_are_taken_too() -> None:
+    images = TensorSpec("x", "float32", (1, 1, "side", 64))
+    signature = Signature(inputs=(images,), ranges={"side": SizeRange(min=14, max=18)})
+    program = capture(Residual(), complete(Residual(), signature, seed=0), seed=0)
+    assert "Cannot create Dim with inconsistent" in program.facts["not_by_torch.export"]
+    assert program.facts["road"] == "torch.export with derived sizes"
