@@ -1,13 +1,16 @@
-"""The roads to a traced program: ``torch.export`` as it is; strict; with checks left to the call; with derived sizes.
+"""The roads to a traced program: ``torch.export`` as it is; strict; with 1 a size like others; with checks left to the
+call; with derived sizes.
 
-The first is kept as it comes. ``torch.export`` refuses a size that it cannot prove for the whole range, though it may
-hold for all of it (sizes halved, rounded up and resized back): a later road leaves the proof out. What it made is kept
-only if it takes every size that was tried, with the module's own shapes, and answers as the module does.
+The first is kept as it comes, if its guards let every size pass. ``torch.export`` refuses a size that it cannot prove
+for the whole range, though it may hold for all of it (sizes halved, rounded up and resized back): a later road leaves
+the proof out. What it made is kept only if it takes every size that was tried, with the module's own shapes, and
+answers as the module does.
 """
 
 from __future__ import annotations
 
 import copy
+import io
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -52,14 +55,20 @@ class Capture:
     accept: Callable[[ExportedProgram], object]
     """Raises for a program that breaks the signature."""
 
-    def export(self, sizes: Sizes, dims: Mapping[str, object], **options: Any) -> ExportedProgram:
-        """Trace the example of ``sizes``, each symbol a dimension as ``dims`` has it."""
+    def export(
+        self, sizes: Sizes, dims: Mapping[str, object], *, oblivious: bool = False, **options: Any
+    ) -> ExportedProgram:
+        """Trace the example of ``sizes``, each symbol a dimension as ``dims`` has it.
+
+        ``oblivious`` is how PyTorch's own ONNX exporter traces: what it does with a size of 1 it does with any.
+        """
         tensors = tuple(to_torch(array) for array in self.signature.example(sizes, self.seed).values())
         shapes = tuple(
             {index: dims[dim] for index, dim in enumerate(spec.shape) if isinstance(dim, str)}
             for spec in self.signature.inputs
         )
-        with torch.no_grad(), open_layers(self.flat):
+        of_sizes = torch.fx.experimental._config.patch(backed_size_oblivious=oblivious)  # type: ignore[attr-defined]
+        with torch.no_grad(), open_layers(self.flat), of_sizes:
             exported = torch.export.export(self.flat, tensors, dynamic_shapes={"tensors": shapes}, **options)
         self.accept(exported)
         return exported
@@ -76,12 +85,19 @@ def captured(capture: Capture) -> Kept[ExportedProgram]:
     trial = Trial(capture.flat, signature, capture.seed)
 
     def check(exported: ExportedProgram) -> None:
-        _sweep(exported, capture)
-        module = exported.module()
+        program = _read_back(exported)
+        _ask_guards(program, capture)
+        _sweep(program, capture)
+        module = program.module()
         trial.check(lambda tensors: module(*tensors))
 
+    def plain() -> ExportedProgram:
+        exported = capture.export(example, dims)
+        _ask_guards(exported, capture)
+        return exported
+
     whole = (
-        Road("torch.export", partial(capture.export, example, dims), trust="full"),
+        Road("torch.export", plain, trust="full"),
         Road("strict torch.export", partial(capture.export, example, dims, strict=True)),
     )
     try:
@@ -96,6 +112,7 @@ def captured(capture: Capture) -> Kept[ExportedProgram]:
     ranges = {name: signature.ranges[name] for name in fixed}
     derived = dims | {name: Dim.AUTO(min=bounds.min, max=bounds.max) for name, bounds in ranges.items()}
     later = (
+        Road("torch.export oblivious to sizes of 1", partial(capture.export, example, dims, oblivious=True)),
         Road("torch.export with deferred checks", partial(capture.export, example, dims, **deferred)),
         Road("torch.export with deferred checks, larger", partial(capture.export, larger, dims, **deferred)),
         Road(DERIVED, partial(capture.export, larger, derived)),
@@ -138,6 +155,46 @@ def _larger(signature: Signature) -> dict[str, int]:
     }
 
 
+def _ask_guards(exported: ExportedProgram, capture: Capture) -> None:
+    """Ask the program's guards about many sizes, without computing.
+
+    Raises:
+        SizeNotTakenError: they refuse one that the module takes, as they do where a size of 1 was taken for special.
+    """
+    guards = getattr(exported.module(), "_guards_fn", None)
+    if guards is None:
+        return
+    for sizes in _many(capture.signature, capture.seed):
+        try:
+            guards(*_hollow(capture.signature, sizes))
+        except AssertionError as error:
+            try:
+                with torch.no_grad():
+                    capture.flat(*map(to_torch, capture.signature.example(sizes, capture.seed).values()))
+            except Exception:  # noqa: BLE001, S112 - the module is the user's: it refuses that size, too
+                continue
+            raise SizeNotTakenError(f"the program does not take {_in_words(sizes)}: {error}") from None
+
+
+def _read_back(exported: ExportedProgram) -> ExportedProgram:
+    """The program as it comes out of its file, in which a size that was open may be fixed."""
+    file = io.BytesIO()
+    torch.export.save(exported, file)
+    file.seek(0)
+    return torch.export.load(file)
+
+
+def _hollow(signature: Signature, sizes: Sizes) -> list[torch.Tensor]:
+    """Tensors of the inputs' shapes and dtypes, without values."""
+    return [
+        torch.empty(shape, dtype=getattr(torch, spec.dtype), device="meta") for spec, shape in signature.shapes(sizes)
+    ]
+
+
+def _in_words(sizes: Sizes) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sizes.items())
+
+
 def _sweep(exported: ExportedProgram, capture: Capture) -> None:
     """Run program and module without computing (on PyTorch's device ``meta``) at many sizes, and compare their shapes.
 
@@ -155,21 +212,23 @@ def _sweep(exported: ExportedProgram, capture: Capture) -> None:
     for sizes in _many(capture.signature, capture.seed):
         if time.monotonic() > deadline:
             return
-        example = capture.signature.example(sizes, capture.seed)
-        inputs = [to_torch(array).to("meta") for array in example.values()]
+        inputs = _hollow(capture.signature, sizes)
         try:
             with torch.no_grad():
                 wanted = [tuple(output.shape) for output in module(*inputs)]
         except Exception:  # noqa: BLE001, S112 - the module is the user's, and not every operator runs on meta
             continue
-        where = ", ".join(f"{name}={size}" for name, size in sizes.items())
         try:
             with torch.no_grad():
                 shapes = [tuple(output.shape) for output in program(*inputs)]
         except Exception as error:  # noqa: BLE001 - any refusal is one; the words are kept
-            raise SizeNotTakenError(f"the program does not take {where}: {str(error).splitlines()[0]}") from None
+            raise SizeNotTakenError(
+                f"the program does not take {_in_words(sizes)}: {str(error).splitlines()[0]}"
+            ) from None
         if shapes != wanted:
-            raise RuntimeError(f"the program's outputs have shapes {shapes} with {where}, the model's {wanted}")
+            raise RuntimeError(
+                f"the program's outputs have shapes {shapes} with {_in_words(sizes)}, the model's {wanted}"
+            )
 
 
 def _many(signature: Signature, seed: int) -> Iterator[dict[str, int]]:

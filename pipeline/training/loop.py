@@ -32,6 +32,7 @@ from export.record import observed, write
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.evaluate import call, data_sha256, final_metrics, predict
 from pipeline.training.resume import Counters, forget_state, load_state, save_state, save_tensors
+from pipeline.training.weights import take_up
 
 if TYPE_CHECKING:
     from pipeline.data import Data, Split
@@ -78,7 +79,7 @@ def train(recipe: Recipe, where: Device, folder: Path, key: str, progress: Progr
         last_loss, kept_epoch = None, 0
     else:
         last_loss, kept_epoch = _Training(recipe, spec, data, module, where, folder).run(progress)
-        module.load_state_dict(load_file(folder / WEIGHTS))
+        take_up(module, load_file(folder / WEIGHTS))
     metrics = final_metrics(recipe, data, module, where)
     if last_loss is not None:
         metrics["train_loss"] = last_loss

@@ -23,6 +23,7 @@ from export.device import Device
 from export.errors import RecordError, UserError
 from export.files import FileDigest, write_atomically
 from export.record import Record, key_of, read, sha256, write
+from pipeline.training.weights import take_up
 
 _TENSORS, _RECORD = "state.safetensors", "state.json"
 
@@ -105,7 +106,7 @@ def load_state(
         return None
     text, tensors = _verified(folder, read(SavedState, path))
     tensors = {name: tensor.to(where.torch_name) for name, tensor in tensors.items()}
-    module.load_state_dict(_under("model.", tensors))
+    take_up(module, _under("model.", tensors))
     slots: dict[int, dict[str, Any]] = {}
     for name, value in (_under("optimizer.", tensors) | text["scalars"]).items():
         index, _, slot = name.partition(".")

@@ -15,6 +15,7 @@ from export.build import Source
 from export.record import from_json, read, to_json
 from pipeline.find import RecipeLocation, call
 from pipeline.run import RecipeRecord
+from pipeline.training.weights import take_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ def trained_module(argument: str) -> nn.Module:
     recipe = call(wanted.location)
     torch.manual_seed(recipe.seed)
     module = recipe.model()
-    module.load_state_dict(load_file(Path(wanted.weights)))
+    take_up(module, load_file(Path(wanted.weights)))
     return module.eval()
 
 

@@ -8,10 +8,6 @@ UPSTREAM = {
         "adaptive pooling to several bins of an image of any size: the exporter writes indices that fit the example's "
         f"size ({_PYTORCH}/64806)"
     ),
-    "embedding_bag": (
-        f"`torch.export` guards against a batch of 1, though the program computes it right ({_PYTORCH}/181097)"
-    ),
-    "character_cnn": f"`torch.export` asserts that a size is not 1, though any is fine ({_PYTORCH}/181097)",
     "rnn": (
         "`torch.export` unrolls a plain `nn.RNN`, which fixes its number of steps; for LSTM and GRU PyTorch has loops, "
         f"which are used ({_PYTORCH}/115092)"

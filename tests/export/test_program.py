@@ -89,7 +89,8 @@ class Residual(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.nn.functional.max_pool2d(self.conv(x), 3, 2, 1)
         half = torch.nn.functional.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
-        return (self.conv(x) + half).mean((2, 3))
+        mean: torch.Tensor = (self.conv(x) + half).mean((2, 3))
+        return mean
 
 
 def test_where_torch_breaks_off_before_it_names_a_size_the_later_roads_are_taken_too() -> None:
@@ -98,3 +99,20 @@ def test_where_torch_breaks_off_before_it_names_a_size_the_later_roads_are_taken
     program = capture(Residual(), complete(Residual(), signature, seed=0), seed=0)
     assert "Cannot create Dim with inconsistent" in program.facts["not_by_torch.export"]
     assert program.facts["road"] == "torch.export with derived sizes"
+
+
+def test_guards_that_refuse_a_size_which_the_model_takes_lead_to_the_next_road(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch takes a batch of 1 for special, though the program computes it right."""
+    ids = TensorSpec("input", "int64", ("batch", "items"), high=9)
+    signature = Signature(inputs=(ids,), ranges={"batch": SizeRange(max=8), "items": SizeRange(min=2, max=8)})
+    bag = torch.nn.EmbeddingBag(10, 4)
+    complete_signature = complete(bag, signature, seed=0)
+    program = capture(bag, complete_signature, seed=0)
+    assert program.facts["road"] == "torch.export oblivious to sizes of 1"
+    single = torch.tensor([[1, 2, 3]])
+    assert torch.allclose(program.exported.module()(single)[0], bag(single))
+    monkeypatch.setattr("export.capture_roads._ask_guards", lambda exported, capture: None)
+    unasked = capture(bag, complete_signature, seed=0)
+    assert unasked.facts["road"] == "torch.export"
+    with pytest.raises(AssertionError, match="Guard failed"):
+        unasked.exported.module()(single)

@@ -116,7 +116,7 @@ def test_artifacts_run_where_the_source_is_gone(mine: Path, tmp_path: Path) -> N
         "run = load(Path(sys.argv[1]), LoadOptions())\nrun(run.signature.example({'batch': 5}, seed=0))\n"
         "assert not {'net', 'cheap', 'pipeline'} & set(sys.modules)"
     )
-    for name in ("torchscript", "exported", "onnx"):
+    for name in ("torchscript", "onnx"):
         folder = run / "artifacts" / name
         subprocess.run([sys.executable, "-c", code, folder], check=True, cwd=tmp_path, env=environ())
 
@@ -153,7 +153,7 @@ def test_a_failed_row_leaves_its_reason_its_log_and_a_script_that_repeats_it(min
     again = subprocess.run(["sh", run / row.reproduce], capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert "igamma" in again.stderr
-    assert {one.name for one in verdict.rows if one.shippable} == {"torchscript", "exported"}
+    assert {one.name for one in verdict.rows if one.shippable} == {"torchscript"}
     page = (run / "report.html").read_text()
     assert "What failed" in page
     assert row.reproduce in page
@@ -177,7 +177,6 @@ def test_a_model_that_cannot_be_traced_still_gets_its_torchscript(mine: Path) ->
     rows = {row.name: row for row in read(Verdict, latest(mine) / "verdict.json").rows}
     assert rows["torchscript"].shippable
     assert "cannot be traced by torch.export" in rows["onnx"].reasons[0]
-    assert "cannot be traced by torch.export" in rows["exported"].reasons[0]
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ class Leaky(Traced):
 BACKENDS = (Traced(name="traced"), Leaky(name="leaky"))
 '''
 ENTRY_POINTS = "[torchstone.backends]\ntrial = trial_backend:BACKENDS\n"
-PLUGIN_RECIPE = RECIPE.replace('("eager", "torchscript", "exported", "onnx")', '("eager", "traced")')
+PLUGIN_RECIPE = RECIPE.replace('("eager", "torchscript", "onnx")', '("eager", "traced")')
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from pipeline.recipe import Data, Recipe, Split, TrainSpec
 from pipeline.recipes import seed as seed_recipe
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Progress, train
+from pipeline.training.resume import save_tensors
+from pipeline.training.weights import take_up
 from tests.conftest import environ, within_cpu_s
 from tests.models import SIGNATURES, ConvNorm
 
@@ -237,6 +239,26 @@ def test_a_recipe_without_training_keeps_the_models_own_weights(tmp_path: Path) 
     torch.manual_seed(3)
     assert same_bits(weights(tmp_path), ConvNorm().state_dict())
     assert (checkpoint.epochs_count, checkpoint.kept_epoch, checkpoint.metrics) == (0, 0, {})
+
+
+class Versioned(nn.Linear):
+    """Reads its tensors by the version of its layout, as some of torchvision's networks do."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *arguments: Any) -> None:
+        if local_metadata.get("version") != 2:
+            raise ValueError("version should be set to 2")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments)
+
+
+def test_a_module_that_asks_for_the_version_of_its_tensors_gets_its_own(tmp_path: Path) -> None:
+    first, second = Versioned(3, 2), Versioned(3, 2)
+    save_tensors(tmp_path / "weights.safetensors", first.state_dict())
+    take_up(second, load_file(tmp_path / "weights.safetensors"))
+    assert same_bits(first.state_dict(), second.state_dict())
+    with pytest.raises(ValueError, match="version should be set"):
+        second.load_state_dict(load_file(tmp_path / "weights.safetensors"))
 
 
 @pytest.mark.parametrize(
