@@ -65,6 +65,18 @@ def test_a_small_relative_error_of_one_channel_shows_in_the_slope_alone() -> Non
     assert ratio.status == "pass"
 
 
+@pytest.mark.parametrize(("of_eager", "status"), [(4e-7, "pass"), (1e-7, "fail")])
+def test_a_slope_is_held_to_eagers_steepest_in_any_channel(of_eager: float, status: str) -> None:
+    """Weights of a resized image are computed in float32: whose error is in which channel is a matter of order."""
+    wide, eager, got = honest()
+    eager[:, 2] = eager[:, 2].astype(np.float64) * (1 + of_eager)
+    got[:, 1] = got[:, 1].astype(np.float64) * (1 + 8e-7)
+    slope = SlopeTally("y")
+    slope.add(answers(got, wide, eager))
+    (found,) = slope.checks(LIMITS)
+    assert found.status == status
+
+
 def test_errors_of_single_cases_are_held_to_the_rows() -> None:
     """Eight equal rows on which eager happens to be exact: an ordinary error of the artifact is no fault there."""
     wide, eager, got = honest()
