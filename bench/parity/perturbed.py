@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from export.float64 import Unguarded
+from export.program import quiet
 
 
 class Reassociated(Unguarded):
@@ -141,6 +142,6 @@ def decomposed(exported: torch.export.ExportedProgram) -> torch.export.ExportedP
             ]
         )
     )  # fmt: skip
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), quiet():
         elementary: torch.export.ExportedProgram = exported.run_decompositions(table)
     return elementary

@@ -9,6 +9,7 @@ and attention by its formula.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.parity.cases import Tensors
 from bench.parity.oracle import Oracle
-from bench.parity.perturbed import Cramped, Elementary, Reassociated, Rounded, decomposed
+from bench.parity.perturbed import Cramped, Elementary, Reassociated, Rounded
 from bench.parity.remarks import in_parts
 from export.arrays import to_numpy, to_torch
 from export.flat import FlatModule
@@ -57,16 +58,21 @@ def usual(
                 yield Equivalent(kind.WORD, draw, partial(_run, oracle, kind(exported, seed + draw).run))
 
 
-def unusual(oracle: Oracle, exported: ExportedProgram | None, draws: int, seed: int) -> Iterator[Equivalent]:
-    """Those that take longer to make."""
+def unusual(oracle: Oracle, elementary: ExportedProgram | None, draws: int, seed: int) -> Iterator[Equivalent]:
+    """Those that take longer to make; ``elementary`` is the program, decomposed."""
     yield Equivalent("attention by its formula", None, partial(_plain_attention, oracle))
-    if exported is not None:
-        with quiet():
-            elementary = decomposed(exported)
+    if elementary is not None:
         for draw in range(draws + 1):  # the first without noise
             run = Elementary(elementary, seed + draw, share=float(draw > 0)).run
             yield Equivalent(Elementary.WORD, draw, partial(_run, oracle, run))
         yield Equivalent(Cramped.WORD, None, partial(_run, oracle, Cramped(elementary, seed).run))
+
+
+def endless(oracle: Oracle, elementary: ExportedProgram, seed: int) -> Iterator[Equivalent]:
+    """Draws of the program in elementary operators, one after the other, each with other noise."""
+    run = Elementary(elementary, seed).run
+    for draw in itertools.count():
+        yield Equivalent(Elementary.WORD, draw, partial(_run, oracle, run))
 
 
 def traced(oracle: Oracle, inputs: Tensors) -> ExportedProgram | None:

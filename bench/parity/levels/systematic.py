@@ -3,9 +3,9 @@
 Over all rows, the difference from float64 is regressed on float64, per channel. Rounding has no slope: honest artifacts
 stayed within 1.4 roundings, a batch norm whose epsilon is 10 % off had 9.8 while its error ratio was an unremarkable
 2.4. A channel fails past the threshold only if its slope stands out of its own noise (``bench/stats/slope.py``), and is
-also three times eager's: in that channel, and in the steepest of the output's that stands out in eager. Where constants
-are computed in float32, as the weights of a resized image are, eager has such slopes, too. Channels that vary in too few
-rows to tell are not judged.
+also three times eager's: in that channel, and in the steepest of the output's that stands out in eager. Eager has such
+slopes, too, where constants are computed in float32, as the weights of a resized image are. Channels that vary in too
+few rows to tell are not judged.
 """
 
 from __future__ import annotations
