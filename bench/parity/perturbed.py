@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -43,6 +45,9 @@ class Reassociated(Unguarded):
 class Rounded(Unguarded):
     """The program, with noise of one rounding after every operator that computes: each result scaled by 1 + u x, x
     uniform in [-1, 1] and u the dtype's rounding (Monte Carlo arithmetic: Parker, 1997). ``share`` weakens it.
+
+    Roundings are no chance: a kernel rounds equal values equally, and what an image of one colour is off by does not
+    average out. ``alike`` draws the noise for values, not for places.
     """
 
     WORD = "rounding"
@@ -61,10 +66,13 @@ class Rounded(Unguarded):
     """Functions that libraries approximate."""
     _function_roundings = 1.0
 
-    def __init__(self, exported: torch.export.ExportedProgram, seed: int, share: float = 1.0) -> None:
+    def __init__(
+        self, exported: torch.export.ExportedProgram, seed: int, share: float = 1.0, *, alike: bool = False
+    ) -> None:
         super().__init__(exported.module())
         self._generator = torch.Generator().manual_seed(seed)
         self._share = share
+        self._alike = alike
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """One operator, and its noise."""
@@ -79,7 +87,10 @@ class Rounded(Unguarded):
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             return value
         u = self._share * roundings * torch.finfo(value.dtype).eps / 2
-        noise = torch.empty(value.shape, dtype=torch.float64).uniform_(-u, u, generator=self._generator)
+        if self._alike:
+            noise = u * _drawn_by(value, int(torch.randint(2**62, (), generator=self._generator)))
+        else:
+            noise = torch.empty(value.shape, dtype=torch.float64).uniform_(-u, u, generator=self._generator)
         return (value.double() * (1 + noise.to(value.device))).to(value.dtype)
 
 
@@ -102,14 +113,51 @@ class Elementary(Rounded):
         x, dims, keepdim = args[0], args[1] if len(args) > 1 else None, kwargs.get("keepdim", False)
         dims = list(range(x.dim())) if dims is None else dims
         correction = kwargs.get("correction")
-        count = x.numel() // max(x.sum(dims).numel(), 1)
-        mean = self._noisy(x.mean(dims, keepdim=True))
-        variance = self._noisy((x - mean).square()).sum(dims, keepdim=keepdim) / max(
-            count - (1 if correction is None else correction), 0
-        )
-        values = {"var": variance, "std": variance.sqrt(), "mean": x.mean(dims, keepdim=keepdim)}
-        results = tuple(self._noisy(values[part]) for part in parts)
+        count = math.prod(x.shape[dim] for dim in dims)
+        mean = self._noisy(self._sum(x, dims) / count)
+        squares = self._sum(self._noisy((x - mean).square()), dims)
+        variance = squares / max(count - (1 if correction is None else correction), 0)
+        values = {"var": variance, "std": variance.sqrt(), "mean": mean}
+        results = tuple(self._noisy(values[part] if keepdim else values[part].squeeze(dims)) for part in parts)
         return results if len(results) > 1 else results[0]
+
+    def _sum(self, x: torch.Tensor, dims: list[int]) -> torch.Tensor:
+        """Over some dimensions, which stay, with one element each."""
+        return x.sum(dims, keepdim=True)
+
+
+class InSequence(Elementary):
+    """The program of ``decomposed``, its sums in sequence, in as many lanes as a vector register has: the error of such
+    a sum grows with the number of its terms, where libraries that add by halves have its logarithm (Higham, SIAM J.
+    Sci. Comput. 14, 1993).
+    """
+
+    WORD = "sums in sequence"
+    _LANES = 8
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """One operator; a sum or a mean in sequence."""
+        kind, overload = str(getattr(target, "_opname", "")), getattr(target, "_overloadname", "")
+        if kind not in ("sum", "mean") or overload not in ("dim_IntList", "dim") or not args[0].is_floating_point():
+            return super().call_function(target, args, kwargs)
+        x, dims, keepdim = args[0], args[1], args[2] if len(args) > 2 else kwargs.get("keepdim", False)
+        dims = list(dims or range(x.dim()))
+        total = self._sum(x, dims)
+        result = total / math.prod(x.shape[dim] for dim in dims) if kind == "mean" else total
+        return self._noisy(result if keepdim else result.squeeze(dims))
+
+    def _sum(self, x: torch.Tensor, dims: list[int]) -> torch.Tensor:
+        if x.dtype not in (torch.float32, torch.float64) or not x.numel():
+            return super()._sum(x, dims)
+        terms = x.detach().cpu().numpy()
+        summed = tuple(dim % x.dim() for dim in dims)
+        rest = tuple(dim for dim in range(x.dim()) if dim not in summed)
+        columns = np.ascontiguousarray(terms.transpose(*summed, *rest)).reshape(-1, *(x.shape[dim] for dim in rest))
+        shape = [1 if dim in summed else size for dim, size in enumerate(x.shape)]
+        whole = len(columns) // self._LANES * self._LANES
+        lanes = columns[:whole].reshape(-1, self._LANES, *columns.shape[1:])
+        terms = np.concatenate([*np.add.accumulate(lanes, axis=0)[-1:], columns[whole:]])
+        return torch.from_numpy(np.add.accumulate(terms, axis=0)[-1].reshape(shape)).to(x.device)
 
 
 class Cramped(Elementary):
@@ -125,6 +173,14 @@ class Cramped(Elementary):
             return value
         largest = torch.finfo(value.dtype).max / self._HEADROOM
         return torch.where(value.abs() > largest, value * torch.inf, value)
+
+
+def _drawn_by(value: torch.Tensor, salt: int) -> torch.Tensor:
+    """Numbers uniform in [-1, 1), equal for equal elements: SplitMix64's finaliser (Steele, Lea and Flood, 2014)."""
+    bits = value.double().contiguous().view(torch.int64) + salt
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        bits = (bits ^ (bits >> shift)) * factor
+    return ((bits ^ (bits >> 31)) >> 11).double() / 2**51 - 1  # the shift keeps the sign, which the last xor takes away
 
 
 def decomposed(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

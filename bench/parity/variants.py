@@ -2,8 +2,8 @@
 
 The *usual* ones are what every run knows the model by: one thread, other batches, products summed in another order,
 noise of one rounding on every value. The *unusual* ones are asked only about calls on which an artifact fails: the
-program decomposed into elementary operators, as exporters do it, the same with noise, or in a range that ends earlier,
-and attention by its formula.
+program decomposed into elementary operators, as exporters do it, the same with noise, with its sums in sequence, or in
+a range that ends earlier, and attention by its formula.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.parity.cases import Tensors
 from bench.parity.oracle import Oracle
-from bench.parity.perturbed import Cramped, Elementary, Reassociated, Rounded
+from bench.parity.perturbed import Cramped, Elementary, InSequence, Reassociated, Rounded
 from bench.parity.remarks import in_parts
 from export.arrays import to_numpy, to_torch
 from export.flat import FlatModule
@@ -63,15 +63,16 @@ def unusual(oracle: Oracle, elementary: ExportedProgram | None, draws: int, seed
     yield Equivalent("attention by its formula", None, partial(_plain_attention, oracle))
     if elementary is not None:
         for draw in range(draws + 1):  # the first without noise
-            run = Elementary(elementary, seed + draw, share=float(draw > 0)).run
+            run = Elementary(elementary, seed + draw, share=float(draw > 0), alike=draw % 2 == 1).run
             yield Equivalent(Elementary.WORD, draw, partial(_run, oracle, run))
+        yield Equivalent(InSequence.WORD, None, partial(_run, oracle, InSequence(elementary, seed, share=0.0).run))
         yield Equivalent(Cramped.WORD, None, partial(_run, oracle, Cramped(elementary, seed).run))
 
 
 def endless(oracle: Oracle, elementary: ExportedProgram, seed: int) -> Iterator[Equivalent]:
     """Draws of the program in elementary operators, one after the other, each with other noise."""
-    run = Elementary(elementary, seed).run
-    for draw in itertools.count():
+    runs = [Elementary(elementary, seed + alike, alike=bool(alike)).run for alike in range(2)]
+    for draw, run in enumerate(itertools.cycle(runs)):
         yield Equivalent(Elementary.WORD, draw, partial(_run, oracle, run))
 
 

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from bench.parity.levels.undetermined import CaseSpread
-from bench.parity.perturbed import Cramped
+from bench.parity.perturbed import Cramped, Elementary, InSequence
 from bench.parity.run import ParityRun
 from bench.parity.spec import ParitySpec
 from export.build import Source
@@ -21,7 +21,7 @@ from export.signature import Signature, SizeRange, TensorSpec
 from tests.bench.conftest import right
 from tests.model_run import ModelRun, vouch
 
-FEW = ParitySpec(rows_count=256)
+FEW, LEAST = ParitySpec(rows_count=256), ParitySpec(rows_count=32)
 ROWS = Signature(inputs=(TensorSpec("x", "float32", ("batch", 4)),), ranges={"batch": SizeRange(min=2, max=300)})
 WIDE = Signature(inputs=(TensorSpec("x", "float32", ("batch", 64)),), ranges={"batch": SizeRange(max=300)})
 
@@ -73,6 +73,22 @@ class Attends(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         mixed: torch.Tensor = self.attention(self.query.expand(x.shape[0], -1, -1), x, x)[0]
         return mixed
+
+
+class Image(nn.Module):
+    """Where an image is of one colour, what a sum over it is off by is off everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1),
+            nn.GroupNorm(2, 4),
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self.layers(x)
+        return normed
 
 
 def make(name: str) -> nn.Module:
@@ -143,6 +159,21 @@ def test_how_near_to_overflow_a_value_on_the_way_comes_is_left_open(
     assert "near overflow" in {spread.case for spread in report.spreads}
     monkeypatch.setattr(Cramped, "_HEADROOM", 1.0)
     assert "structure" in run.judge(artifact).failed_levels
+
+
+@pytest.mark.slow
+def test_sums_in_another_order_are_as_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime sums in lanes, PyTorch by halves: on equal pixels their errors are an order of magnitude apart."""
+    images = TensorSpec("x", "float32", ("batch", 1, 48, 48))
+    run = model_run("Image", tmp_path, replace(ROWS, inputs=(images,), ranges={"batch": SizeRange(max=8)}), LEAST)
+    artifact = right(run, "onnx")
+    report = run.judge(artifact)
+    assert report.status == "pass", report.reasons
+    assert {"all equal", "ones"} & {spread.case for spread in report.spreads}
+    with monkeypatch.context() as without:
+        without.setattr(InSequence, "_sum", Elementary._sum)
+        assert "extremes" in run.judge(artifact).failed_levels
+    assert "error" in run.judge(off_by(4e-5, artifact)).failed_levels
 
 
 def off_by(error: float, artifact: Path) -> Path:
