@@ -58,6 +58,11 @@ class TensorSpec:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise UserError(f"TensorSpec.name must be letters, digits, '_' and '.', no '.' first, got {self.name!r}")
+        if self.dtype.startswith("complex"):
+            raise UserError(
+                f"{self.name}: runtimes take no complex numbers, got {self.dtype!r}: hand over pairs of real ones "
+                "(torch.view_as_real, inside torch.view_as_complex)"
+            )
         if self.dtype not in DTYPES:
             raise UserError(f"{self.name}: dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if any(isinstance(dim, int) and dim < 0 for dim in self.shape):

@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.timing.cold import ColdJob, ColdStart, first_answer
 from bench.timing.inputs import batch_sizes
 from bench.timing.measurement import CONTROL, Measurement, Samples, SessionRecord
-from bench.timing.roofline import Roofline, RooflineJob, roofline
+from bench.timing.roofline import Roofline, RooflineJob, counted, reached
 from bench.timing.sample import Candidate, Sampled, SampleJob, sample
 from bench.timing.spec import BenchSpec
 from export import registry
@@ -209,8 +209,11 @@ def _roofline(session: Session, left_out: Mapping[str, str], workspace: Workspac
         device=options[0].device,
         threads_counts=tuple(sorted({setting.threads_count for setting in options})),
     )
-    end = workspace.run(roofline, job, "roofline", fresh=True, poll_s=_POLL_S)
-    return end.summary if isinstance(end, Failed) else end.result
+    work = workspace.run(counted, job, "work")
+    if isinstance(work, Failed):
+        return work.summary
+    ceilings = workspace.run(reached, job, "roofline", fresh=True, poll_s=_POLL_S)
+    return ceilings.summary if isinstance(ceilings, Failed) else replace(ceilings.result, work=work.result.work)
 
 
 def _session_record(

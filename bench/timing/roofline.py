@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,13 +81,23 @@ class Roofline:
     ceilings: tuple[Ceilings, ...]
 
 
-@task
 def roofline(job: RooflineJob) -> Roofline:
     """Work by batch size, ceilings by thread count."""
-    return Roofline(
-        work=tuple(_work(Path(job.program), job.signature, rows) for rows in batch_sizes(job.spec, job.signature)),
-        ceilings=tuple(_ceilings(device(job.device), count) for count in job.threads_counts),
-    )
+    return replace(reached(job), work=counted(job).work)
+
+
+@task
+def counted(job: RooflineJob) -> Roofline:
+    """The work alone, by batch size: nothing of it is timed."""
+    work = tuple(_work(Path(job.program), job.signature, rows) for rows in batch_sizes(job.spec, job.signature))
+    return Roofline(work=work, ceilings=())
+
+
+@task
+def reached(job: RooflineJob) -> Roofline:
+    """The ceilings alone, by thread count."""
+    ceilings = tuple(_ceilings(device(job.device), count) for count in job.threads_counts)
+    return Roofline(work=(), ceilings=ceilings)
 
 
 def floor(work: Work, ceilings: Ceilings) -> Floor:

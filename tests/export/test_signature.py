@@ -70,6 +70,7 @@ def test_a_frozen_output_dimension_is_named() -> None:
         ),
         (lambda: Signature(inputs=(TensorSpec("x", "float32", ()),), output_names=("x",)), "must differ"),
         (lambda: TensorSpec("x", "float31", ()), "dtype must be one of"),
+        (lambda: TensorSpec("x", "complex64", ()), "x: runtimes take no complex numbers, .* hand over pairs of real"),
         (lambda: TensorSpec("a b", "float32", ()), "must be letters"),
         (lambda: SizeRange(min=5, max=4), "0 <= min <= max"),
         (lambda: SizeRange(max=4, example=5), r"must lie in \[1, 4\], got 5"),
