@@ -1,19 +1,24 @@
 """PyTorch's own layers in forms that ``torch.export`` can trace, though not in those in which they come.
 
-An LSTM or GRU is unrolled while it is traced, which fixes its number of steps; traced as a loop it leaves the number
-open, and the program still holds the layer itself. A transformer looks into a mask to see whether it is causal, which
-no tracer can follow; a mask that is not looked into is applied as it is, with the same result.
+A recurrent layer is unrolled while it is traced, which fixes its number of steps; traced as a loop it leaves the number
+open, and the program still holds the layer itself. PyTorch has such loops for LSTM and GRU; the plain one is here. A
+transformer looks into a mask to see whether it is causal, which no tracer can follow; a mask that is not looked into is
+applied as it is, with the same result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor, nn, ops
 from torch.export import ExportedProgram
 
-_RECURRENT = (ops.aten.lstm.input, ops.aten.gru.input)
+_PLAIN = {ops.aten.rnn_tanh.input: torch.tanh, ops.aten.rnn_relu.input: torch.relu}
+_RECURRENT = (ops.aten.lstm.input, ops.aten.gru.input, *_PLAIN)
 
 
 def open_length(exported: ExportedProgram) -> str | None:
@@ -37,7 +42,7 @@ def open_program(exported: ExportedProgram) -> Iterator[None]:
 def open_layers(module: nn.Module) -> Iterator[None]:
     """While ``module`` is traced, its layers are left open."""
     with ExitStack() as stack:
-        if any(isinstance(layer, nn.LSTM | nn.GRU) for layer in module.modules()):
+        if any(isinstance(layer, nn.LSTM | nn.GRU | nn.RNN) for layer in module.modules()):
             stack.enter_context(_loops())
         if any(isinstance(layer, nn.TransformerEncoder | nn.TransformerDecoder) for layer in module.modules()):
             stack.enter_context(_masks_as_they_are())
@@ -46,10 +51,68 @@ def open_layers(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _loops() -> Iterator[None]:
-    from torch.export._patches import register_gru_while_loop_decomposition, register_lstm_while_loop_decomposition
+    from torch.export import _patches
 
-    with _dispatched_anew(), register_lstm_while_loop_decomposition(), register_gru_while_loop_decomposition():
+    with ExitStack() as stack:
+        stack.enter_context(_dispatched_anew())
+        stack.enter_context(_patches.register_lstm_while_loop_decomposition())
+        stack.enter_context(_patches.register_gru_while_loop_decomposition())
+        for operator, activation in _PLAIN.items():
+            loop = partial(_plain_layers, activation)
+            stack.enter_context(_patches._register_rnn_while_loop_decomposition(operator, loop))
         yield
+
+
+def _plain_layers(
+    activation: Callable[[Tensor], Tensor],
+    x: Tensor,
+    hidden: Tensor,
+    weights: list[Tensor],
+    has_biases: bool,
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
+    """``aten.rnn_tanh`` or ``rnn_relu``, as PyTorch's own loops are put together."""
+    from torch._decomp import decompositions
+
+    put_together: Any = decompositions._rnn_helper
+    layers = decompositions.gather_params(weights, has_biases, False)
+    layer = partial(_plain_layer, activation)
+    steps, last = put_together(x, list(hidden.unbind(0)), layers, has_biases, *settings, layer)
+    return steps, torch.stack(last, 0)
+
+
+def _plain_layer(
+    activation: Callable[[Tensor], Tensor],
+    x: Tensor,
+    hidden: Tensor,
+    weights: list[Tensor],
+    has_biases: bool,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """One layer in one direction over ``(time, batch, features)``: all its states, and the last."""
+    from torch._higher_order_ops.while_loop import while_loop
+    from torch.export._patches import _clone_tensors_that_alias
+
+    bias, own_bias = weights[2:4] if has_biases else (None, None)
+    given = nn.functional.linear(x, weights[0], bias)
+    given = given.flip(0) if reverse else given
+    own_weight, own_bias = _clone_tensors_that_alias((weights[1], own_bias))
+
+    def goes_on(step: Tensor, states: Tensor, state: Tensor) -> Tensor:
+        return step < given.size(0)
+
+    def advance(step: Tensor, states: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        index: Any = step.item()
+        torch._check(index >= 0)
+        torch._check(index < given.size(0))
+        state = activation(given[index] + nn.functional.linear(state, own_weight, own_bias))
+        states = states.clone()
+        states[index] = state
+        return step + 1, states, state
+
+    empty = given.new_empty(given.size(0), *hidden.shape)
+    _, states, last = while_loop(goes_on, advance, [torch.tensor(0), empty, hidden.clone()])
+    return (states.flip(0) if reverse else states), last
 
 
 @contextmanager

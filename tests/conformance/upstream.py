@@ -8,10 +8,6 @@ UPSTREAM = {
         "adaptive pooling to several bins of an image of any size: the exporter writes indices that fit the example's "
         f"size ({_PYTORCH}/64806)"
     ),
-    "rnn": (
-        "`torch.export` unrolls a plain `nn.RNN`, which fixes its number of steps; for LSTM and GRU PyTorch has loops, "
-        f"which are used ({_PYTORCH}/115092)"
-    ),
     "diagonal_state_space": (
         "ONNX Runtime's `DFT` knows no inverse of a one-sided spectrum "
         "(https://github.com/microsoft/onnxruntime/pull/27028)"

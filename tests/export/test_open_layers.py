@@ -59,9 +59,14 @@ MODELS = pytest.mark.parametrize(
             "'length' is declared, but torch.export fixes it",
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            Steps(nn.RNN, bidirectional=True, nonlinearity="relu"),
+            "'length' is declared, but torch.export fixes it",
+            marks=pytest.mark.slow,
+        ),
         (Decoder(), "cannot be traced"),
     ],
-    ids=["lstm", "gru", "decoder"],
+    ids=["lstm", "gru", "rnn", "decoder"],
 )
 
 
