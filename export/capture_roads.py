@@ -32,7 +32,7 @@ from export.signature import Signature, SizeRange
 from export.sizes import Sizes
 from export.trial import Trial
 
-DERIVED = "torch.export with derived sizes"
+PLAIN, DERIVED = "torch.export", "torch.export with derived sizes"
 _NEIGHBOURS_COUNT = 33
 """Sizes in a row that each dimension is tried at: what holds for multiples of 32 alone is seen."""
 _TOGETHER_COUNT = 32
@@ -42,6 +42,10 @@ _ENOUGH_S = 15.0
 
 class SizeNotTakenError(TorchstoneError):
     """A program was made, but raises at a size that the module takes."""
+
+    def __init__(self, program: ExportedProgram, sizes: Sizes, reason: object) -> None:
+        super().__init__(f"the program does not take {_in_words(sizes)}: {reason}")
+        self.program = program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +81,22 @@ class Capture:
 def captured(capture: Capture) -> Kept[ExportedProgram]:
     """The program of the first road that works; the caller silences PyTorch's warnings.
 
+    Where none does, that of ``torch.export`` as it is, if only its guards refuse a size: what is made from it may take
+    it, and parity says of each artifact whether it does.
+
     Raises:
-        NoRoadError: none does; its first refusal is that of ``torch.export`` as it is.
+        NoRoadError: there is no such one; its first refusal is that of ``torch.export`` as it is.
     """
+    try:
+        return _by_roads(capture)
+    except NoRoadError as none:
+        plain = none.refusals[0].error
+        if not isinstance(plain, SizeNotTakenError):
+            raise
+        return Kept(PLAIN, plain.program, none.refusals)
+
+
+def _by_roads(capture: Capture) -> Kept[ExportedProgram]:
     signature = capture.signature
     example, dims = signature.example_sizes(), _declared(signature)
     trial = Trial(capture.flat, signature, capture.seed)
@@ -97,7 +114,7 @@ def captured(capture: Capture) -> Kept[ExportedProgram]:
         return exported
 
     whole = (
-        Road("torch.export", plain, trust="full"),
+        Road(PLAIN, plain, trust="full"),
         Road("strict torch.export", partial(capture.export, example, dims, strict=True)),
     )
     try:
@@ -173,7 +190,7 @@ def _ask_guards(exported: ExportedProgram, capture: Capture) -> None:
                     capture.flat(*map(to_torch, capture.signature.example(sizes, capture.seed).values()))
             except Exception:  # noqa: BLE001, S112 - the module is the user's: it refuses that size, too
                 continue
-            raise SizeNotTakenError(f"the program does not take {_in_words(sizes)}: {error}") from None
+            raise SizeNotTakenError(exported, sizes, error) from None
 
 
 def _read_back(exported: ExportedProgram) -> ExportedProgram:
@@ -222,9 +239,7 @@ def _sweep(exported: ExportedProgram, capture: Capture) -> None:
             with torch.no_grad():
                 shapes = [tuple(output.shape) for output in program(*inputs)]
         except Exception as error:  # noqa: BLE001 - any refusal is one; the words are kept
-            raise SizeNotTakenError(
-                f"the program does not take {_in_words(sizes)}: {str(error).splitlines()[0]}"
-            ) from None
+            raise SizeNotTakenError(exported, sizes, str(error).splitlines()[0]) from None
         if shapes != wanted:
             raise RuntimeError(
                 f"the program's outputs have shapes {shapes} with {_in_words(sizes)}, the model's {wanted}"

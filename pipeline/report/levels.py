@@ -56,6 +56,8 @@ class Levels:
     findings: tuple[Finding, ...]
     worst: Mapping[str, str]
     """The element that is farthest off, by artifact; of those that fail by their values."""
+    asked_again: Mapping[str, str]
+    """By artifact: the cases that equivalents of the model were asked about, and what float32 leaves undetermined."""
 
 
 def prepare_levels(reports: Mapping[str, ParityReport]) -> Levels | None:
@@ -85,6 +87,16 @@ def prepare_levels(reports: Mapping[str, ParityReport]) -> Levels | None:
             if check.status != "pass"
         ),
         worst={name: report.worst.text for name, report in reports.items() if report.worst is not None},
+        asked_again={name: _asked_again(report) for name, report in reports.items() if report.spreads},
+    )
+
+
+def _asked_again(report: ParityReport) -> str:
+    cases = ", ".join(dict.fromkeys(spread.case for spread in report.spreads))
+    count = sum(spread.undetermined_count for spread in report.spreads)
+    left_out = f"; {count} rows or elements of them are undetermined in float32 and left out" if count else ""
+    return (
+        f"{cases} (equivalents differ by up to {max(spread.largest_unit for spread in report.spreads):.3g}){left_out}"
     )
 
 

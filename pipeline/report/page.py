@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.parity.reference import Reference
 from bench.verdict.judge import Row, Verdict
 from export.files import write_atomically
-from export.record import digest
+from export.record import digest, read
 from pipeline.report import text
 from pipeline.report.levels import prepare_levels
 from pipeline.report.timing import Figure, prepare_costs, prepare_latency
@@ -79,6 +80,7 @@ def render(run: Run, verdict: Verdict, reports: Mapping[str, ParityReport]) -> s
             costs=prepare_costs(verdict),
             parity_plot=parity_svg(verdict, max_peak_ratio),
             max_peak_ratio=f"{max_peak_ratio:g}",
+            of_model=_of_model(run),
             levels=prepare_levels(reports),
             failures=tuple(row for row in verdict.rows if row.log),
             facts=_facts(run, verdict),
@@ -146,6 +148,14 @@ def _speed(row: Row, batch_rows: int) -> Figure:
         interval = ratio.spelled(3)
         hover += f"; {interval} times eager's time: {speed.to_eager.comparison}"
     return Figure(text=text.speed(speed), hover=hover)
+
+
+def _of_model(run: Run) -> tuple[str, ...]:
+    """What was seen of the model before any artifact was judged, and which calls it refuses."""
+    if not run.files.reference_record.exists():
+        return ()
+    reference = read(Reference, run.files.reference_record)
+    return (*reference.remarks, *(f"{case} is left out: {why}" for case, why in reference.left_out.items()))
 
 
 def _facts(run: Run, verdict: Verdict) -> dict[str, str]:

@@ -101,6 +101,10 @@ def test_where_torch_breaks_off_before_it_names_a_size_the_later_roads_are_taken
     assert program.facts["road"] == "torch.export with derived sizes"
 
 
+def raise_runtime_error(*_: object) -> None:
+    raise RuntimeError("no other road works")
+
+
 def test_guards_that_refuse_a_size_which_the_model_takes_lead_to_the_next_road(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch takes a batch of 1 for special, though the program computes it right."""
     ids = TensorSpec("input", "int64", ("batch", "items"), high=9)
@@ -111,6 +115,11 @@ def test_guards_that_refuse_a_size_which_the_model_takes_lead_to_the_next_road(m
     assert program.facts["road"] == "torch.export oblivious to sizes of 1"
     single = torch.tensor([[1, 2, 3]])
     assert torch.allclose(program.exported.module()(single)[0], bag(single))
+    with monkeypatch.context() as without:
+        without.setattr("export.capture_roads._sweep", raise_runtime_error)  # none of the later roads works
+        plain = capture(bag, complete_signature, seed=0)
+    assert plain.facts["road"] == "torch.export"
+    assert "does not take batch=1" in plain.facts["not_by_torch.export"]
     monkeypatch.setattr("export.capture_roads._ask_guards", lambda exported, capture: None)
     unasked = capture(bag, complete_signature, seed=0)
     assert unasked.facts["road"] == "torch.export"

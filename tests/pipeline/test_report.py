@@ -14,6 +14,8 @@ import jinja2
 import pytest
 
 from bench.parity.check import Check
+from bench.parity.levels.undetermined import CaseSpread
+from bench.parity.reference import Reference
 from bench.parity.report import ParityReport
 from bench.parity.spec import ParitySpec, Thresholds
 from bench.stats.effects import Effect, Ratio
@@ -22,7 +24,7 @@ from bench.verdict.figures import ColdFigures, ConcurrencyFigures, Speed
 from bench.verdict.judge import Row, Verdict
 from bench.verdict.limits import Limits
 from export.backend import LoadOptions, Witness
-from export.record import Observed, read
+from export.record import Observed, read, write
 from export.registry import BASELINE
 from pipeline.console import Console
 from pipeline.find import find
@@ -124,10 +126,20 @@ def full_report(name: str, text: Texts) -> ParityReport:
         Check(level="error", subject=text("passing subject"), status="pass", message=text("passing message")),
         Check(level="weights", subject=text("failing subject"), status="fail", message=text("failing message")),
     )
+    spread = CaseSpread(output="", group="", case=text("case"), largest_unit=1e-6, undetermined_count=1)
     return ParityReport(
         key="", artifact=name, artifact_sha256="", reference_sha256="", status="fail", reasons=(), spec=ParitySpec(),
         thresholds=Thresholds(max_rms_ratio=2.0, max_peak_ratio=4.0, max_slope_ulps=4.0, raised=text("raised")),
-        options=LoadOptions(), checks=checks, outputs=(), tested_sizes={}, witness=Witness(device="cpu"),
+        options=LoadOptions(), checks=checks, outputs=(), spreads=(spread,), tested_sizes={},
+        witness=Witness(device="cpu"), observed=Observed(at="", duration_s=0.0, host=""),
+    )  # fmt: skip
+
+
+def full_reference(text: Texts) -> Reference:
+    """What was seen of the model."""
+    return Reference(
+        key="", checkpoint_sha256="", cases=(), real_rows_count=0, left_out={text("left out"): text("why")},
+        float64_by=None, failure=None, variants=(), remarks=(text("remark"),), files=(),
         observed=Observed(at="", duration_s=0.0, host=""),
     )  # fmt: skip
 
@@ -149,6 +161,8 @@ def written(parent: Path, text: Texts) -> Path:
     folder = parent / text("folder").replace("/", "|")  # a name of a folder holds no slash
     text.shown[-1] = folder.name
     run = open_run(folder, text)
+    run.files.reference_record.parent.mkdir(parents=True)
+    write(run.files.reference_record, full_reference(text))
     verdict = full_verdict(text)
     names = [row.name for row in verdict.rows if row.name != BASELINE]
     report_page.write_report(run, verdict, {name: full_report(name, text) for name in names})
