@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,10 @@ from export.backend import BuildInput
 from export.errors import UserError
 from export.files import digest_files, verify_files
 from export.record import digest, observed, read, write
-from export.roads import detour
+from export.roads import Trail, detour
 from export.signature import Signature
 from export.task import resolve, task
+from export.worker import Done, Failed, Workspace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,6 +67,14 @@ class BuildJob:
     folder: str
     calibration: str | None = None
     """Training rows, for backends that take ranges from them."""
+    ended_roads: dict[str, str] = field(default_factory=dict)
+    """Roads that have ended an earlier process, and how."""
+
+    @property
+    def trail(self) -> Trail:
+        """Where the process leaves word of the road that it is on: beside the folder."""
+        folder = Path(self.folder)
+        return Trail(file=folder.with_name(f".{folder.name}.road"), ended=self.ended_roads)
 
 
 @task
@@ -129,18 +139,17 @@ def build(job: BuildJob) -> str:
             verify_files(program_folder, program.files)
         elif not backend.other_roads:
             raise UserError(program.failure)
-    facts = backend.build(
-        BuildInput(
-            signature=job.signature,
-            seed=job.seed,
-            device=job.device,
-            module=job.source.module,
-            program_file=program_folder / PROGRAM_FILE,
-            program_failure=program.failure,
-            calibration=Path(job.calibration) if job.calibration else None,
-        ),
-        folder,
+    source = BuildInput(
+        signature=job.signature,
+        seed=job.seed,
+        device=job.device,
+        module=job.source.module,
+        program_file=program_folder / PROGRAM_FILE,
+        program_failure=program.failure,
+        calibration=Path(job.calibration) if job.calibration else None,
     )
+    with job.trail.kept():
+        facts = backend.build(source, folder)
     artifact = Artifact(
         name=backend.artifact_name(job.device),
         backend=job.backend,
@@ -157,6 +166,27 @@ def build(job: BuildJob) -> str:
     )
     write(folder / RECORD, artifact)
     return digest(artifact)
+
+
+def build_apart(job: BuildJob, workspace: Workspace, name: str) -> Done[str] | Failed:
+    """Build in a process of its own; where a road ends that process, in another one that leaves the road out.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    ended = dict(job.ended_roads)
+    while True:
+        end = workspace.run(build, replace(job, ended_roads=ended), name)
+        file = job.trail.file
+        if isinstance(end, Done) or not file.exists():
+            return end
+        road = file.read_text(encoding="utf-8")
+        file.unlink()
+        if road in ended:
+            return end
+        ended[road] = end.summary
+        for path in Path(job.folder).iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _of_program(program: ProgramRecord) -> dict[str, str]:

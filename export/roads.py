@@ -1,5 +1,8 @@
 """Roads: a model that one exporter cannot do is tried by the others, and the first that works is kept.
 
+An exporter may also end its process. Whoever started that can read from a ``Trail`` on which road it was, and start
+another process that leaves it out.
+
 An exporter may refuse a model, and it may also accept it and build what cannot be loaded, raises when called, or holds
 only the branch and the sizes of its example. What a road built is therefore loaded and compared with the model in a
 trial (export/trial.py) before it is kept. The trial is coarse: it chooses, and parity judges what was chosen.
@@ -8,8 +11,11 @@ trial (export/trial.py) before it is kept. The trial is coarse: it chooses, and 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from textwrap import shorten
 from typing import Generic, Literal, TypeVar
 
@@ -23,6 +29,32 @@ Trust = Literal["full", "fallback", "none"]
 for parity to judge where no road answers as the model does; ``none``: kept only if it answers as the model does."""
 _REASON_CHARACTERS, _ROW_CHARACTERS = 300, 120
 _ROAD, _REFUSED = "road", "not_by_"
+
+
+class RoadEndedError(TorchstoneError):
+    """A road that ended an earlier process, and is left out in this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trail:
+    """Where a process leaves word of the road that it is on, and the roads that have ended others."""
+
+    file: Path
+    ended: Mapping[str, str]
+    """By road: how."""
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """While in here, ``first_that_works`` keeps to it; the file stays only if the process ends in here."""
+        before = _trail.set(self)
+        try:
+            yield
+        finally:
+            _trail.reset(before)
+            self.file.unlink(missing_ok=True)
+
+
+_trail: ContextVar[Trail | None] = ContextVar("_trail", default=None)
 
 
 class AnswersOtherwiseError(Exception):
@@ -94,7 +126,7 @@ def first_that_works(roads: Iterable[Road[T]], trial: Callable[[T], None]) -> Ke
     fallback: Road[T] | None = None
     for road in roads:
         try:
-            built = road.build()
+            built = _followed(road)
             if road.trust != "full":
                 trial(built)
         except Exception as error:
@@ -108,7 +140,17 @@ def first_that_works(roads: Iterable[Road[T]], trial: Callable[[T], None]) -> Ke
         return Kept(road.name, built, tuple(refusals))
     if fallback is None:
         raise NoRoadError(refusals)
-    return Kept(fallback.name, fallback.build(), tuple(refusals))
+    return Kept(fallback.name, _followed(fallback), tuple(refusals))
+
+
+def _followed(road: Road[T]) -> T:
+    """What a road builds, unless it has ended a process."""
+    trail = _trail.get()
+    if trail is not None:
+        if road.name in trail.ended:
+            raise RoadEndedError(f"its process {trail.ended[road.name]}")
+        trail.file.write_text(road.name, encoding="utf-8")
+    return road.build()
 
 
 def detour(facts: Mapping[str, str]) -> str | None:

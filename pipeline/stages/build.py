@@ -7,8 +7,7 @@ from pathlib import Path
 from bench.verdict.judge import Failure
 from export import registry
 from export.artifact import RECORD, Artifact, ProgramRecord
-from export.build import BuildJob
-from export.build import build as build_artifact
+from export.build import BuildJob, build_apart
 from export.environment import machine
 from export.files import digest_file
 from export.record import digest
@@ -64,7 +63,7 @@ def _build_one(run: Run, trained: Trained, program: ProgramRecord, name: str) ->
             folder=str(folder),
             calibration=str(calibration) if calibration else None,
         )
-        demand(run.workspace.run(build_artifact, job, f"build-{name}"))
+        demand(build_apart(job, run.workspace, f"build-{name}"))
 
     target = run.files.artifact(backend.artifact_name(run.device))
     artifact, made = run.stage(target, Artifact, RECORD, key, make)

@@ -121,8 +121,8 @@ def test_the_page_has_a_row_for_each_and_every_reason_once() -> None:
 
 
 def test_what_is_known_upstream_is_said_of_what_does_not_pass() -> None:
-    page = render([replace(GOOD, name="rnn")], None)
-    assert f"## Upstream\n\n- rnn: {UPSTREAM['rnn']}" in page
+    page = render([replace(GOOD, name="mamba")], None)
+    assert f"## Upstream\n\n- mamba: {UPSTREAM['mamba']}" in page
     assert "## Upstream" not in render([GOOD], None)
     assert UPSTREAM.keys() <= {architecture.name for architecture in architectures()}
 

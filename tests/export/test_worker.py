@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -13,7 +14,11 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
+from bench.parity.spec import ParitySpec
+from export.artifact import open_artifact
+from export.build import BuildJob, Source, build, build_apart
 from export.errors import RecordError
 from export.log import HEAD_BYTES, TAIL_BYTES
 from export.record import write
@@ -21,6 +26,8 @@ from export.task import Task
 from export.worker import Done, Failed, JobFile, ProcessLimits, Workspace
 from tests import jobs
 from tests.conftest import ROOT, environ
+from tests.model_run import ModelRun
+from tests.models import SIGNATURES
 
 EITHER = pytest.mark.parametrize("fresh", [False, True])
 """A child that a server forks, and a Python of its own."""
@@ -193,3 +200,42 @@ def _wait_for(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
+
+
+class EndsScripting(torch.nn.Module):
+    """Its process does not survive TorchScript's compiler looking for methods."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x)
+
+    def __dir__(self) -> list[str]:
+        if any(frame.function == "infer_methods_to_compile" for frame in inspect.stack()):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return [*object.__dir__(self), *self._modules, *self._parameters, *self._buffers]
+
+
+def ends_scripting(_: str) -> torch.nn.Module:
+    return EndsScripting().eval()
+
+
+def test_a_road_that_ends_its_process_is_left_out_in_the_next(tmp_path: Path) -> None:
+    run = ModelRun(
+        Source(function=f"{__name__}:ends_scripting", argument=""), SIGNATURES["Pointwise"], tmp_path / "run",
+        ParitySpec(rows_count=8),
+    )  # fmt: skip
+    folder = tmp_path / "torchscript"
+    folder.mkdir()
+    job = BuildJob(
+        backend="torchscript", device="cpu", source=run.source, signature=run.signature, seed=0, key="k",
+        checkpoint_sha256="c", program=str(run.program), folder=str(folder),
+    )  # fmt: skip
+    workspace = Workspace(folder=tmp_path / "log", import_path=(str(ROOT),))
+    alone = workspace.run(build, job, "alone")
+    assert isinstance(alone, Failed)
+    assert alone.status == "crashed"
+    end = build_apart(job, workspace, "apart")
+    assert isinstance(end, Done), end
+    facts = open_artifact(folder).facts
+    assert facts["road"] == "trace"
+    assert "crashed: killed by SIGSEGV" in facts["not_by_script"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "run", "torchscript"]
