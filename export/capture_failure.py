@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import traceback
 
-from export.capture_roads import DERIVED, SizeNotTakenError
+from export.capture_roads import DERIVED
 from export.errors import UserError
+from export.every_size import SizeNotTakenError
 from export.explanations import explain as explain_text
 from export.roads import NoRoadError
 from export.signature import Signature

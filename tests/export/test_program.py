@@ -116,11 +116,11 @@ def test_guards_that_refuse_a_size_which_the_model_takes_lead_to_the_next_road(m
     single = torch.tensor([[1, 2, 3]])
     assert torch.allclose(program.exported.module()(single)[0], bag(single))
     with monkeypatch.context() as without:
-        without.setattr("export.capture_roads._sweep", raise_runtime_error)  # none of the later roads works
+        without.setattr("export.capture_roads.sweep", raise_runtime_error)  # none of the later roads works
         plain = capture(bag, complete_signature, seed=0)
     assert plain.facts["road"] == "torch.export"
     assert "does not take batch=1" in plain.facts["not_by_torch.export"]
-    monkeypatch.setattr("export.capture_roads._ask_guards", lambda exported, capture: None)
+    monkeypatch.setattr("export.capture_roads.ask_guards", lambda exported, capture: None)
     unasked = capture(bag, complete_signature, seed=0)
     assert unasked.facts["road"] == "torch.export"
     with pytest.raises(AssertionError, match="Guard failed"):

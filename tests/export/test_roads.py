@@ -232,7 +232,7 @@ def test_without_the_sweep_a_program_is_kept_that_raises_at_a_declared_size(monk
     """The twin: neither the sweep nor the trial."""
     ranges = SIGNATURES["Halved"].ranges | {"height": SizeRange(min=4, max=64)}
     signature = complete(make("Halved"), replace(SIGNATURES["Halved"], ranges=ranges), seed=0)
-    monkeypatch.setattr("export.capture_roads._sweep", lambda exported, capture: None)
+    monkeypatch.setattr("export.capture_roads.sweep", lambda exported, capture: None)
     monkeypatch.setattr(Trial, "check", lambda self, answer: None)
     module = capture(make("Halved"), signature, seed=0).exported.module()
     with pytest.raises(RuntimeError, match="Runtime assertion failed"):
