@@ -58,8 +58,7 @@ class Float64Program(Unguarded):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """One operator, its requests for narrower floats answered in float64."""
-        if target is not torch.ops.higher_order.wrap_with_autocast:
-            args, kwargs = pytree.tree_map(float64_dtype, (args, kwargs))
+        args, kwargs = pytree.tree_map(float64_dtype, (args, kwargs))
         return super().call_function(target, args, kwargs)
 
     def autocast(self, kind: str, dtype: torch.dtype, **settings: bool) -> AbstractContextManager[Any]:

@@ -50,8 +50,7 @@ class Folded:
 
 def used_weights(exported: torch.export.ExportedProgram) -> set[str]:
     """Names, as in the checkpoint, of the weights and buffers that an output or a changed buffer depends on."""
-    signature = exported.graph_signature
-    inputs = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    inputs = _weights_by_input(exported)
     acting = [node for node in exported.graph.nodes if node.op == "call_function" and node.is_impure()]
     waiting = [exported.graph.output_node(), *acting]
     seen = set(waiting)
@@ -66,8 +65,7 @@ def used_weights(exported: torch.export.ExportedProgram) -> set[str]:
 
 def folded_norms(exported: torch.export.ExportedProgram, weights: dict[str, Values]) -> list[Folded]:
     """For every batch norm right after a convolution or linear layer: the weight and bias that absorb it."""
-    signature = exported.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    names = _weights_by_input(exported)
     folded = []
     for node in exported.graph.nodes:
         if "batch_norm" not in str(node.target) or len(node.args) < 8:
@@ -101,8 +99,7 @@ def cast_weights(exported: torch.export.ExportedProgram) -> list[Folded]:
     """Weights as a block under autocast uses them: an artifact may hold them cast, since every call would cast them."""
     import torch
 
-    signature = exported.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    names = _weights_by_input(exported)
     cast = []
     for node in exported.graph.nodes:
         if node.target is not torch.ops.higher_order.wrap_with_autocast:
@@ -120,8 +117,7 @@ def folded_constants(exported: torch.export.ExportedProgram) -> list[Folded]:
     """Values that the program computes from weights and constants alone, such as a transposed or joined weight."""
     import torch
 
-    signature = exported.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    names = _weights_by_input(exported)
     tensors = {**exported.state_dict, **exported.constants}
     values: dict[Any, Any] = {}
     uses: dict[Any, tuple[str, ...]] = {}
@@ -142,3 +138,9 @@ def folded_constants(exported: torch.export.ExportedProgram) -> list[Folded]:
                 u = np.finfo(np.float32).eps / 2
                 folded.append(Folded(value, _ROUNDINGS * u * np.abs(value), uses[node]))
     return folded
+
+
+def _weights_by_input(exported: torch.export.ExportedProgram) -> dict[str, str]:
+    """The program's own name of every weight and buffer, by the graph's input that brings it."""
+    signature = exported.graph_signature
+    return {**signature.inputs_to_parameters, **signature.inputs_to_buffers}

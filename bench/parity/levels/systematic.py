@@ -47,13 +47,16 @@ class Judged:
     @property
     def stands_out(self) -> Values:
         """Channels whose slope is no chance."""
-        return np.asarray(self.tells & (np.abs(self.artifact.score) > self.quantile))
+        return self._stand_out(self.artifact)
 
     def too_steep(self, limit: float) -> Values:
         """Channels whose slope is past the limit, and three times eager's."""
         size, eager = np.abs(self.artifact.slope), np.abs(self.eager.slope)
-        steepest = eager[self.tells & (np.abs(self.eager.score) > self.quantile)].max(initial=0.0)
+        steepest = eager[self._stand_out(self.eager)].max(initial=0.0)
         return np.asarray(self.stands_out & (size > limit) & (size > _TIMES_EAGER * np.maximum(eager, steepest)))
+
+    def _stand_out(self, slopes: Slopes) -> Values:
+        return np.asarray(self.tells & (np.abs(slopes.score) > self.quantile))
 
 
 class SlopeTally:
