@@ -14,79 +14,20 @@ that only the call decides (export/sizes.py).
 from __future__ import annotations
 
 import math
-import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from export.arrays import Array, dtype_name, numpy_dtype
+from export.arrays import Array, dtype_name
 from export.errors import ContractError, UserError
 from export.record import OMITTED
-from export.sizes import Sizes, check_expression, size_of, symbols_of
+from export.sizes import Sizes, size_of, symbols_of
+from export.tensor import TensorSpec, draw, shape_of
 
-_NAME = re.compile(r"\w[\w.]*")
-"""Files are named after tensors: none is hidden, or leads up."""
-DTYPES = (
-    "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
-    "uint64", "bool",
-)  # fmt: skip
-Draw = Literal["auto", "uniform", "prefix"]
+__all__ = ["Signature", "SizeRange", "TensorSpec"]  # what a signature is written with
 Constant = bool | int | float | str | None
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One named tensor: ``shape`` holds a number, or a symbol's name, per dimension."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-    low: float | None = None
-    """Smallest value an example draws; for integers 0 if not given."""
-    high: float | None = None
-    """Largest value an example draws (inclusive); for integers 1 if not given."""
-    keyword: bool = False
-    """Whether the model takes this input as ``forward(..., name=tensor)`` although it could be positional."""
-    draw: Draw = field(default="auto", metadata=OMITTED)
-    """How an example of integers or booleans is drawn: each value for itself (``uniform``), or as a mask, ones up to
-    some length and then zeros along the last dimension (``prefix``); ``auto``: as a mask where only 0 and 1 are legal.
-    """
-
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise UserError(f"TensorSpec.name must be letters, digits, '_' and '.', no '.' first, got {self.name!r}")
-        if self.dtype.startswith("complex"):
-            raise UserError(
-                f"{self.name}: runtimes take no complex numbers, got {self.dtype!r}: hand over pairs of real ones "
-                "(torch.view_as_real, inside torch.view_as_complex)"
-            )
-        if self.dtype not in DTYPES:
-            raise UserError(f"{self.name}: dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if any(isinstance(dim, int) and dim < 0 for dim in self.shape):
-            raise UserError(f"{self.name}: static sizes must be >= 0, got {self.shape}")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise UserError(f"{self.name}: low must be <= high, got {self.low} and {self.high}")
-        for dim in self.shape:
-            if isinstance(dim, str):
-                check_expression(dim)
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The smallest and largest value of an example; for floats infinite where nothing is declared."""
-        if self.dtype == "bool":
-            return 0, 1
-        if self.dtype.startswith(("int", "uint")):
-            return self.low or 0, 1 if self.high is None else self.high
-        return -np.inf if self.low is None else self.low, np.inf if self.high is None else self.high
-
-    @property
-    def is_mask(self) -> bool:
-        """Whether an example is drawn as a mask: ones up to some length, then zeros."""
-        known = self.dtype == "bool" or (self.dtype.startswith(("int", "uint")) and self.bounds == (0, 1))
-        return self.draw == "prefix" or (self.draw == "auto" and known and len(self.shape) > 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +99,8 @@ class Signature:
                 f"the dynamic dimension {unused[0]!r} is declared, but no input has it: "
                 f"inputs are {', '.join(f'{spec.name}{list(spec.shape)}' for spec in self.inputs)}"
             )
+        if stray := sorted({symbol for spec in self.inputs for symbol in spec.bounded_by} - symbols):
+            raise UserError(f"low or high of an input depends on {stray[0]!r}, which no input's shape has")
         depends = {symbol for spec in self.outputs for dim in spec.shape for symbol in symbols_of(dim)}
         if unknown := sorted(depends - symbols):
             raise UserError(f"an output's size depends on {unknown[0]!r}, which no input has")
@@ -201,7 +144,7 @@ class Signature:
 
     def example(self, sizes: Sizes, seed: int) -> dict[str, np.ndarray[Any, Any]]:
         """Inputs of the given sizes, drawn from ``seed``: normal floats, integers between ``low`` and ``high``."""
-        return {spec.name: np.asarray(_draw(spec, sizes, seed)) for spec in self.inputs}
+        return {spec.name: np.asarray(draw(spec, sizes, seed)) for spec in self.inputs}
 
     def shapes(self, sizes: Sizes) -> list[tuple[TensorSpec, tuple[int, ...]]]:
         """Every input with its shape at ``sizes``."""
@@ -245,11 +188,6 @@ class Signature:
             _check(spec, array, dict(sizes))
 
 
-def shape_of(spec: TensorSpec, sizes: Sizes) -> tuple[int, ...]:
-    """The shape of an input at ``sizes``."""
-    return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape)
-
-
 def _check(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
     """Check one array, adding the symbols that it fixes to ``sizes``; a ``?`` is left to the comparison."""
     if dtype_name(array) != spec.dtype:
@@ -265,26 +203,3 @@ def _check(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
         if expected_size is not None and size != expected_size:
             symbol = f" ({expected!r})" if isinstance(expected, str) else ""
             raise ContractError(f"{spec.name} must have size {expected_size} in dimension {index}{symbol}, got {size}")
-
-
-def _draw(spec: TensorSpec, sizes: Sizes, seed: int) -> np.ndarray[Any, Any]:
-    shape = shape_of(spec, sizes)
-    generator = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
-    low, high = spec.bounds
-    if spec.is_mask:
-        return _prefix(shape, generator).astype(spec.dtype)
-    if spec.dtype == "bool":
-        return np.asarray(generator.integers(0, 2, shape)).astype(bool)
-    if spec.dtype.startswith(("int", "uint")):
-        return np.asarray(generator.integers(int(low), int(high), shape, endpoint=True)).astype(spec.dtype)
-    if spec.low is not None and spec.high is not None:
-        return np.asarray(generator.uniform(low, high, shape)).astype(numpy_dtype(spec.dtype))
-    return np.asarray(generator.standard_normal(shape)).clip(low, high).astype(numpy_dtype(spec.dtype))
-
-
-def _prefix(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray[Any, Any]:
-    """Ones up to a length of at least 1, drawn anew for every row, then zeros: no row of a mask sees nothing."""
-    if not shape:
-        return np.ones(shape, np.int64)
-    lengths = generator.integers(1, max(shape[-1], 1), shape[:-1], endpoint=True)
-    return (np.arange(shape[-1]) < lengths[..., None]).astype(np.int64)

@@ -16,7 +16,8 @@ import numpy as np
 from bench.parity.changes import EXTREMES, NON_FINITE, VALUES, changed
 from bench.parity.spec import ParitySpec
 from export.arrays import is_floating, numpy_dtype
-from export.signature import Signature, TensorSpec, shape_of
+from export.signature import Signature, TensorSpec
+from export.tensor import shape_of
 
 Values = np.ndarray[Any, Any]
 Tensors = dict[str, Values]
@@ -75,8 +76,7 @@ class Pool:
 
     def call(self, batch_rows: int, start: int = 0) -> Tensors:
         """Inputs of an ordinary call: ``batch_rows`` rows from ``start`` on."""
-        sizes = self.sizes | ({self.signature.batch: batch_rows} if self.signature.batch else {})
-        return self.inputs(Case(group="rows", name="call", sizes=sizes, start=start))
+        return self.inputs(Case(group="rows", name="call", sizes=self.sizes_of(batch_rows), start=start))
 
     def inputs(self, case: Case) -> Tensors:
         """The inputs of one case, in the signature's order."""
@@ -93,7 +93,7 @@ class Pool:
         first = start // _BLOCK_ROWS
         blocks = [self._block(index) for index in range(first, (start + max(count, 1) - 1) // _BLOCK_ROWS + 1)]
         offset = start - first * _BLOCK_ROWS
-        return {
+        drawn = {
             spec.name: np.ascontiguousarray(
                 np.concatenate([block[spec.name] for block in blocks])[offset : offset + count]
             )
@@ -101,9 +101,17 @@ class Pool:
             else blocks[0][spec.name]
             for spec in self.signature.inputs
         }
+        if pointing := [spec.name for spec in self.signature.inputs if self.signature.batch in spec.bounded_by]:
+            call = self.signature.example(self.sizes_of(count), self.seed + start)  # a larger call's point past its end
+            drawn |= {name: call[name] for name in pointing}
+        return drawn
+
+    def sizes_of(self, batch_rows: int) -> dict[str, int]:
+        """Sizes of an ordinary call of ``batch_rows`` rows."""
+        return self.sizes | ({self.signature.batch: batch_rows} if self.signature.batch else {})
 
     def _block(self, index: int) -> Tensors:
-        sizes = self.sizes | ({self.signature.batch: _BLOCK_ROWS} if self.signature.batch else {})
+        sizes = self.sizes_of(_BLOCK_ROWS)
         shared = self.signature.example(sizes, self.seed)
         drawn = self.signature.example(sizes, self.seed + index)
         fitting = self._fitting()
@@ -202,5 +210,5 @@ def _from_real(spec: TensorSpec, rows: Values, block: int, seed: int) -> Values:
         deviation = float(rows.astype(np.float64).std())
         noise = generator.standard_normal(taken[repeated].shape) * (_NOISE_OF_DEVIATION * deviation)
         noisy = taken[repeated].astype(np.float64) + noise.astype(rows.dtype)
-        taken[repeated] = noisy.clip(*spec.bounds).astype(rows.dtype)
+        taken[repeated] = noisy.clip(*spec.bounds({})).astype(rows.dtype)
     return taken

@@ -82,5 +82,5 @@ def changed(spec: TensorSpec, values: Values, change: str) -> Values:
     with np.errstate(over="ignore"):  # float16 has no 1e30: Inf is what a caller would pass
         wide = _CHANGES[change](values.astype(np.float64), float(float_limits(values.dtype).max))
         if change not in NON_FINITE:
-            wide = wide.clip(*spec.bounds)
+            wide = wide.clip(*spec.bounds({}))  # sizes bound integers alone
         return np.ascontiguousarray(wide.astype(values.dtype)).reshape(values.shape)

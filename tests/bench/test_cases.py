@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from bench.parity.cases import Pool, plan
 from bench.parity.changes import EXTREMES, VALUES
@@ -78,3 +79,15 @@ def test_ids_and_masks_are_never_changed_and_floats_stay_in_their_bounds() -> No
         if case.change in {**VALUES, **EXTREMES}:
             assert inputs["x"].min() >= 0.5
             assert inputs["x"].max() <= 2.0
+
+
+@pytest.mark.parametrize("count", [1, 3, 64, 100])
+def test_integers_that_point_at_rows_of_a_call_stay_within_that_call(count: int) -> None:
+    signature = Signature(
+        inputs=(rows("x", 2), TensorSpec("pairs", "int64", (2, 500), high="batch - 1")),
+        ranges={"batch": SizeRange()},
+    )
+    pool = Pool(signature=signature, samples={}, seed=0)
+    called = pool.call(count)
+    assert (called["pairs"].min(), called["pairs"].max()) == (0, count - 1)
+    assert np.array_equal(called["pairs"], pool.call(count)["pairs"])

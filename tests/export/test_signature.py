@@ -79,3 +79,31 @@ def test_a_frozen_output_dimension_is_named() -> None:
 def test_a_signature_that_cannot_be_is_refused(make: object, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         make()  # type: ignore[operator]
+
+
+GRAPH = Signature(
+    inputs=(
+        TensorSpec("features", "float32", ("nodes", 8)),
+        TensorSpec("edges", "int64", (2, "edges"), high="nodes - 1"),
+    ),
+    ranges={"nodes": SizeRange(max=64), "edges": SizeRange(min=0)},
+)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 50])
+def test_integers_that_point_into_another_tensor_stay_within_it(nodes: int) -> None:
+    edges = GRAPH.example({"nodes": nodes, "edges": 1000}, seed=0)["edges"]
+    assert (edges.min(), edges.max()) == (0, nodes - 1)
+
+
+def test_what_bounds_integers_must_be_a_size_of_an_input() -> None:
+    with pytest.raises(UserError, match="depends on 'vertices', which no input's shape has"):
+        replace(GRAPH, inputs=(GRAPH.inputs[0], replace(GRAPH.inputs[1], high="vertices - 1")))
+    with pytest.raises(UserError, match="only integers are bounded by sizes, got 'nodes' for float32"):
+        TensorSpec("x", "float32", ("nodes",), high="nodes")
+    with pytest.raises(UserError, match=r"low and high must be numbers or sizes, got '\?'"):
+        TensorSpec("x", "int64", ("nodes",), high="?")
+    nothing_to_point_at = replace(GRAPH, ranges=GRAPH.ranges | {"nodes": SizeRange(min=0)})
+    with pytest.raises(UserError, match=r"edges: low must be <= high, got 0 and -1 at .*: raise the least size"):
+        nothing_to_point_at.example({"nodes": 0, "edges": 5}, seed=0)
+    assert nothing_to_point_at.example({"nodes": 0, "edges": 0}, seed=0)["edges"].shape == (2, 0)

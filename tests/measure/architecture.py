@@ -65,7 +65,7 @@ OLD_TERMS = r"honest variants?|null variants?|calibration kernel|golden samples?
 FAMILIES = ("export/backends/", "export/registry.py", "export/exporters/")
 BACKENDS = ("torchscript", "exported", "aotinductor", "onnx-legacy", "onnx-int8", "openvino-int8")
 """Names that nothing but a backend bears."""
-DTYPES = ("export/signature.py", "pipeline/bundle/forms/triton_config.py", "pipeline/shipping/triton.py")
+DTYPES = ("export/tensor.py", "pipeline/bundle/forms/triton_config.py", "pipeline/shipping/triton.py")
 """Files with a table of all dtypes: there int8 is no precision of an artifact."""
 PRECISIONS = ("int8",)
 LEVELS = ("bench/parity/levels/", "bench/parity/contents/")

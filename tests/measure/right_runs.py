@@ -170,6 +170,8 @@ def main(options: Options) -> int:
     until = time.monotonic() + options.budget_s
     for model, weights in _models(options.runs_count):
         draws = [draw for draw in range(_RUNS_PER_WEIGHTS) if (model, weights, draw) not in known]
+        if not draws:
+            continue
         with tempfile.TemporaryDirectory() as scratch:
             run = ModelRun(_source(model, weights), _signature(model), Path(scratch) / "run", ParitySpec())
             artifact = run.build("eager", Path(scratch) / "eager")
@@ -179,8 +181,7 @@ def main(options: Options) -> int:
                 done = _judge(run, artifact, model, weights, draw)
                 with options.out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(done)) + "\n")
-        if draws:
-            print(f"{model} {weights}: {len(draws)} artifacts", flush=True)
+        print(f"{model} {weights}: {len(draws)} artifacts", flush=True)
     text = page(_read(options.out), options.at)
     if options.write is None:
         print(text)

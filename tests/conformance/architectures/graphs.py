@@ -79,13 +79,16 @@ class _Edges(nn.Module):
 
 
 def _of_edges(name: str, first: Callable[[], nn.Module], second: Callable[[], nn.Module]) -> Recipe:
-    """Twelve nodes, any number of edges among them."""
+    """Any number of nodes, and of edges among them."""
     return Recipe(
         name=name,
         model=lambda: _Edges(first, second),
         signature=Signature(
-            inputs=(TensorSpec("nodes", "float32", (12, 8)), TensorSpec("edges", "int64", (2, "edges"), high=11)),
-            ranges={"edges": SizeRange(min=2, max=60)},
+            inputs=(
+                TensorSpec("nodes", "float32", ("nodes", 8)),
+                TensorSpec("edges", "int64", (2, "edges"), high="nodes - 1"),
+            ),
+            ranges={"nodes": SizeRange(min=2, max=64), "edges": SizeRange(min=2, max=60)},
         ),
     )
 

@@ -1,0 +1,135 @@
+"""One named tensor of a signature: its dtype, its symbolic shape, and how an example of it is drawn."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from export.arrays import numpy_dtype
+from export.errors import UserError
+from export.record import OMITTED
+from export.sizes import UNKNOWN, Sizes, check_expression, size_of, symbols_of
+
+_NAME = re.compile(r"\w[\w.]*")
+"""Files are named after tensors: none is hidden, or leads up."""
+DTYPES = (
+    "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
+    "uint64", "bool",
+)  # fmt: skip
+Draw = Literal["auto", "uniform", "prefix"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named tensor: ``shape`` holds a number, or a symbol's name, per dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    low: float | str | None = None
+    """Smallest value an example draws; for integers 0 if not given, and they may name symbols, as ``high``."""
+    high: float | str | None = None
+    """Largest value an example draws (inclusive); for integers 1 if not given. Integers that point into another tensor
+    are bounded by its size, an expression over the symbols: ``high="nodes - 1"``."""
+    keyword: bool = False
+    """Whether the model takes this input as ``forward(..., name=tensor)`` although it could be positional."""
+    draw: Draw = field(default="auto", metadata=OMITTED)
+    """How an example of integers or booleans is drawn: each value for itself (``uniform``), or as a mask, ones up to
+    some length and then zeros along the last dimension (``prefix``); ``auto``: as a mask where only 0 and 1 are legal.
+    """
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UserError(f"TensorSpec.name must be letters, digits, '_' and '.', no '.' first, got {self.name!r}")
+        if self.dtype.startswith("complex"):
+            raise UserError(
+                f"{self.name}: runtimes take no complex numbers, got {self.dtype!r}: hand over pairs of real ones "
+                "(torch.view_as_real, inside torch.view_as_complex)"
+            )
+        if self.dtype not in DTYPES:
+            raise UserError(f"{self.name}: dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if any(isinstance(dim, int) and dim < 0 for dim in self.shape):
+            raise UserError(f"{self.name}: static sizes must be >= 0, got {self.shape}")
+        self._check_bounds()
+        for dim in self.shape:
+            if isinstance(dim, str):
+                check_expression(dim)
+
+    def _check_bounds(self) -> None:
+        for bound in (self.low, self.high):
+            if isinstance(bound, str):
+                if not self._is_integer:
+                    raise UserError(f"{self.name}: only integers are bounded by sizes, got {bound!r} for {self.dtype}")
+                check_expression(bound)
+                if bound == UNKNOWN:
+                    raise UserError(f"{self.name}: low and high must be numbers or sizes, got {bound!r}")
+        if isinstance(self.low, int | float) and isinstance(self.high, int | float) and self.low > self.high:
+            raise UserError(f"{self.name}: low must be <= high, got {self.low} and {self.high}")
+
+    @property
+    def _is_integer(self) -> bool:
+        return self.dtype.startswith(("int", "uint"))
+
+    def bounds(self, sizes: Sizes) -> tuple[float, float]:
+        """The smallest and largest value of an example at ``sizes``; for floats infinite where nothing is declared."""
+        if self.dtype == "bool":
+            return 0, 1
+        least, most = (0.0, 1.0) if self._is_integer else (-np.inf, np.inf)
+        return _bound(self.low, least, sizes), _bound(self.high, most, sizes)
+
+    @property
+    def bounded_by(self) -> set[str]:
+        """The symbols that the values depend on."""
+        return {symbol for bound in (self.low, self.high) if isinstance(bound, str) for symbol in symbols_of(bound)}
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether an example is drawn as a mask: ones up to some length, then zeros."""
+        known = self.dtype == "bool" or (self._is_integer and (self.low or 0) == 0 and self.high in (None, 1))
+        return self.draw == "prefix" or (self.draw == "auto" and known and len(self.shape) > 1)
+
+
+def shape_of(spec: TensorSpec, sizes: Sizes) -> tuple[int, ...]:
+    """The shape of an input at ``sizes``."""
+    return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape)
+
+
+def draw(spec: TensorSpec, sizes: Sizes, seed: int) -> np.ndarray[Any, Any]:
+    """An example of a tensor at ``sizes``: normal floats, integers between ``low`` and ``high``."""
+    shape = shape_of(spec, sizes)
+    generator = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
+    low, high = spec.bounds(sizes)
+    if low > high and 0 not in shape:
+        raise UserError(
+            f"{spec.name}: low must be <= high, got {low:g} and {high:g} at {dict(sizes)}: raise the least size"
+        )
+    if spec.is_mask:
+        return _prefix(shape, generator).astype(spec.dtype)
+    if spec.dtype == "bool":
+        return np.asarray(generator.integers(0, 2, shape)).astype(bool)
+    if spec.dtype.startswith(("int", "uint")):
+        return np.asarray(generator.integers(int(low), int(max(low, high)), shape, endpoint=True)).astype(spec.dtype)
+    if spec.low is not None and spec.high is not None:
+        return np.asarray(generator.uniform(low, high, shape)).astype(numpy_dtype(spec.dtype))
+    return np.asarray(generator.standard_normal(shape)).clip(low, high).astype(numpy_dtype(spec.dtype))
+
+
+def _bound(declared: float | str | None, default: float, sizes: Sizes) -> float:
+    """A declared bound at ``sizes``."""
+    if not isinstance(declared, str):
+        return default if declared is None else declared
+    size = size_of(declared, sizes)
+    assert size is not None, f"{declared} depends on the call"
+    return size
+
+
+def _prefix(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Ones up to a length of at least 1, drawn anew for every row, then zeros: no row of a mask sees nothing."""
+    if not shape:
+        return np.ones(shape, np.int64)
+    lengths = generator.integers(1, max(shape[-1], 1), shape[:-1], endpoint=True)
+    return (np.arange(shape[-1]) < lengths[..., None]).astype(np.int64)
