@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from export.explanations import users_line
@@ -14,6 +15,8 @@ from export.explanations import users_line
 
 class Effects(TorchDispatchMode):
     """Watches the operators that run inside of it; ``inputs`` are tensors that nobody should write into."""
+
+    supports_higher_order_operators = True
 
     def __init__(self, inputs: Mapping[str, torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -25,6 +28,8 @@ class Effects(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operator, as it would run without being watched."""
+        if isinstance(func, HigherOrderOperator):  # a branch or a loop: what is inside of it is not watched
+            return func(*args, **(kwargs or {}))
         if torch.Tag.nondeterministic_seeded in func.tags and self.random is None:
             self.random = str(func), _line()
         for given, declared in zip(args, func._schema.arguments, strict=False):

@@ -125,7 +125,10 @@ def test_every_source_free_backend_is_bundled_checked_and_served(
     standard: bool, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     run: Path = request.getfixturevalue("built" if standard else "others")
-    also = source_free(standard=standard)
+    rows = {row.name: row for row in read(Verdict, run / "verdict.json").rows}
+    also = [  # whether int8 keeps enough of the model is for the machine to say: without VNNI its sums saturate
+        name for name in source_free(standard=standard) if rows[name].shippable or registry.get(name).precision is None
+    ]
     assert also
     done = ship(run, "--to", tmp_path / "serving", "--also", *also)
     assert done.returncode == 0, done.stdout + done.stderr

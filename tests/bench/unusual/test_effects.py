@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from torch import nn
 
+from bench.parity.oracle import Oracle
+from bench.parity.remarks import effects
 from bench.parity.spec import ParitySpec
 from bench.parity.store import save_case
 from export.build import Source
@@ -29,6 +32,14 @@ BACKENDS = pytest.mark.parametrize(
 FEW = ParitySpec(rows_count=256)
 SOURCE = TensorSpec("source", "float32", (64,))
 ROWS = Signature(inputs=(TensorSpec("x", "float32", ("batch", 4)),), ranges={"batch": SizeRange(min=2, max=300)})
+
+
+class Branch(nn.Module):
+    """A side that the values choose."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chosen: torch.Tensor = torch.cond(x.square().mean() < 1e6, torch.tanh, torch.sin, (x,))
+        return chosen
 
 
 class Together(nn.Module):
@@ -126,6 +137,26 @@ class Refuses(nn.Module):
 def make(name: str) -> nn.Module:
     module: nn.Module = globals()[name]()
     return module.eval()
+
+
+def test_a_model_with_a_branch_answers_after_it_was_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compiles a branch under watch is not what compiles it for a call; the twin leaves it compiled."""
+    signature = Signature(
+        inputs=(TensorSpec("x", "float32", ("batch", 4)),),
+        ranges={"batch": SizeRange()},
+        outputs=(TensorSpec("output", "float32", ("batch", 4)),),
+        output_names=("output",),
+    )
+    inputs = signature.example({"batch": 3}, seed=0)
+    oracle = Oracle(Branch(), signature, "cpu", None)
+    assert effects(oracle, inputs) == []
+    assert np.allclose(oracle.answer(inputs)[0]["output"], np.tanh(inputs["x"]), atol=1e-6)
+    monkeypatch.setattr("torch.compiler.reset", lambda: None)
+    effects(oracle, inputs)
+    with pytest.raises(Exception, match="non-Tensor"):
+        oracle.answer(inputs)
+    monkeypatch.undo()
+    torch.compiler.reset()
 
 
 def model_run(name: str, folder: Path, signature: Signature = ROWS, spec: ParitySpec = FEW) -> ModelRun:
