@@ -8,6 +8,7 @@ Exit code 0: every required backend is good; 1: one is not; 2: usage or environm
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.cli import GOOD, NOT_GOOD, end, parse
@@ -15,9 +16,37 @@ from pipeline.cli import GOOD, NOT_GOOD, end, parse
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.verdict.judge import Verdict
-    from pipeline.cli import Options
+    from bench.parity.report import ParityReport
+    from bench.timing.measurement import Measurement
+    from bench.verdict.judge import Failure, Verdict
+    from export.artifact import Artifact, ProgramRecord
+    from pipeline.cli import Options, Stage
     from pipeline.run import Run
+
+
+@dataclass(kw_only=True)
+class Ending:
+    """What a run came to, as far as it went; by backend."""
+
+    failures: dict[str, Failure]
+    program: ProgramRecord | None = None
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    reports: Mapping[str, ParityReport] = field(default_factory=dict)
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    bundle: Path | None = None
+
+    def is_good(self, run: Run, only: Stage | None) -> bool:
+        """Whether every required backend got through the stage at which it stopped, or the verdict is good."""
+        passed = {name: report for name, report in self.reports.items() if report.status == "pass"}
+        through: dict[str, Mapping[str, object]] = {
+            "build": self.artifacts, "parity": passed, "measure": self.measurements,
+        }  # fmt: skip
+        if self.verdict is not None:
+            return self.verdict.good
+        if only == "capture":
+            return self.program is not None and not self.program.failure
+        return only == "train" or set(run.found.recipe.must_be_good) <= through[str(only)].keys()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,11 +61,14 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(quiet=options.quiet, json=options.json)
     with open_run(located, device, options.out, console) as run:
         console.say(f"torchstone {VERSION}: recipe {located.recipe.name} on {device}, in {run.folder}")
-        return story(run, options)
+        ending = story(run, options.only)
+        if ending.verdict is not None:
+            show(run, ending.verdict, ending.bundle, options)
+        return GOOD if ending.is_good(run, options.only) else NOT_GOOD
 
 
-def story(run: Run, options: Options) -> int:
-    """Every stage from the records before it; ``--only`` stops after one."""
+def story(run: Run, only: Stage | None = None) -> Ending:
+    """Every stage from the records before it; ``only`` stops after one."""
     from pipeline.stages.build import build
     from pipeline.stages.bundle import bundle
     from pipeline.stages.capture import capture
@@ -46,30 +78,26 @@ def story(run: Run, options: Options) -> int:
     from pipeline.stages.train import check, train
 
     failures = check(run)
+    end = Ending(failures=failures)
     trained = train(run)
-    if options.only == "train":
-        return GOOD
-    program = capture(run, trained)
-    if options.only == "capture":
-        return NOT_GOOD if program.failure else GOOD
-    artifacts = build(run, trained, program, failures)
-    if options.only == "build":
-        return required_good(run, artifacts)
-    reports = parity(run, trained, program, artifacts, failures)
-    if options.only == "parity":
-        return required_good(run, {name: report for name, report in reports.items() if report.status == "pass"})
-    session, measurements = measure(run, trained, program, artifacts, reports, failures)
-    if options.only == "measure":
-        return required_good(run, measurements)
-    verdict = judge(run, trained, artifacts, reports, session, measurements, failures)
-    bundled = None if options.only == "judge" else bundle(run, verdict)
-    show(run, verdict, bundled, options)
-    return GOOD if verdict.good else NOT_GOOD
-
-
-def required_good(run: Run, good: Mapping[str, object]) -> int:
-    """The exit code of a story that stops early: whether every required backend got this far."""
-    return GOOD if set(run.found.recipe.must_be_good) <= good.keys() else NOT_GOOD
+    if only == "train":
+        return end
+    end.program = program = capture(run, trained)
+    if only == "capture":
+        return end
+    end.artifacts = artifacts = build(run, trained, program, failures)
+    if only == "build":
+        return end
+    end.reports = reports = parity(run, trained, program, artifacts, failures)
+    if only == "parity":
+        return end
+    session, end.measurements = measure(run, trained, program, artifacts, reports, failures)
+    if only == "measure":
+        return end
+    end.verdict = judge(run, trained, artifacts, reports, session, end.measurements, failures)
+    if only != "judge":
+        end.bundle = bundle(run, end.verdict)
+    return end
 
 
 def show(run: Run, verdict: Verdict, bundled: Path | None, options: Options) -> None:

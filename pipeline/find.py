@@ -16,7 +16,7 @@ import importlib
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _RECIPES = Path(__file__).parent / "recipes"
 _OURS = Path(__file__).resolve().parents[1]
-_OUR_PACKAGES = ("pipeline", "export", "bench")
+_OUR_PACKAGES = ("torchstone", "pipeline", "export", "bench")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,11 @@ def find(text: str) -> Found:
         recipe = call(location)
     module = sys.modules[location.module]
     loaded = {name for name in set(sys.modules) - loaded_before if not name.startswith("__")}
-    return Found(recipe=recipe, location=location, source_sha256=_sources(module, loaded))
+    from export import registry
+
+    plugins = registry.plugin_packages()  # loaded on the way; the user's only if the recipe's own text imports them
+    names = {module.__name__} | {name for name in loaded if name.partition(".")[0] not in plugins}
+    return Found(recipe=recipe, location=location, source_sha256=source_digests(names))
 
 
 def call(location: RecipeLocation) -> Recipe:
@@ -162,12 +166,8 @@ def _import(location: RecipeLocation) -> ModuleType:
         raise UserError(f"the recipe {where} cannot be imported: {type(error).__name__}: {error}") from error
 
 
-def _sources(module: ModuleType, loaded: set[str]) -> dict[str, str]:
-    """Digests of the modules that were loaded with the recipe, and of all that their source text imports."""
-    from export import registry
-
-    plugins = registry.plugin_packages()  # loaded on the way; the user's only if the recipe's own text imports them
-    names = {module.__name__} | {name for name in loaded if name.partition(".")[0] not in plugins}
+def source_digests(names: Iterable[str]) -> dict[str, str]:
+    """Digests of those modules that are the user's own, and of all that their source text imports, by name."""
     todo = [name for name in names if _is_users(name)]
     digests: dict[str, str] = {}
     while todo:
@@ -191,6 +191,15 @@ def _is_users(name: str) -> bool:
     if path is None:
         return False
     return name.startswith("pipeline.recipes.") or not any(path.is_relative_to(folder) for folder in _installed())
+
+
+def users_folders(path: Iterable[str]) -> tuple[str, ...]:
+    """Those of Python's path that hold the user's own modules, absolute."""
+    folders = dict.fromkeys(Path(folder).resolve() for folder in path)
+    held = (*_installed(), Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), _OURS)
+    return tuple(
+        str(folder) for folder in folders if folder.is_dir() and not any(folder.is_relative_to(own) for own in held)
+    )
 
 
 @functools.cache

@@ -17,7 +17,13 @@ from pipeline.stages.tools import SHAPES_NOTHING, TOOLS
 from tests.conftest import ROOT
 from tests.measure.architecture import ACCEPTED, figures, places, worse
 
-MAY_IMPORT = {"export": {"export"}, "bench": {"export", "bench"}, "pipeline": {"export", "bench", "pipeline"}}
+PACKAGES = ("torchstone", "pipeline", "export", "bench")
+MAY_IMPORT = {
+    "export": {"export"},
+    "bench": {"export", "bench"},
+    "pipeline": {"export", "bench", "pipeline"},
+    "torchstone": {*PACKAGES},
+}
 RUNTIMES = {
     "onnxruntime": "export/runtimes/onnxruntime.py",
     "openvino": "export/runtimes/openvino.py",
@@ -40,7 +46,7 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", sources("pipeline", "export", "bench"), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", sources(*PACKAGES), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_one_way_and_files_stay_small(path: Path) -> None:
     folder = path.relative_to(ROOT).parts[0]
     for name in imports(path):
@@ -57,7 +63,7 @@ def test_a_runtime_is_touched_by_its_backend_alone(runtime: str, file: str) -> N
     use = rf"^[^#\"]*(?<!export\.runtimes\.)\b{re.escape(runtime)}\b[.(]?(?!`)"
     users = [
         path
-        for path in sources("pipeline", "export", "bench")
+        for path in sources(*PACKAGES)
         if path.parent.name != "verifier"  # stands alone, where there is no Torchstone
         and re.search(use, _code(path), flags=re.MULTILINE)
     ]
@@ -76,9 +82,7 @@ def _code(path: Path) -> str:
 def test_every_schema_is_described() -> None:
     described = (ROOT / "FORMAT.md").read_text()
     schemas = {
-        schema
-        for path in sources("pipeline", "export", "bench")
-        for schema in re.findall(r'"(torchstone\.\w+/\d+)"', path.read_text())
+        schema for path in sources(*PACKAGES) for schema in re.findall(r'"(torchstone\.\w+/\d+)"', path.read_text())
     }
     assert len(schemas) >= 8
     assert not [schema for schema in schemas if f"`{schema}`" not in described]
@@ -140,7 +144,7 @@ def test_every_file_of_ours_is_in_the_digest_of_what_it_shapes_or_shapes_nothing
     held = {
         path for patterns in (*TOOLS.values(), SHAPES_NOTHING) for pattern in patterns for path in ROOT.glob(pattern)
     }
-    assert not [path for path in sources("pipeline", "export", "bench") if path not in held]
+    assert not [path for path in sources(*PACKAGES) if path not in held]
     shaping = {path for patterns in TOOLS.values() for pattern in patterns for path in ROOT.glob(pattern)}
     assert ROOT / "pipeline" / "training" / "metrics.py" in shaping
     assert not [pattern for pattern in (*chain(*TOOLS.values()), *SHAPES_NOTHING) if not list(ROOT.glob(pattern))]

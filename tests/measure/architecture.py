@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 ACCEPTED = Path(__file__).with_suffix(".json")
 PAGE = ROOT / "docs" / "measured" / "architecture.md"
 BEFORE = ROOT / "docs" / "measured" / "architecture-before.json"
-PACKAGES = ("pipeline", "export", "bench")
+PACKAGES = ("torchstone", "pipeline", "export", "bench")
 LINES = "lines of source in "
 """How figures begin that may grow."""
 MOST_PARAMETERS, MOST_FILES = 7, 15

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 PAGE = ROOT / "docs" / "map.md"
-PACKAGES = ("pipeline", "export", "bench")
+PACKAGES = ("torchstone", "pipeline", "export", "bench")
 HEADING = """# The map, file by file
 
 `python -m tests.measure.map` writes this page from the first sentence of each file's docstring: change it there. The

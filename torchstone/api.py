@@ -1,0 +1,136 @@
+"""The calls: a live model with examples, or a recipe, through the pipeline; and an artifact, ready to be called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from torch import nn
+
+from bench.parity.spec import ParitySpec
+from bench.timing.spec import BenchSpec
+from bench.verdict.limits import Limits
+from export import registry
+from export.backend import LoadOptions, Runner
+from export.device import choose
+from export.environment import cores_count
+from export.errors import UserError
+from export.registry import STANDARD
+from export.signature import SizeRange
+from export.worker import ProcessLimits
+from pipeline.all import story
+from pipeline.cli import Stage
+from pipeline.console import Console
+from pipeline.live.examples import describe
+from pipeline.live.given import given
+from pipeline.live.module import unwrapped
+from pipeline.recipe import Recipe
+from pipeline.run import open_run
+from torchstone.result import Result, result_of
+
+_SHIPPED = "onnx"
+
+
+class Options(TypedDict, total=False):
+    """What ``check`` and ``export`` take besides the model and its examples."""
+
+    name: str
+    """The folder under ``out``; the class of the model if not given."""
+    ranges: Mapping[str, SizeRange | tuple[int, int]]
+    """Sizes that a dynamic dimension takes, by its name."""
+    backends: tuple[str, ...]
+    """What to export to; ``eager`` is the baseline."""
+    required: tuple[str, ...]
+    """Backends that must turn out good for the result to be good; ``onnx`` if not given."""
+    out: str | Path
+    """Where runs are kept; ``artifacts`` if not given."""
+    device: str
+    """``cpu``, ``cuda``, ``cuda:1``; ``auto``, if not given, takes CUDA where it is usable."""
+    seed: int
+    """Governs every drawn input."""
+    quiet: bool
+    """Print nothing while it works."""
+    parity: ParitySpec
+    """How thoroughly it is proved."""
+    bench: BenchSpec
+    """How thoroughly it is measured."""
+    limits: Limits
+    """What an artifact must keep to ship."""
+    process: ProcessLimits
+    """What each build and each measurement may use."""
+
+
+def check(model: nn.Module, examples: Any, *, dynamic: Any = None, **options: Unpack[Options]) -> Result:
+    """Export a model every way, prove each export right, measure it, and say which one to ship.
+
+    Args:
+        model: The module with its weights, on any device; it is left as it is, and judged in eval mode on a copy.
+        examples: A tensor, a tuple of the arguments of ``forward``, or a mapping of keyword arguments; a list holds
+            several such calls. Their rows are used as real rows; integers are drawn within what is seen.
+        dynamic: Which dimensions move: ``{"ids": ("batch", "length")}``, or ``torch.export``'s ``dynamic_shapes``.
+            Left out: those in which several examples differ, else dimension 0, if all inputs share it.
+        **options: See ``Options``.
+
+    Returns:
+        Rows by backend, the winner, and where everything lies. What was assumed is printed, and in the result.
+
+    Raises:
+        UserError: examples that do not fit the model, or a model that no other process can have.
+    """
+    return _run(model, examples, dynamic, None, options)
+
+
+def export(model: nn.Module, examples: Any, *, dynamic: Any = None, **options: Unpack[Options]) -> Result:
+    """As ``check``, but nothing is measured: every export is built and proved right, or refused with the reason.
+
+    Raises:
+        UserError: as ``check``.
+    """
+    return _run(model, examples, dynamic, "parity", options)
+
+
+def load(folder: str | Path, device: str = "cpu", *, threads_count: int | None = None) -> Runner:
+    """An artifact, verified and ready: ``runner({"ids": ids})`` returns outputs by name, NumPy for NumPy.
+
+    Args:
+        folder: The artifact's, such as ``result["onnx"].folder``.
+        device: Where it is to run; one that is bound to a device runs on that alone.
+        threads_count: Threads of one call; all cores if not given.
+
+    Raises:
+        UserError: no artifact lies there.
+        RecordError: a file is missing or altered: nothing of it was loaded.
+    """
+    place = Path(folder)
+    if not (place / "artifact.json").is_file():
+        raise UserError(f"{place} must be the folder of an artifact, such as artifacts/seed/latest/artifacts/onnx")
+    return registry.load(place, LoadOptions(device=device, threads_count=threads_count or cores_count()))
+
+
+def _run(model: nn.Module, examples: Any, dynamic: Any, only: Stage | None, options: Options) -> Result:
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    described = describe(unwrapped(model), examples, dynamic, options.get("ranges"))
+    backends = tuple(options.get("backends", STANDARD))
+    recipe = Recipe(
+        name=options.get("name") or re.sub(r"\W", "", type(unwrapped(model)).__name__).lower().lstrip("_") or "model",
+        model=nn.Module,
+        signature=described.signature,
+        backends=backends,
+        required=tuple(options.get("required", (_SHIPPED,) if _SHIPPED in backends else ())),
+        seed=options.get("seed", 0),
+        parity=options.get("parity", ParitySpec()),
+        bench=options.get("bench", BenchSpec()),
+        limits=options.get("limits", Limits()),
+        process=options.get("process", ProcessLimits()),
+    )
+    out = Path(options.get("out", "artifacts"))
+    live = given(model, described, recipe, out)
+    console = Console(quiet=options.get("quiet", False))
+    for sentence in described.assumptions:
+        console.stage("assumed", sentence)
+    with open_run(live, choose(options.get("device", "auto")).name, out, console) as run:
+        console.say(f"{recipe.name} on {run.device}, in {run.folder}")
+        return result_of(run, story(run, only), described.assumptions)

@@ -1,0 +1,167 @@
+"""What became of a model: a row for every backend, the winner, and the files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.run_folder import RunFolder
+from bench.verdict.judge import Row as VerdictRow
+from bench.verdict.judge import Verdict
+from export import registry
+from export.errors import UserError
+from pipeline.cli import GOOD
+from pipeline.report.table import verdict_table
+
+if TYPE_CHECKING:
+    from export.backend import Runner
+    from export.signature import Signature
+    from pipeline.all import Ending
+    from pipeline.run import Run
+
+_WIDTH = 140
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One backend: what was built, whether it is right, how fast it is."""
+
+    name: str
+    status: str
+    """``pass``, ``fail``, ``inconclusive`` or ``no-reference``; ``failed`` if it was not built or not judged."""
+    reasons: tuple[str, ...]
+    """Why it may not ship; empty if it may."""
+    path: Path | None
+    """The file that is loaded, or the artifact's folder where that holds several; None if it was not built."""
+    folder: Path | None
+    """The artifact's folder, which ``torchstone.load`` takes."""
+    figures: VerdictRow | None
+    """Times, size, memory and cold start, as the verdict has them; None if nothing was measured."""
+
+    def load(self, device: str = "cpu") -> Runner:
+        """The artifact, ready to be called.
+
+        Raises:
+            UserError: there is none.
+        """
+        from torchstone.api import load
+
+        if self.folder is None:
+            raise UserError(f"{self.name} was not built: {'; '.join(self.reasons)}")
+        return load(self.folder, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished run. ``print(result)`` shows its table; ``result["onnx"]`` is a row."""
+
+    folder: Path
+    """The run's own, which every command takes: ``python -m pipeline.locate FOLDER BACKEND``."""
+    rows: tuple[Row, ...]
+    signature: Signature
+    """Inputs and outputs, as they were found."""
+    assumptions: tuple[str, ...]
+    """What the examples left open, in sentences."""
+    verdict: Verdict | None
+    """Its record; None where nothing was measured."""
+    good: bool
+    """Whether every required backend is right, and every limit holds."""
+
+    @property
+    def winner(self) -> str | None:
+        """The backend that ships, by name; None if none may, or nothing was measured."""
+        return self.verdict.winner if self.verdict else None
+
+    @property
+    def report(self) -> Path | None:
+        """The page, for a browser; None where nothing was measured."""
+        page = RunFolder(self.folder).page
+        return page if self.verdict and page.exists() else None
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of a backend.
+
+        Raises:
+            KeyError: it was not asked for.
+        """
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(f"{name!r} is none of {', '.join(row.name for row in self.rows)}")
+
+    def __iter__(self) -> Iterator[Row]:
+        """Rows, in the order of the table."""
+        return iter(self.rows)
+
+    def save(self, folder: str | Path) -> Path:
+        """Ship: a new version in a serving folder, checked there, made current by one rename; the version's folder.
+
+        Raises:
+            UserError: no verdict, or none that is good.
+        """
+        from pipeline.commands import ship
+
+        if self.verdict is None:
+            raise UserError("nothing was measured, so nothing was chosen: torchstone.check chooses what ships")
+        if not self.verdict.good:
+            raise UserError(f"nothing is shipped: {'; '.join(self.verdict.reasons)}")
+        if ship.main([str(self.folder), "--to", str(folder), "--quiet"]) != GOOD:
+            raise UserError(
+                f"nothing is shipped, the bundle's own check refused it: python -m pipeline.ship {self.folder} says why"
+            )
+        return (Path(folder) / "current").resolve()
+
+    def __str__(self) -> str:
+        """The table, what was assumed, and why the winner won."""
+        console = Console(file=io.StringIO(), width=_WIDTH, highlight=False)
+        console.print(verdict_table(self.verdict) if self.verdict else self._table())
+        reasons = self.verdict.reasons if self.verdict else ()
+        assert isinstance(console.file, io.StringIO)
+        lines = (line.rstrip() for line in console.file.getvalue().splitlines())
+        return "\n".join([*lines, *reasons, *(f"assumed: {sentence}" for sentence in self.assumptions)])
+
+    def _table(self) -> Table:
+        """Without times: what was built, and whether it is right."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("backend", "parity", ""):
+            table.add_column(heading)
+        for row in self.rows:
+            table.add_row(row.name, row.status, "; ".join(row.reasons))
+        return table
+
+
+def result_of(run: Run, ending: Ending, assumptions: tuple[str, ...] = ()) -> Result:
+    """What a run came to."""
+    verdict_rows = {row.name: row for row in ending.verdict.rows} if ending.verdict else {}
+    rows = []
+    for backend in run.found.recipe.backends:
+        name = registry.get(backend).artifact_name(run.device)
+        figures, report = verdict_rows.get(name), ending.reports.get(backend)
+        failure, artifact = ending.failures.get(backend), ending.artifacts.get(backend)
+        reasons = [f"{failure.step}: {failure.cause}"] if failure else []
+        folder = run.files.artifact(artifact.name) if artifact else None
+        file = registry.get(backend).file
+        rows.append(
+            Row(
+                name=name,
+                status=report.status if report else "failed",
+                reasons=figures.reasons if figures else (*reasons, *(report.reasons if report else ())),
+                path=folder / file if folder and file else folder,
+                folder=folder,
+                figures=figures,
+            )
+        )
+    return Result(
+        folder=run.folder,
+        rows=tuple(rows),
+        signature=ending.program.signature if ending.program else run.found.recipe.signature,
+        assumptions=assumptions,
+        verdict=ending.verdict,
+        good=ending.is_good(run, None if ending.verdict else "parity"),
+    )
