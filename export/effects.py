@@ -26,6 +26,11 @@ class Effects(TorchDispatchMode):
         """By input: the first operator that wrote into it, and the line."""
         self._memory = {tensor.untyped_storage().data_ptr(): name for name, tensor in inputs.items() if tensor.numel()}
 
+    def __exit__(self, *raised: Any) -> None:
+        """End the watch; what was compiled meanwhile (a branch, a loop) would be refused wherever nobody watches."""
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        torch.compiler.reset()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operator, as it would run without being watched."""
         if isinstance(func, HigherOrderOperator):  # a branch or a loop: what is inside of it is not watched

@@ -94,7 +94,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, torch.Tensor]:
         return {}
     if isinstance(value, torch.Tensor):
         return {prefix or "output": value}
-    items = _items(value, prefix)
+    items = parts(value, prefix)
     if items is None:
         raise UserError(
             f"a model's result must be tensors, got {type(value).__name__} at {prefix or 'the top'}: "
@@ -113,18 +113,18 @@ def refill(template: Any, tensors: Mapping[str, torch.Tensor], prefix: str = "")
         return None
     if isinstance(template, torch.Tensor):
         return tensors[plain(prefix or "output")]
-    parts = {
+    filled = {
         key: refill(item, tensors, f"{prefix}.{key}" if prefix else str(key))
-        for key, item in _items(template, prefix) or ()
+        for key, item in parts(template, prefix) or ()
     }
     if isinstance(template, Mapping):
-        return type(template)(**parts)
+        return type(template)(**filled)
     if dataclasses.is_dataclass(template) and not isinstance(template, type):
-        return dataclasses.replace(template, **parts)
-    return type(template)(*parts.values()) if hasattr(template, "_fields") else type(template)(parts.values())
+        return dataclasses.replace(template, **filled)
+    return type(template)(*filled.values()) if hasattr(template, "_fields") else type(template)(filled.values())
 
 
-def _items(value: Any, prefix: str) -> Iterable[tuple[Any, Any]] | None:
+def parts(value: Any, prefix: str) -> Iterable[tuple[Any, Any]] | None:
     """The parts of a container with their keys; None if it is none."""
     if isinstance(value, Mapping):
         return value.items()

@@ -62,7 +62,7 @@ class TensorSpec:
     def _check_bounds(self) -> None:
         for bound in (self.low, self.high):
             if isinstance(bound, str):
-                if not self._is_integer:
+                if not self.is_integer:
                     raise UserError(f"{self.name}: only integers are bounded by sizes, got {bound!r} for {self.dtype}")
                 check_expression(bound)
                 if bound == UNKNOWN:
@@ -71,14 +71,15 @@ class TensorSpec:
             raise UserError(f"{self.name}: low must be <= high, got {self.low} and {self.high}")
 
     @property
-    def _is_integer(self) -> bool:
+    def is_integer(self) -> bool:
+        """Whether it holds whole numbers; a boolean is none."""
         return self.dtype.startswith(("int", "uint"))
 
     def bounds(self, sizes: Sizes) -> tuple[float, float]:
         """The smallest and largest value of an example at ``sizes``; for floats infinite where nothing is declared."""
         if self.dtype == "bool":
             return 0, 1
-        least, most = (0.0, 1.0) if self._is_integer else (-np.inf, np.inf)
+        least, most = (0.0, 1.0) if self.is_integer else (-np.inf, np.inf)
         return _bound(self.low, least, sizes), _bound(self.high, most, sizes)
 
     @property
@@ -89,7 +90,7 @@ class TensorSpec:
     @property
     def is_mask(self) -> bool:
         """Whether an example is drawn as a mask: ones up to some length, then zeros."""
-        known = self.dtype == "bool" or (self._is_integer and (self.low or 0) == 0 and self.high in (None, 1))
+        known = self.dtype == "bool" or (self.is_integer and (self.low or 0) == 0 and self.high in (None, 1))
         return self.draw == "prefix" or (self.draw == "auto" and known and len(self.shape) > 1)
 
 
@@ -111,7 +112,7 @@ def draw(spec: TensorSpec, sizes: Sizes, seed: int) -> np.ndarray[Any, Any]:
         return _prefix(shape, generator).astype(spec.dtype)
     if spec.dtype == "bool":
         return np.asarray(generator.integers(0, 2, shape)).astype(bool)
-    if spec.dtype.startswith(("int", "uint")):
+    if spec.is_integer:
         return np.asarray(generator.integers(int(low), int(max(low, high)), shape, endpoint=True)).astype(spec.dtype)
     if spec.low is not None and spec.high is not None:
         return np.asarray(generator.uniform(low, high, shape)).astype(numpy_dtype(spec.dtype))

@@ -20,13 +20,19 @@ import tyro
 
 from pipeline.shadow import claim_names
 
-claim_names()  # before the first import of ours that a file of the user's could hide
+try:  # before the first import of ours that a file of the user's could hide
+    claim_names(
+        f"start with `{Path(sys.executable).name} -P -m pipeline...`, which leaves the current folder off the path"
+    )
+except ImportError as error:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
 
-from export.errors import NO_SPACE, TorchstoneError, UserError  # noqa: E402
-from export.version import VERSION  # noqa: E402
-from pipeline.find import Found, built_in, find  # noqa: E402
-from pipeline.process.guard import USAGE, guarded  # noqa: E402
-from pipeline.verifier.outcome import printable_lines  # noqa: E402
+from export.errors import NO_SPACE, TorchstoneError, UserError
+from export.version import VERSION
+from pipeline.find import Found, built_in, find
+from pipeline.process.guard import USAGE, guarded
+from pipeline.verifier.outcome import printable_lines
 
 DEFAULT_RECIPE = "seed"
 GOOD, NOT_GOOD, INTERRUPTED = 0, 1, 130

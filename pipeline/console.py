@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+WIDE = 140
+"""Columns where there is no terminal: the table keeps its full width, since a log is read later, on another screen."""
+
+
 @dataclass
 class Console:
     """Where text goes. ``quiet`` and ``json`` keep the standard output free of it."""
@@ -27,8 +31,7 @@ class Console:
     _rich: RichConsole = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Without a terminal the table keeps its full width: a log is read later, on another screen.
-        width = None if sys.stdout.isatty() else 140
+        width = None if sys.stdout.isatty() else WIDE
         self._rich = RichConsole(quiet=self.quiet or self.json, highlight=False, width=width)
 
     def say(self, text: str) -> None:

@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("export", "bench", "pipeline")
 
 
-def claim_names() -> None:
+def claim_names(otherwise: str) -> None:
     """Import our packages, which hold nothing but a docstring each, so that their names stay ours in this process.
 
+    ``otherwise`` says what helps besides giving the file another name.
+
     Raises:
-        SystemExit: code 2, a file would be imported in the place of one; it is named on standard error.
+        ImportError: a file would be imported in the place of one, or was; it is named.
     """
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         place = Path(spec.origin).resolve() if spec is not None and spec.origin is not None else None
         if place != _ROOT / name / "__init__.py":
-            print(
-                f"error: {place} hides Torchstone's package {name!r}: rename it, or start with "
-                f"`{Path(sys.executable).name} -P -m pipeline...`, which leaves the current folder off the path",
-                file=sys.stderr,
-            )
-            raise SystemExit(2)
+            raise ImportError(f"{place} hides Torchstone's package {name!r}: rename it, or {otherwise}")
         importlib.import_module(name)

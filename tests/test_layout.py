@@ -15,9 +15,8 @@ import pytest
 from export.version import VERSION
 from pipeline.stages.tools import SHAPES_NOTHING, TOOLS
 from tests.conftest import ROOT
-from tests.measure.architecture import ACCEPTED, figures, places, worse
+from tests.measure.architecture import ACCEPTED, PACKAGES, figures, places, worse
 
-PACKAGES = ("torchstone", "pipeline", "export", "bench")
 MAY_IMPORT = {
     "export": {"export"},
     "bench": {"export", "bench"},

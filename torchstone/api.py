@@ -1,4 +1,4 @@
-"""The calls: a live model with examples, or a recipe, through the pipeline; and an artifact, ready to be called."""
+"""The calls that take a live model with examples through the pipeline."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from torch import nn
 from bench.parity.spec import ParitySpec
 from bench.timing.spec import BenchSpec
 from bench.verdict.limits import Limits
-from export import registry
-from export.backend import LoadOptions, Runner
 from export.device import choose
-from export.environment import cores_count
 from export.errors import UserError
 from export.registry import STANDARD
 from export.signature import SizeRange
@@ -91,31 +88,14 @@ def export(model: nn.Module, examples: Any, *, dynamic: Any = None, **options: U
     return _run(model, examples, dynamic, "parity", options)
 
 
-def load(folder: str | Path, device: str = "cpu", *, threads_count: int | None = None) -> Runner:
-    """An artifact, verified and ready: ``runner({"ids": ids})`` returns outputs by name, NumPy for NumPy.
-
-    Args:
-        folder: The artifact's, such as ``result["onnx"].folder``.
-        device: Where it is to run; one that is bound to a device runs on that alone.
-        threads_count: Threads of one call; all cores if not given.
-
-    Raises:
-        UserError: no artifact lies there.
-        RecordError: a file is missing or altered: nothing of it was loaded.
-    """
-    place = Path(folder)
-    if not (place / "artifact.json").is_file():
-        raise UserError(f"{place} must be the folder of an artifact, such as artifacts/seed/latest/artifacts/onnx")
-    return registry.load(place, LoadOptions(device=device, threads_count=threads_count or cores_count()))
-
-
 def _run(model: nn.Module, examples: Any, dynamic: Any, only: Stage | None, options: Options) -> Result:
     if not isinstance(model, nn.Module):
         raise UserError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    described = describe(unwrapped(model), examples, dynamic, options.get("ranges"))
+    module = unwrapped(model)
+    described = describe(module, examples, dynamic, options.get("ranges"))
     backends = tuple(options.get("backends", STANDARD))
     recipe = Recipe(
-        name=options.get("name") or re.sub(r"\W", "", type(unwrapped(model)).__name__).lower().lstrip("_") or "model",
+        name=options.get("name") or re.sub(r"\W", "", type(module).__name__).lower().lstrip("_") or "model",
         model=nn.Module,
         signature=described.signature,
         backends=backends,
@@ -127,7 +107,7 @@ def _run(model: nn.Module, examples: Any, dynamic: Any, only: Stage | None, opti
         process=options.get("process", ProcessLimits()),
     )
     out = Path(options.get("out", "artifacts"))
-    live = given(model, described, recipe, out)
+    live = given(module, recipe, described.rows, out)
     console = Console(quiet=options.get("quiet", False))
     for sentence in described.assumptions:
         console.stage("assumed", sentence)

@@ -17,15 +17,15 @@ from bench.verdict.judge import Verdict
 from export import registry
 from export.errors import UserError
 from pipeline.cli import GOOD
+from pipeline.console import WIDE
 from pipeline.report.table import verdict_table
+from torchstone.runner import load
 
 if TYPE_CHECKING:
     from export.backend import Runner
     from export.signature import Signature
     from pipeline.all import Ending
     from pipeline.run import Run
-
-_WIDTH = 140
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,6 @@ class Row:
         Raises:
             UserError: there is none.
         """
-        from torchstone.api import load
-
         if self.folder is None:
             raise UserError(f"{self.name} was not built: {'; '.join(self.reasons)}")
         return load(self.folder, device)
@@ -119,7 +117,7 @@ class Result:
 
     def __str__(self) -> str:
         """The table, what was assumed, and why the winner won."""
-        console = Console(file=io.StringIO(), width=_WIDTH, highlight=False)
+        console = Console(file=io.StringIO(), width=WIDE, highlight=False)
         console.print(verdict_table(self.verdict) if self.verdict else self._table())
         reasons = self.verdict.reasons if self.verdict else ()
         assert isinstance(console.file, io.StringIO)

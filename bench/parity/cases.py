@@ -76,7 +76,7 @@ class Pool:
 
     def call(self, batch_rows: int, start: int = 0) -> Tensors:
         """Inputs of an ordinary call: ``batch_rows`` rows from ``start`` on."""
-        return self.inputs(Case(group="rows", name="call", sizes=self.sizes_of(batch_rows), start=start))
+        return self.inputs(Case(group="rows", name="call", sizes=self._sizes_of(batch_rows), start=start))
 
     def inputs(self, case: Case) -> Tensors:
         """The inputs of one case, in the signature's order."""
@@ -102,16 +102,17 @@ class Pool:
             for spec in self.signature.inputs
         }
         if pointing := [spec.name for spec in self.signature.inputs if self.signature.batch in spec.bounded_by]:
-            call = self.signature.example(self.sizes_of(count), self.seed + start)  # a larger call's point past its end
+            # Those of a larger call point past the end of this one.
+            call = self.signature.example(self._sizes_of(count), self.seed + start)
             drawn |= {name: call[name] for name in pointing}
         return drawn
 
-    def sizes_of(self, batch_rows: int) -> dict[str, int]:
+    def _sizes_of(self, batch_rows: int) -> dict[str, int]:
         """Sizes of an ordinary call of ``batch_rows`` rows."""
         return self.sizes | ({self.signature.batch: batch_rows} if self.signature.batch else {})
 
     def _block(self, index: int) -> Tensors:
-        sizes = self.sizes_of(_BLOCK_ROWS)
+        sizes = self._sizes_of(_BLOCK_ROWS)
         shared = self.signature.example(sizes, self.seed)
         drawn = self.signature.example(sizes, self.seed + index)
         fitting = self._fitting()

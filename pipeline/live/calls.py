@@ -13,7 +13,7 @@ from torch import nn
 
 from export.arrays import to_torch
 from export.errors import UserError
-from export.flat import flatten
+from export.flat import has_names, parts
 from export.signature import Constant
 
 Inputs = dict[str, torch.Tensor]
@@ -94,7 +94,7 @@ def _flat_call(module: nn.Module, example: Any) -> Calls:
             if argument is None or isinstance(argument, bool | int | float | str):
                 constants[called] = argument
             else:
-                tensors |= {path: _cpu(tensor) for path, tensor in flatten(_tensors(argument, called), called).items()}
+                tensors |= _tensors(argument, called)
     if not tensors:
         raise UserError(f"the example must hold at least one tensor, got {type(example).__name__} without any")
     return Calls(calls=(tensors,), constants=constants, keywords=frozenset(by_keyword))
@@ -109,24 +109,19 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example,), {}
 
 
-def _tensors(value: Any, name: str) -> Any:
-    """The same with arrays as tensors.
+def _tensors(value: Any, path: str) -> Inputs:
+    """The tensors of an argument by path, arrays as tensors; a field that is None is left out.
 
     Raises:
-        UserError: something that is no tensor.
+        UserError: something that is neither a tensor nor a container of tensors.
     """
     if isinstance(value, torch.Tensor):
-        return value
+        return {path: value.detach().cpu()}
     if isinstance(value, np.ndarray):
-        return to_torch(value)
-    if isinstance(value, Mapping):
-        return {key: _tensors(item, f"{name}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return tuple(_tensors(item, f"{name}.{index}") for index, item in enumerate(value))
-    if hasattr(value, "_fields") or hasattr(value, "__dataclass_fields__"):
-        return value
-    raise UserError(f"{name} must be a tensor, or a container of tensors, got {type(value).__name__}")
-
-
-def _cpu(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu()
+        return {path: to_torch(value)}
+    items = parts(value, path)
+    if items is None:
+        raise UserError(f"{path} must be a tensor, or a container of tensors, got {type(value).__name__}")
+    has_fields = has_names(value) and not isinstance(value, Mapping)
+    given = ((key, item) for key, item in items if item is not None or not has_fields)
+    return {name: tensor for key, item in given for name, tensor in _tensors(item, f"{path}.{key}").items()}

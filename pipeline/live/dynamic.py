@@ -36,7 +36,7 @@ class Dynamic:
             inputs: An example's tensors by path.
 
         Raises:
-            UserError: an input, a dimension or a symbol that there is not.
+            UserError: an input or a dimension that there is not.
         """
         stated = {symbol: _range(symbol, bounds) for symbol, bounds in (ranges or {}).items()}
         symbols: dict[tuple[str, int], str] = {}
@@ -48,11 +48,6 @@ class Dynamic:
                 symbols[name, index] = symbol
                 if (bounds := _bounds_of(mark)) is not None:
                     stated.setdefault(symbol, bounds)
-            known = {*symbols.values()}
-        else:
-            known = {*stated}
-        if stray := sorted(stated.keys() - known):
-            raise UserError(f"ranges names {stray[0]!r}, which dynamic does not: it names {', '.join(sorted(known))}")
         return cls(given=dynamic is not None, symbols=symbols, ranges=stated)
 
 

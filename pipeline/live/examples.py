@@ -7,7 +7,7 @@ share it. Whatever was assumed is said in a sentence, with how to change it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -139,17 +139,15 @@ def _sizes(bounds: Mapping[str, SizeRange], wanted: Dynamic) -> str:
 
 def _spec(name: str, calls: Calls, symbols: Mapping[tuple[str, int], str]) -> TensorSpec:
     tensors: Sequence[torch.Tensor] = [call[name] for call in calls.calls]
-    dtype = dtype_name(tensors[0])
     shape = tuple(symbols.get((name, index), size) for index, size in enumerate(tensors[0].shape))
+    spec = TensorSpec(name, dtype_name(tensors[0]), shape, keyword=name in calls.keywords)
     seen = [tensor for tensor in tensors if tensor.numel()]
-    whole = dtype.startswith(("int", "uint")) and bool(seen)
-    return TensorSpec(
-        name,
-        dtype,
-        shape,
-        low=float(min(int(tensor.min()) for tensor in seen)) if whole else None,
-        high=float(max(int(tensor.max()) for tensor in seen)) if whole else None,
-        keyword=name in calls.keywords,
+    if not spec.is_integer or not seen:
+        return spec
+    return replace(
+        spec,
+        low=float(min(int(tensor.min()) for tensor in seen)),
+        high=float(max(int(tensor.max()) for tensor in seen)),
     )
 
 

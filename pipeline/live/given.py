@@ -24,7 +24,7 @@ from export.signature import Signature
 from export.worker import ProcessLimits
 from pipeline.data import Data, Split
 from pipeline.find import Found, RecipeLocation, source_digests, users_folders
-from pipeline.live.examples import Described
+from pipeline.live.calls import Inputs
 from pipeline.live.module import Written, read_module, write_module, written
 from pipeline.recipe import Recipe
 from pipeline.run import KEY_DIGITS
@@ -79,35 +79,29 @@ class Given(Record):
     files: tuple[FileDigest, ...]
 
 
-def given(module: nn.Module, described: Described, settings: Recipe, out: Path) -> Found:
+def given(module: nn.Module, settings: Recipe, rows: Inputs, out: Path) -> Found:
     """The recipe of a live module, written where the processes of its run find it.
 
-    ``settings`` holds everything but the module, which is written down here.
+    ``settings`` holds everything but the module, and ``rows``: real rows of some inputs.
 
     Raises:
         UserError: the module holds what no other process can have.
     """
-    whole = written(module)
+    whole, saved_rows = written(module), save(rows) if rows else None
     key = key_of(
         module=whole.sha256,
-        rows={name: sha256(save({name: rows})) for name, rows in described.rows.items()},
-        signature=described.signature,
+        rows=sha256(saved_rows) if saved_rows else None,
+        signature=settings.signature,
         settings=Settings.of(settings),
     )[:KEY_DIGITS]
     folder = out.resolve() / settings.name / "given" / key
     if not (folder / RECORD).exists():
-        _write(folder, key, whole, described, settings)
+        _write(folder, whole, saved_rows, settings)
     file = folder / f"given_{key}.py"
     location = RecipeLocation(
         module=file.stem, function=_FUNCTION, file=str(file), import_path=(str(folder), *users_folders(sys.path))
     )
-    recipe = read_recipe(folder)
-    files = read(Given, folder / RECORD).files
-    return Found(
-        recipe=replace(recipe, files=tuple(folder / file.path for file in files)),
-        location=location,
-        source_sha256=source_digests(whole.imported),
-    )
+    return Found(recipe=read_recipe(folder), location=location, source_sha256=source_digests(whole.imported))
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -124,6 +118,7 @@ def read_recipe(folder: Path) -> Recipe:
         model=lambda: _verified_module(folder, record.files),
         signature=record.signature,
         data=(lambda: _data(load_file(rows))) if rows.exists() else None,
+        files=tuple(folder / file.path for file in record.files),
     )
     return record.settings.put_into(recipe)
 
@@ -140,18 +135,18 @@ def _data(rows: dict[str, torch.Tensor]) -> Data:
     return Data(train=Split(inputs=rows, targets=torch.empty(count, 0)))
 
 
-def _write(folder: Path, key: str, whole: Written, described: Described, settings: Recipe) -> None:
+def _write(folder: Path, whole: Written, rows: bytes | None, settings: Recipe) -> None:
     """Fill a hidden folder, and make it visible by one rename."""
     partial = folder.parent / f".{folder.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
-    files = [*write_module(partial, whole), partial / f"given_{key}.py"]
+    files = [*write_module(partial, whole), partial / f"given_{folder.name}.py"]
     write_atomically(files[-1], _RECIPE.encode())
-    if described.rows:
+    if rows is not None:
         files.append(partial / ROWS)
-        write_atomically(files[-1], save(described.rows))
+        write_atomically(files[-1], rows)
     record = Given(
         name=settings.name,
-        signature=described.signature,
+        signature=settings.signature,
         settings=Settings.of(settings),
         files=digest_files(partial, files),
     )

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conftest import ROOT
+from tests.measure.architecture import PACKAGES
 
 PAGE = ROOT / "docs" / "map.md"
-PACKAGES = ("torchstone", "pipeline", "export", "bench")
 HEADING = """# The map, file by file
 
 `python -m tests.measure.map` writes this page from the first sentence of each file's docstring: change it there. The

@@ -18,7 +18,7 @@ class Takes(nn.Module):
     """Only its parameters are read."""
 
     def forward(self, ids: Any, mask: Any = None, *, cache: Any = None, scale: float = 1.0) -> Any:
-        raise NotImplementedError
+        return ids
 
 
 IDS, MASK = torch.tensor([[3, 7, 5, 0]] * 2), torch.ones(2, 4, dtype=torch.bool)

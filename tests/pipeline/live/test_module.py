@@ -112,7 +112,7 @@ def test_an_altered_module_is_refused_before_anything_of_it_is_loaded(
     model = Mlp()
     described = describe(model, torch.zeros(2, 4))
     settings = Recipe(name="mine", model=nn.Module, signature=described.signature, backends=("eager",), required=())
-    located = given(model, described, settings, tmp_path)
+    located = given(model, settings, described.rows, tmp_path)
     assert torch.equal(located.recipe.model().eval()(torch.ones(2, 4)), model.eval()(torch.ones(2, 4)))
     assert located.source_sha256.keys() >= {"tests.models"}
     assert located.location.file is not None
