@@ -14,6 +14,8 @@ from export.signature import Signature
 
 RECORD = "artifact.json"
 PROGRAM_RECORD, PROGRAM_FILE = "program.json", "program.pt2"
+FOREIGN_FILE = "foreign_file"
+"""The fact that an artifact was made by another tool: what its file is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,8 @@ class Artifact(Record):
     SCHEMA: ClassVar[str] = "torchstone.artifact/1"
 
     name: str
-    """``<backend>``, with ``-<device>`` appended where the artifact is bound to one other than the CPU."""
+    """``<backend>``, with ``-<device>`` appended where the artifact is bound to one other than the CPU; of a foreign
+    file what the user calls it."""
     backend: str
     device: str
     """The device that it is meant to run on."""
@@ -64,6 +67,11 @@ class Artifact(Record):
 
     def __post_init__(self) -> None:
         plain_name(self.name)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another tool made it, so that nobody knows how."""
+        return FOREIGN_FILE in self.facts
 
     @property
     def size_bytes(self) -> int:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from export.contents import Contents
+    from export.foreign.format import ForeignFormat
     from export.signature import Signature
     from export.taps import Taps
     from export.taps.trace import Trace
@@ -148,6 +149,8 @@ class Backend(ABC):
     """What servers take it as; None where no server of those in ``pipeline/bundle/forms`` does."""
     nonfinite_notes: tuple[tuple[str, str], ...] = ()
     """What the runtime is known to do with NaN and Inf: part of an operator's name, and a sentence."""
+    foreign: ForeignFormat | None = None
+    """How a file that another tool made is taken in; None where none is."""
     options: type = NoRuntimeOptions
     """The dataclass of what ``LoadOptions.runtime`` may hold, with its defaults."""
 

@@ -23,6 +23,8 @@ from export.files import digest_file
 if TYPE_CHECKING:
     from torch import nn
 
+    from export.foreign.format import ForeignFormat
+
 FAMILIES = (
     "export.backends.eager",
     "export.backends.torchscript",
@@ -82,6 +84,20 @@ def get(name: str) -> Backend:
     if name not in registered():
         raise UserError(f"backend must be one of {', '.join(names())}, got {name!r}")
     return registered()[name].backend
+
+
+def of_foreign(file: Path) -> tuple[Backend, ForeignFormat]:
+    """The backend that runs a file which another tool made, and how it is taken in.
+
+    Raises:
+        UserError: no backend takes such files; says which are taken.
+    """
+    formats = [(entry.backend, entry.backend.foreign) for entry in registered().values() if entry.backend.foreign]
+    for backend, foreign_format in formats:
+        if foreign_format.is_format_of(file):
+            return backend, foreign_format
+    suffixes = dict.fromkeys(suffix for _, foreign_format in formats for suffix in foreign_format.suffixes)
+    raise UserError(f"{file} must end in {', '.join(suffixes)}: its end says its format")
 
 
 def load(folder: Path, options: LoadOptions, module: Callable[[], nn.Module] | None = None) -> Runner:

@@ -18,9 +18,11 @@ from torch import nn
 
 from bench.parity.spec import ParitySpec
 from bench.timing.spec import BenchSpec
+from bench.verdict.entry import Entry, entries
 from bench.verdict.limits import Limits
 from export import registry
 from export.errors import UserError
+from export.foreign import files as foreign_files
 from export.registry import STANDARD
 from export.signature import Signature
 from export.worker import ProcessLimits
@@ -63,8 +65,10 @@ class Recipe:
     train: TrainSpec | None = None
     backends: tuple[str, ...] = STANDARD
     """What to export to; ``eager`` is the baseline."""
+    artifacts: dict[str, Path] = field(default_factory=dict)
+    """Files that other tools made of the same model, judged beside the rest, by the names of their rows."""
     required: tuple[str, ...] | None = None
-    """Backends that must turn out good for the run to be good; None: the four standard ones among ``backends``."""
+    """Rows that must turn out good for the run to be good; None: the four standard ones among ``backends``."""
     parity: ParitySpec = field(default_factory=ParitySpec)
     bench: BenchSpec = field(default_factory=BenchSpec)
     limits: Limits = field(default_factory=Limits)
@@ -73,15 +77,31 @@ class Recipe:
 
     @property
     def must_be_good(self) -> tuple[str, ...]:
-        """The required backends."""
+        """The required rows."""
         return required_of(self.backends, self.required)
+
+    @property
+    def foreign(self) -> dict[str, str]:
+        """The backend that runs each of ``artifacts``, by name.
+
+        Raises:
+            UserError: a file that no backend takes.
+        """
+        return {name: registry.of_foreign(file)[0].name for name, file in self.artifacts.items()}
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """What its rows are about, by name in the order of the table."""
+        return entries(self.backends, self.foreign)
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] in ".-":
             raise UserError(f"Recipe.name must be letters, digits, '-', '_' and '.', got {self.name!r}")
-        if unknown := [name for name in (*self.backends, *self.must_be_good) if name not in registry.names()]:
+        foreign_files.check(self.artifacts)
+        known = {*registry.names(), *self.artifacts}
+        if unknown := [name for name in (*self.backends, *self.must_be_good) if name not in known]:
             raise UserError(f"backends must be of {', '.join(registry.names())}, got {unknown[0]!r}")
-        if absent := [name for name in self.must_be_good if name not in self.backends]:
+        if absent := [name for name in self.must_be_good if name not in (*self.backends, *self.artifacts)]:
             raise UserError(
                 f"required backends must be among backends, {absent[0]!r} is not: add it, or drop it from required"
             )

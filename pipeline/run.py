@@ -23,6 +23,7 @@ from bench.run_folder import RunFolder
 from export.environment import environment, version
 from export.errors import RecordError, UserError
 from export.files import FileDigest, digest_file, full_disk_named, publish, verify_files
+from export.foreign import files as foreign_files
 from export.record import Record, encode, from_json, key_of, read, to_json, write
 from export.worker import ProcessLimits, Workspace
 from pipeline.console import Console
@@ -33,7 +34,7 @@ from pipeline.stages.tools import tools_sha256
 KEY_DIGITS = 12
 S = TypeVar("S", bound=Record)
 T = TypeVar("T")
-_SETTINGS = ("train", "backends", "required", "parity", "bench", "limits", "process", "licence")
+_SETTINGS = ("train", "backends", "foreign", "required", "parity", "bench", "limits", "process", "licence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +282,7 @@ def _recipe_record(located: Found, device: str) -> RecipeRecord:
         signature=to_json(recipe.signature),
         settings={name: to_json(getattr(recipe, name)) for name in _SETTINGS},
         source_sha256=located.source_sha256,
-        file_sha256={path.name: digest_file(path) for path in recipe.files},
+        file_sha256={path.name: digest_file(path) for path in recipe.files} | foreign_files.sha256(recipe.artifacts),
         tool_sha256=tools_sha256(),
         environment=to_json(environment()),
     )

@@ -39,8 +39,10 @@ class Options(TypedDict, total=False):
     """Sizes that a dynamic dimension takes, by its name."""
     backends: tuple[str, ...]
     """What to export to; ``eager`` is the baseline."""
+    artifacts: Mapping[str, str | Path]
+    """Files that other tools made of the same model, judged beside the rest, by the names of their rows."""
     required: tuple[str, ...]
-    """Backends that must turn out good for the result to be good; ``onnx`` if not given."""
+    """Rows that must turn out good for the result to be good; ``onnx`` if not given."""
     out: str | Path
     """Where runs are kept; ``artifacts`` if not given."""
     device: str
@@ -99,6 +101,7 @@ def _run(model: nn.Module, examples: Any, dynamic: Any, only: Stage | None, opti
         model=nn.Module,
         signature=described.signature,
         backends=backends,
+        artifacts={name: Path(file) for name, file in options.get("artifacts", {}).items()},
         required=tuple(options.get("required", (_SHIPPED,) if _SHIPPED in backends else ())),
         seed=options.get("seed", 0),
         parity=options.get("parity", ParitySpec()),

@@ -14,7 +14,6 @@ from rich.table import Table
 from bench.run_folder import RunFolder
 from bench.verdict.judge import Row as VerdictRow
 from bench.verdict.judge import Verdict
-from export import registry
 from export.errors import UserError
 from pipeline.cli import GOOD
 from pipeline.console import WIDE
@@ -138,13 +137,13 @@ def result_of(run: Run, ending: Ending, assumptions: tuple[str, ...] = ()) -> Re
     """What a run came to."""
     verdict_rows = {row.name: row for row in ending.verdict.rows} if ending.verdict else {}
     rows = []
-    for backend in run.found.recipe.backends:
-        name = registry.get(backend).artifact_name(run.device)
-        figures, report = verdict_rows.get(name), ending.reports.get(backend)
-        failure, artifact = ending.failures.get(backend), ending.artifacts.get(backend)
+    for key, entry in run.found.recipe.entries.items():
+        name = entry.row(run.device)
+        figures, report = verdict_rows.get(name), ending.reports.get(key)
+        failure, artifact = ending.failures.get(key), ending.artifacts.get(key)
         reasons = [f"{failure.step}: {failure.cause}"] if failure else []
         folder = run.files.artifact(artifact.name) if artifact else None
-        file = registry.get(backend).file
+        file = entry.backend.file
         rows.append(
             Row(
                 name=name,

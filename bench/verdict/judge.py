@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from bench.parity.report import ParityReport, ParityStatus
@@ -21,7 +21,7 @@ from bench.verdict.ranking import Eligible, Ranking, rank
 from export import registry
 from export.artifact import Artifact
 from export.backend import LoadOptions
-from export.record import Observed, Record, digest, observed
+from export.record import OMITTED, Observed, Record, digest, observed
 from export.registry import BASELINE
 
 
@@ -30,6 +30,8 @@ class Row:
     """Everything about one requested backend, good or not."""
 
     name: str
+    backend: str | None = field(default=None, metadata=OMITTED)
+    """Where the name does not say it: that which runs a foreign file."""
     required: bool
     shippable: bool
     built: bool
@@ -152,6 +154,7 @@ def judge(
         _row(evidence, measured.get(evidence.name, Figures()), reasons[evidence.name], ranking)
         for evidence in all_evidence
     )
+    left_out = [f"batch {rows} was left out: {why}" for rows, why in (session.left_out if session else {}).items()]
     missing = [
         f"{row.name} is required: {'; '.join(row.reasons)}" for row in rows if row.required and not row.shippable
     ]
@@ -161,7 +164,7 @@ def judge(
         good=not broken and not missing and ranking is not None,
         winner=ranking.winner if ranking else None,
         tied=ranking.tied if ranking else (),
-        reasons=(*broken, ranking.reason if ranking else "nothing may ship", *missing, *_left_out(session)),
+        reasons=(*broken, ranking.reason if ranking else "nothing may ship", *missing, *left_out),
         rows=rows,
         warnings=_warnings(session),
         session_sha256=digest(session) if session else None,
@@ -181,12 +184,6 @@ def _broken_metrics(required: Requirements) -> list[str]:
         for name, least in required.limits.min_metrics.items()
         if not metrics.get(name, math.nan) >= least
     ]
-
-
-def _left_out(session: SessionRecord | None) -> list[str]:
-    """Batch sizes that were asked for and not measured, with the reason."""
-    left_out = session.left_out if session else {}
-    return [f"batch {rows} was left out: {reason}" for rows, reason in left_out.items()]
 
 
 def _warnings(session: SessionRecord | None) -> tuple[str, ...]:
@@ -227,6 +224,7 @@ def _reasons(evidence: Evidence, measured: Figures, required: Requirements) -> l
 def _row(evidence: Evidence, measured: Figures, reasons: tuple[str, ...], ranking: Ranking | None) -> Row:
     return Row(
         name=evidence.name,
+        backend=evidence.backend if evidence.artifact and evidence.artifact.is_foreign else None,
         required=evidence.required,
         shippable=evidence.parity is not None and not reasons,
         built=evidence.artifact is not None,

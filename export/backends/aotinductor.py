@@ -18,6 +18,7 @@ from export.backend import Backend, BuildInput, Loaded, LoadOptions, Threads
 from export.device import Device, device
 from export.environment import missing_compiler, version
 from export.exporters.inductor import prepare
+from export.foreign.graphs import PackageFormat
 
 if TYPE_CHECKING:
     import torch
@@ -126,4 +127,4 @@ def _unpack(package: Path, folder: Path) -> Path:
     return library
 
 
-BACKENDS = (AotInductor(name="aotinductor"),)
+BACKENDS = (AotInductor(name="aotinductor", foreign=PackageFormat(main_file=FILE)),)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from export.backend import Backend, BuildInput, Loaded, LoadOptions
 from export.device import device
 from export.environment import version
+from export.foreign.graphs import ProgramFormat, call_of_program
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +61,10 @@ class Exported(Backend):
         from export.program import load_exported, on_device
         from export.runtimes.torch import TorchSession
 
-        return TorchSession(on_device(load_exported(folder / FILE), device(options.device)).module(), options)
+        program = on_device(load_exported(folder / FILE), device(options.device))
+        if artifact.is_foreign:
+            return TorchSession(call_of_program(program, artifact.signature, artifact.facts), options)
+        return TorchSession(program.module(), options)
 
 
-BACKENDS = (Exported(name="exported"),)
+BACKENDS = (Exported(name="exported", foreign=ProgramFormat(main_file=FILE)),)

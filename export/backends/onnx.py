@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from export.backend import Backend, BuildInput, Loaded, LoadOptions, Threads
 from export.device import device
 from export.exporters.quantize import INT8, calibration_calls, refuse_unquantized, rows_count
+from export.foreign.onnx import OnnxFormat
 from export.runtimes.onnxruntime import OnnxRuntimeOptions, OnnxSession, oldest_runtime, runtime_missing
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ class Onnx(Backend):
         from export.exporters.onnx_roads import PROGRAM
         from export.taps.onnx import OnnxTaps
 
-        if not self._is_dynamos or read_artifact(folder).facts.get("road", PROGRAM) != PROGRAM:
+        artifact = read_artifact(folder)
+        if not self._is_dynamos or artifact.is_foreign or artifact.facts.get("road", PROGRAM) != PROGRAM:
             return None
         return OnnxTaps(folder / FILE, trace, options, self.runtime_options(options))
 
@@ -148,7 +150,7 @@ class Onnx(Backend):
 
 
 BACKENDS = (
-    Onnx(name="onnx", exporter="dynamo", deployment_rank=0),
+    Onnx(name="onnx", exporter="dynamo", deployment_rank=0, foreign=OnnxFormat(main_file=FILE)),
     Onnx(name="onnx-legacy", exporter="legacy", needs_program=False, deployment_rank=10, build_cost=20),
     Onnx(name="onnx-int8", exporter="dynamo", precision=INT8, calibrated=True, deployment_rank=20, build_cost=60),
 )

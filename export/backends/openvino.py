@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from export.backend import Backend, BuildInput, Loaded, LoadOptions, Threads
 from export.exporters.quantize import INT8, calibration_calls, refuse_unquantized, rows_count
+from export.foreign.openvino_ir import OpenVinoFormat
 from export.runtimes.openvino import FILE, OpenVinoRequest, convert, quantize_model, runtime_missing, save, stored
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class OpenVino(Backend):
 
 
 BACKENDS = (
-    OpenVino(name="openvino", deployment_rank=30),
+    OpenVino(name="openvino", deployment_rank=30, foreign=OpenVinoFormat(main_file=FILE)),
     OpenVino(
         name="openvino-int8",
         precision=INT8,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from export.arrays import to_numpy, to_torch
 from export.backend import Backend, BuildInput, Loaded, LoadOptions
 from export.device import HOST, Device, device
+from export.foreign.graphs import TorchScriptFormat, call_of_graph
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +103,9 @@ class TorchScript(Backend):
         from export.runtimes.torch import TorchSession
 
         where = device(options.device)
+        if artifact.is_foreign:
+            graph = opened_graph(folder / FILE, where)
+            return TorchSession(call_of_graph(graph.eval(), artifact.signature, artifact.facts), options)
         return TorchSession(_opened(folder / FILE, artifact.facts["form"], artifact.signature, where), options)
 
 
@@ -120,13 +124,9 @@ def _save(graph: Any, path: Path) -> None:
 
 def _opened(path: Path, form: str, signature: Signature, where: Device) -> Callable[..., Sequence[torch.Tensor]]:
     """The file's graph behind flat tensors: a scripted one keeps the module's own arguments and nested result."""
-    import torch
-
     from export.flat import FlatModule
-    from export.program import quiet
 
-    with quiet():
-        graph: nn.Module = torch.jit.load(str(path), map_location=where.torch_name)
+    graph = opened_graph(path, where)
     if form == _SCRIPT:
         return FlatModule(graph, signature)
 
@@ -134,6 +134,21 @@ def _opened(path: Path, form: str, signature: Signature, where: Device) -> Calla
         return tuple(graph(*tensors))
 
     return call
+
+
+def opened_graph(path: Path, where: Device) -> nn.Module:
+    """A file's module on a device, its deprecation warnings silenced.
+
+    Raises:
+        RuntimeError: it is no TorchScript file.
+    """
+    import torch
+
+    from export.program import quiet
+
+    with quiet():
+        graph: nn.Module = torch.jit.load(str(path), map_location=where.torch_name)
+    return graph
 
 
 def _settings(node: Any) -> Iterator[Setting]:
@@ -164,4 +179,4 @@ def _constant(value: Any) -> Any:
     return value.toIValue() if node.kind() == "prim::Constant" else None
 
 
-BACKENDS = (TorchScript(name="torchscript"),)
+BACKENDS = (TorchScript(name="torchscript", foreign=TorchScriptFormat(main_file=FILE)),)

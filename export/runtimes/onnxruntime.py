@@ -163,7 +163,7 @@ def _precision(model: Path, options: LoadOptions, runtime: OnnxRuntimeOptions) -
     with tempfile.TemporaryDirectory(prefix="torchstone-onnx-") as scratch:
         rewritten = Path(scratch) / "rewritten.onnx"
         open_session(str(model), options, runtime, rewritten=rewritten)
-        graph = onnx.load(str(rewritten)).graph
+        graph = onnx.load(str(rewritten), load_external_data=False).graph  # which lies beside the first file
     kinds = {onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type) for tensor in graph.initializer}
     floats = sorted(kind.name for kind in kinds if kind.name.startswith(("float", "bfloat")))
     integer_count = sum(bool(_INT8.match(node.op_type)) for node in graph.node)

@@ -42,6 +42,17 @@ def convert(onnx_file: Path) -> Any:
     return openvino.convert_model(str(onnx_file))
 
 
+def read_model(file: Path) -> Any:
+    """A saved model, its weights beside it.
+
+    Raises:
+        RuntimeError: it is none, or damaged.
+    """
+    import openvino
+
+    return openvino.Core().read_model(str(file))
+
+
 def save(model: Any, folder: Path) -> None:
     """``model.xml`` and ``model.bin``, weights not halved."""
     import openvino
@@ -70,9 +81,7 @@ def quantize_model(model: Any, calls: Sequence[Mapping[str, Array]]) -> tuple[An
 
 def stored(folder: Path) -> Contents:
     """The constants of the saved model by name, which are the initializers of the ONNX file that it was made from."""
-    import openvino
-
-    model = openvino.Core().read_model(str(folder / FILE))
+    model = read_model(folder / FILE)
     weights = {
         node.get_friendly_name(): node.data.copy()
         for node in model.get_ordered_ops()

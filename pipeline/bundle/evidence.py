@@ -8,9 +8,9 @@ from bench.parity.report import ParityReport
 from bench.parity.spec import ParitySpec
 from bench.run_folder import RunFolder
 from bench.timing.measurement import Measurement, SessionRecord
+from bench.verdict.entry import entries
 from bench.verdict.judge import Evidence, Failure, Requirements, Row, Verdict, judge
 from bench.verdict.limits import Limits
-from export import registry
 from export.artifact import read_artifact
 from export.errors import RecordError
 from export.record import digest, read
@@ -56,10 +56,11 @@ def _all_evidence(run: RunFolder, recipe: RecipeRecord, rows: Mapping[str, Row])
     """
     backends = recipe.setting("backends", tuple[str, ...])
     required = required_of(backends, recipe.optional_setting("required", tuple[str, ...]))
-    names = {backend: registry.get(backend).artifact_name(recipe.device) for backend in backends}
-    if missing := [name for name in names.values() if name not in rows]:
+    known = entries(backends, recipe.optional_setting("foreign", dict[str, str]) or {}).values()
+    names = {entry.row(recipe.device): entry for entry in known}
+    if missing := [name for name in names if name not in rows]:
         raise RecordError(f"{run.verdict} has no row for {missing[0]}: python -m pipeline.all judges it again")
-    return [_evidence(run, rows[name], backend, backend in required) for backend, name in names.items()]
+    return [_evidence(run, rows[name], entry.backend_name, entry.name in required) for name, entry in names.items()]
 
 
 def _evidence(run: RunFolder, row: Row, backend: str, required: bool) -> Evidence:

@@ -94,7 +94,7 @@ def make(run: RunFolder, folder: Path, key: str, choice: Choice, lowered: Lowere
     """
     verdict, recipe = judged_verdict(run), read(RecipeRecord, run.recipe_record)
     rows = chosen_rows(verdict, choice.also)
-    onnx = next((row.name for row in rows if _is_onnx(row.name)), None)
+    onnx = next((row.name for row in rows if _is_onnx(row)), None)
     sources = [_source(run, row, lowered if row.name == onnx else None) for row in rows]
     for source in sources:
         _copy_records_of(run, source, folder)
@@ -155,9 +155,11 @@ def chosen_rows(verdict: Verdict, also: Sequence[str] = ()) -> list[Row]:
         )
     rows = {row.name: row for row in verdict.rows}
     names = [verdict.winner]
-    if not _is_onnx(verdict.winner):
-        onnx = [name for name in rows if _is_onnx(name) and rows[name].shippable]
-        names += sorted(onnx, key=lambda name: registry.get(name).deployment_rank)[:1]
+    if not _is_onnx(rows[verdict.winner]):
+        onnx = [row for row in verdict.rows if _is_onnx(row) and row.shippable]
+        names += [
+            row.name for row in sorted(onnx, key=lambda row: registry.get(row.backend or row.name).deployment_rank)
+        ][:1]
     for name in also:
         if name not in rows or not rows[name].shippable or name == BASELINE:
             eligible = ", ".join(row.name for row in verdict.rows if row.shippable and row.name != BASELINE)
@@ -167,12 +169,13 @@ def chosen_rows(verdict: Verdict, also: Sequence[str] = ()) -> list[Row]:
 
 def onnx_row(verdict: Verdict) -> Row | None:
     """The row whose file becomes ``model.onnx``; None if no ONNX may ship."""
-    return next((row for row in chosen_rows(verdict) if _is_onnx(row.name)), None)
+    return next((row for row in chosen_rows(verdict) if _is_onnx(row)), None)
 
 
-def _is_onnx(row: str) -> bool:
-    """Whether a row's artifact is an ONNX file: such a row bears its backend's name, which is bound to no device."""
-    return row in registry.names() and registry.get(row).serving_form == "onnx"
+def _is_onnx(row: Row) -> bool:
+    """Whether a row's artifact is an ONNX file; one that is built bears its backend's name, bound to no device."""
+    backend = row.backend or row.name
+    return backend in registry.names() and registry.get(backend).serving_form == "onnx"
 
 
 def _source(run: RunFolder, row: Row, lowered: Lowered | None) -> _Source:

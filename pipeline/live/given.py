@@ -88,20 +88,23 @@ def given(module: nn.Module, settings: Recipe, rows: Inputs, out: Path) -> Found
         UserError: the module holds what no other process can have.
     """
     whole, saved_rows = written(module), save(rows) if rows else None
+    required = [name for name in settings.must_be_good if name not in settings.artifacts]
+    own = replace(settings, artifacts={}, required=tuple(required))  # foreign files matter to the run alone
     key = key_of(
         module=whole.sha256,
         rows=sha256(saved_rows) if saved_rows else None,
-        signature=settings.signature,
-        settings=Settings.of(settings),
+        signature=own.signature,
+        settings=Settings.of(own),
     )[:KEY_DIGITS]
-    folder = out.resolve() / settings.name / "given" / key
+    folder = out.resolve() / own.name / "given" / key
     if not (folder / RECORD).exists():
-        _write(folder, whole, saved_rows, settings)
+        _write(folder, whole, saved_rows, own)
     file = folder / f"given_{key}.py"
     location = RecipeLocation(
         module=file.stem, function=_FUNCTION, file=str(file), import_path=(str(folder), *users_folders(sys.path))
     )
-    return Found(recipe=read_recipe(folder), location=location, source_sha256=source_digests(whole.imported))
+    recipe = replace(read_recipe(folder), artifacts=settings.artifacts, required=settings.required)
+    return Found(recipe=recipe, location=location, source_sha256=source_digests(whole.imported))
 
 
 def read_recipe(folder: Path) -> Recipe:

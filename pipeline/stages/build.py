@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.verdict.entry import Entry
 from bench.verdict.judge import Failure
 from export import registry
 from export.artifact import RECORD, Artifact, ProgramRecord
 from export.build import BuildJob, build_apart
 from export.environment import machine
 from export.files import digest_file
+from export.foreign import files as foreign_files
+from export.foreign.adopt import AdoptJob, adopt
 from export.record import digest
 from export.roads import detour
 from pipeline.run import Run
@@ -19,15 +22,18 @@ from pipeline.stages.train import Trained, calibration_rows
 
 def build(run: Run, trained: Trained, program: ProgramRecord, failures: Failures) -> dict[str, Artifact]:
     """Every artifact that can be built, side by side; why another cannot be goes into ``failures``."""
+    entries, files = run.found.recipe.entries, run.found.recipe.artifacts
 
     def attempt(name: str) -> Artifact | Failure:
         try:
+            if name in files:
+                return _adopt_one(run, trained, program, entries[name], files[name])
             return _build_one(run, trained, program, name)
         except ChildFailed as failed:
             return failure(run, "build", failed.end)
 
-    wanted = [name for name in run.found.recipe.backends if name not in failures]
-    costliest_first = sorted(wanted, key=lambda name: -registry.get(name).build_cost)
+    wanted = [name for name in entries if name not in failures]
+    costliest_first = sorted(wanted, key=lambda name: 0 if name in files else -entries[name].backend.build_cost)
     return side_by_side(run, "build", costliest_first, attempt, failures)
 
 
@@ -69,6 +75,38 @@ def _build_one(run: Run, trained: Trained, program: ProgramRecord, name: str) ->
     artifact, made = run.stage(target, Artifact, RECORD, key, make)
     summary = f"{artifact.observed.duration_s:.1f} s, {_facts(artifact)}" if made else "reused"
     run.console.stage("build", f"{name}: {summary}")
+    return artifact
+
+
+def _adopt_one(run: Run, trained: Trained, program: ProgramRecord, entry: Entry, file: Path) -> Artifact:
+    """The artifact of a file that another tool made."""
+    checkpoint_sha256 = digest(trained.checkpoint)
+    key = run.key(
+        "adopt",
+        tools=("export",),
+        backend=entry.backend_name,
+        device=run.device,
+        files=foreign_files.sha256({entry.name: file}),
+        checkpoint=checkpoint_sha256,
+        program=digest(program),
+        plugin=registry.plugin_sha256(entry.backend_name),
+    )
+
+    def make(folder: Path) -> None:
+        job = AdoptJob(
+            name=entry.name,
+            file=str(file.resolve()),
+            device=run.device,
+            signature=program.signature,
+            key=key,
+            checkpoint_sha256=checkpoint_sha256,
+            program=str(run.files.program),
+            folder=str(folder),
+        )
+        demand(run.workspace.run(adopt, job, f"build-{entry.name}"))
+
+    artifact, made = run.stage(run.files.artifact(entry.name), Artifact, RECORD, key, make)
+    run.console.stage("build", f"{entry.name}: {file.name}, {_facts(artifact) if made else 'reused'}")
     return artifact
 
 

@@ -107,7 +107,7 @@ def side_by_side(
                 run.console.stage(stage, f"{name}: {result.cause}")
             else:
                 results[name] = result
-    return {name: results[name] for name in run.found.recipe.backends if name in results}
+    return {name: results[name] for name in run.found.recipe.entries if name in results}
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from bench.parity.report import ParityReport
 from bench.timing.measurement import Measurement, SessionRecord
 from bench.verdict.judge import Evidence, Requirements, Verdict
 from bench.verdict.judge import judge as judge_evidence
-from export import registry
 from export.artifact import Artifact
 from export.errors import RecordError
 from export.record import digest, read, write
@@ -31,15 +30,15 @@ def judge(
     recipe = run.found.recipe
     evidence = [
         Evidence(
-            name=registry.get(name).artifact_name(run.device),
-            backend=name,
+            name=entry.row(run.device),
+            backend=entry.backend_name,
             required=name in recipe.must_be_good,
             artifact=artifacts.get(name),
             parity=reports.get(name),
             measurement=measurements.get(name),
             failure=failures.get(name),
         )
-        for name in recipe.backends
+        for name, entry in recipe.entries.items()
     ]
     required = Requirements(
         limits=recipe.limits,

@@ -68,15 +68,15 @@ class ParityStage:
         )
         path = run.files.parity_report(artifact.name)
         if (known := reused(run, ParityReport, path, key)) is not None:
-            run.console.stage("parity", f"{artifact.backend}: {known.summary}, reused")
+            run.console.stage("parity", f"{artifact.name}: {known.summary}, reused")
             return known
         report = self._parity_run.judge(run.files.artifact(artifact.name), options, run.workspace, key)
         if isinstance(report, Failed):
             return failure(run, "parity", report)
         write(path, report)
-        run.console.stage("parity", f"{artifact.backend}: {report.summary}")
+        run.console.stage("parity", f"{artifact.name}: {report.summary}")
         if report.worst is not None:
-            run.console.stage("parity", f"{artifact.backend}: {report.worst.text}")
+            run.console.stage("parity", f"{artifact.name}: {report.worst.text}")
         return report
 
     def calibrate(self) -> Calibration:

@@ -10,7 +10,6 @@ from safetensors.torch import save
 
 from bench.run_folder import CHECKPOINT_RECORD
 from bench.verdict.judge import Failure
-from export import registry
 from export.build import Source
 from export.completion import complete
 from export.device import HOST, device
@@ -38,8 +37,8 @@ class Trained:
 def check(run: Run) -> Failures:
     """Before anything is trained: which backends cannot work here, and why; each is named with its remedy."""
     failures = {}
-    for name in run.found.recipe.backends:
-        if reason := registry.get(name).unavailable(run.device):
+    for name, entry in run.found.recipe.entries.items():
+        if reason := entry.backend.unavailable(run.device):
             failures[name] = Failure(step="build", cause=reason)
             run.console.stage("check", f"{name} will fail: {reason}")
     return failures

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +58,8 @@ def weights_check(
     if exported is not None:
         folded = [*folded_norms(exported, weights), *folded_constants(exported), *cast_weights(exported)]
     comparison = compare_weights(contents, {name: weights[name] for name in sorted(used)}, folded)
+    if artifact.is_foreign:
+        comparison = comparison.unexplained()
     if exported is None and comparison.wrong:
         message = (
             f"{len(comparison.wrong)} are not as in the checkpoint, first {comparison.wrong[0].place}: without a "
@@ -65,7 +67,8 @@ def weights_check(
         )
         return Check(level="weights", subject=comparison.wrong[0].place, status="unchecked", message=message)
     missing = {name: weights[name] for name in comparison.missing}
-    return _probed(comparison, missing, exported, calls) or comparison.check(contents.how)
+    hidden = f"not as it is in the {contents.how}" if artifact.is_foreign else "compiled into code"
+    return _probed(comparison, missing, exported, calls, hidden) or comparison.check(contents.how)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,10 @@ class Found:
     explained: Counter[str]
     wrong: tuple[Difference, ...]
     missing: tuple[str, ...]
+
+    def unexplained(self) -> Found:
+        """The same of a file of which nobody knows what a tool folded into what: what differs counts as not there."""
+        return replace(self, wrong=(), missing=(*self.missing, *(difference.place for difference in self.wrong)))
 
     def check(self, how: str) -> Check:
         """The finding; ``how`` says where weights were read from."""
@@ -162,8 +169,12 @@ def _probed(
     missing: dict[str, Values],
     exported: torch.export.ExportedProgram | None,
     calls: Sequence[Call],
+    hidden: str,
 ) -> Check | None:
-    """What the answers say of weights that the files do not show; None where there is nothing to ask, or too much."""
+    """What the answers say of weights that the files do not show; None where there is nothing to ask, or too much.
+
+    ``hidden`` says why they do not.
+    """
     floats = {name: weight for name, weight in missing.items() if is_floating(weight.dtype)}
     count = sum(weight.size for weight in floats.values())
     if comparison.wrong or not floats or exported is None or not calls or count > MOST_ELEMENTS:
@@ -171,12 +182,12 @@ def _probed(
     probed = probe(exported, floats, calls)
     if probed.off:
         name, off = max(probed.off.items(), key=lambda item: item[1])
-        message = f"{name} is off by {off:.2g} of its largest value, as the answers tell: it is compiled into code"
+        message = f"{name} is off by {off:.2g} of its largest value, as the answers tell: it is {hidden}"
         return Check(level="weights", subject=name, status="fail", message=message, places=tuple(probed.off))
     summary = ", ".join(f"{count} {way}" for way, count in comparison.explained.items())
     idle = f", {len(probed.without_influence)} without influence" if probed.without_influence else ""
     message = (
-        f"{summary or 'none in the files'}; {len(floats)} compiled into code, probed through the answers: "
+        f"{summary or 'none in the files'}; {len(floats)} {hidden}, probed through the answers: "
         f"none is off by more than {probed.sharpness:.1g}{idle}"
     )
     return Check(level="weights", subject="files", status="pass", message=message)
