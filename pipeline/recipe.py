@@ -81,13 +81,13 @@ class Recipe:
         return required_of(self.backends, self.required)
 
     @property
-    def foreign(self) -> dict[str, str]:
-        """The backend that runs each of ``artifacts``, by name.
+    def foreign(self) -> tuple[tuple[str, str], ...]:
+        """Each of ``artifacts`` by name, with the backend that runs it.
 
         Raises:
             UserError: a file that no backend takes.
         """
-        return {name: registry.of_foreign(file)[0].name for name, file in self.artifacts.items()}
+        return tuple((name, registry.of_foreign(file)[0].name) for name, file in self.artifacts.items())
 
     @property
     def entries(self) -> dict[str, Entry]:

@@ -97,7 +97,7 @@ def environ(**more: str) -> dict[str, str]:
 
 SHORT = (
     "--bench.processes-count", "2", "--bench.rounds-count", "8", "--bench.warmup-s", "0.02",
-    "--bench.callers-s", "0.02",
+    "--bench.callers-s", "0.02", "--bench.calls-count", "100",
 )  # fmt: skip
 BUILT = ("seed", *SHORT, "--bench.cold-starts-count", "1")
 """The run that all tests share: the default recipe, its costly measurements short."""

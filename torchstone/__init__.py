@@ -26,7 +26,7 @@ from export.signature import Signature, SizeRange, TensorSpec  # noqa: E402
 from export.version import VERSION  # noqa: E402
 from export.worker import ProcessLimits  # noqa: E402
 from pipeline.recipe import Data, Recipe, Split, TrainSpec  # noqa: E402
-from torchstone.api import check, export  # noqa: E402
+from torchstone.api import check, compare, export  # noqa: E402
 from torchstone.result import Result, Row  # noqa: E402
 from torchstone.runner import load  # noqa: E402
 
@@ -34,5 +34,5 @@ __version__ = VERSION
 __all__ = [
     "BenchSpec", "ContractError", "Data", "Limits", "ParitySpec", "ProcessLimits", "Recipe", "RecordError", "Result",
     "Row", "Runner", "Signature", "SizeRange", "Split", "TensorSpec", "TorchstoneError", "TrainSpec", "UserError",
-    "__version__", "check", "export", "load",
+    "__version__", "check", "compare", "export", "load",
 ]  # fmt: skip

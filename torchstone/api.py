@@ -14,7 +14,8 @@ from bench.timing.spec import BenchSpec
 from bench.verdict.limits import Limits
 from export.device import choose
 from export.errors import UserError
-from export.registry import STANDARD
+from export.foreign.original import OnnxOriginal
+from export.registry import BASELINE, STANDARD
 from export.signature import SizeRange
 from export.worker import ProcessLimits
 from pipeline.all import story
@@ -78,7 +79,7 @@ def check(model: nn.Module, examples: Any, *, dynamic: Any = None, **options: Un
     Raises:
         UserError: examples that do not fit the model, or a model that no other process can have.
     """
-    return _run(model, examples, dynamic, None, options)
+    return _run(model, examples, dynamic, options)
 
 
 def export(model: nn.Module, examples: Any, *, dynamic: Any = None, **options: Unpack[Options]) -> Result:
@@ -87,14 +88,56 @@ def export(model: nn.Module, examples: Any, *, dynamic: Any = None, **options: U
     Raises:
         UserError: as ``check``.
     """
-    return _run(model, examples, dynamic, "parity", options)
+    return _run(model, examples, dynamic, options, only="parity")
 
 
-def _run(model: nn.Module, examples: Any, dynamic: Any, only: Stage | None, options: Options) -> Result:
+def compare(
+    original: str | Path,
+    files: str | Path | Mapping[str, str | Path],
+    examples: Any = None,
+    *,
+    dynamic: Any = None,
+    **options: Unpack[Options],
+) -> Result:
+    """Judge files that were made from an ONNX file, without the model that it was made from.
+
+    The original in float64 is the truth; its own float32, run node by node as it is written, is the row ``eager``, the
+    unit of errors and times. As ONNX Runtime runs it by default it is the row ``original``.
+
+    Args:
+        original: The ONNX file.
+        files: What was made from it, by the names of the rows; the row of a lone one is called as the file.
+        examples: As of ``check``, by the names of the file's inputs; drawn if left out, where no input is of integers.
+        dynamic: As of ``check``; the dimensions that the file leaves open if left out.
+        **options: See ``Options``; ``required`` are all files if not given.
+
+    Raises:
+        UserError: a file that is damaged, or another model's; examples that do not fit.
+    """
+    module = OnnxOriginal(Path(original))
+    judged = files if isinstance(files, Mapping) else {_row_name(files): files}
+    settings: Options = {"name": _row_name(original), "backends": (BASELINE,), "required": tuple(judged)}
+    settings.update(options)
+    settings["artifacts"] = {"original": original, **judged}
+    said = f"eager is {Path(original).name}, run node by node as it is written: the unit of errors and times"
+    calls = module.drawn(options.get("seed", 0)) if examples is None else module.named(examples)
+    return _run(module, calls, module.dynamic if dynamic is None else dynamic, settings, said=said)
+
+
+def _row_name(file: str | Path) -> str:
+    """A file's name without its end, of letters that a folder's name may have."""
+    return re.sub(r"[^\w.-]", "-", Path(file).stem).lstrip(".-") or "file"
+
+
+def _run(
+    model: nn.Module, examples: Any, dynamic: Any, options: Options, *, only: Stage | None = None, said: str = ""
+) -> Result:
+    """``said`` comes before what was assumed."""
     if not isinstance(model, nn.Module):
         raise UserError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     module = unwrapped(model)
     described = describe(module, examples, dynamic, options.get("ranges"))
+    assumptions = (*([said] if said else []), *described.assumptions)
     backends = tuple(options.get("backends", STANDARD))
     recipe = Recipe(
         name=options.get("name") or re.sub(r"\W", "", type(module).__name__).lower().lstrip("_") or "model",
@@ -112,8 +155,8 @@ def _run(model: nn.Module, examples: Any, dynamic: Any, only: Stage | None, opti
     out = Path(options.get("out", "artifacts"))
     live = given(module, recipe, described.rows, out)
     console = Console(quiet=options.get("quiet", False))
-    for sentence in described.assumptions:
+    for sentence in assumptions:
         console.stage("assumed", sentence)
     with open_run(live, choose(options.get("device", "auto")).name, out, console) as run:
         console.say(f"{recipe.name} on {run.device}, in {run.folder}")
-        return result_of(run, story(run, only), described.assumptions)
+        return result_of(run, story(run, only), assumptions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from export import registry
@@ -28,7 +28,7 @@ class Entry:
         return self.name if self.is_foreign else self.backend.artifact_name(device)
 
 
-def entries(backends: Iterable[str], foreign: Mapping[str, str]) -> dict[str, Entry]:
-    """All of a run by name, in the order of its table; ``foreign`` has the backend of every foreign file by name."""
+def entries(backends: Iterable[str], foreign: Iterable[tuple[str, str]]) -> dict[str, Entry]:
+    """All of a run by name, in the order of its table; ``foreign`` has every foreign file's name and backend."""
     built = {name: Entry(name=name, backend_name=name) for name in backends}
-    return built | {name: Entry(name=name, backend_name=backend, is_foreign=True) for name, backend in foreign.items()}
+    return built | {name: Entry(name=name, backend_name=backend, is_foreign=True) for name, backend in foreign}

@@ -42,9 +42,8 @@ class OnnxFormat(ForeignFormat):
     def adopt(self, file: Path, signature: Signature, folder: Path) -> Adopted:
         """Copied byte for byte where its names are the model's."""
         model = _read(file)
-        weights = {tensor.name for tensor in model.graph.initializer}
-        inputs = match_inputs(signature, [_port(value) for value in model.graph.input if value.name not in weights])
-        outputs = match_outputs(signature, [_port(value) for value in model.graph.output])
+        takes, returns = ports(model)
+        inputs, outputs = match_inputs(signature, takes), match_outputs(signature, returns)
         names = renames(signature, inputs, outputs)
         if names:
             _rename(model, names, folder / self.main_file)
@@ -80,6 +79,29 @@ def _read(file: Path) -> onnx.ModelProto:
     return model
 
 
+def read_whole(file: Path) -> onnx.ModelProto:
+    """The file with the weights that lie beside it.
+
+    Raises:
+        UserError: it is no ONNX file, is damaged, or lacks one of them.
+    """
+    import onnx
+
+    OnnxFormat(main_file=file.name).files(file)
+    return onnx.load(str(file))
+
+
+def ports(model: onnx.ModelProto) -> tuple[list[Port], list[Port]]:
+    """What a model takes, and what it returns.
+
+    Raises:
+        UserError: something that is no tensor.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    takes = [_port(value) for value in model.graph.input if value.name not in weights]
+    return takes, [_port(value) for value in model.graph.output]
+
+
 def _locations(model: onnx.ModelProto, file: Path) -> list[str]:
     """The paths of the files with weights, relative to the file.
 
@@ -101,7 +123,7 @@ def _port(value: Any) -> Port:
     kind = value.type.tensor_type
     if not kind.elem_type:
         raise UserError(f"{value.name} of the file is no tensor")
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in kind.shape.dim)
     return Port(
         name=value.name,
         dtype=onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name,

@@ -18,8 +18,8 @@ class Port:
     name: str
     dtype: str | None = None
     """None where the file does not say."""
-    shape: tuple[int | None, ...] | None = None
-    """A size that the file leaves open is None; the whole is None where the file does not say."""
+    shape: tuple[int | str | None, ...] | None = None
+    """A size that the file leaves open is its name, or None; the whole is None where the file does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def _check_sizes(spec: TensorSpec, port: Port, signature: Signature) -> None:
             "it is another model's, or takes another input there"
         )
     for index, (size, dim) in enumerate(zip(port.shape, spec.shape, strict=True)):
-        if size is None or size == dim:
+        if not isinstance(size, int) or size == dim:
             continue
         if isinstance(dim, str):
             raise UserError(

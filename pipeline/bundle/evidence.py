@@ -56,7 +56,7 @@ def _all_evidence(run: RunFolder, recipe: RecipeRecord, rows: Mapping[str, Row])
     """
     backends = recipe.setting("backends", tuple[str, ...])
     required = required_of(backends, recipe.optional_setting("required", tuple[str, ...]))
-    known = entries(backends, recipe.optional_setting("foreign", dict[str, str]) or {}).values()
+    known = entries(backends, recipe.optional_setting("foreign", tuple[tuple[str, str], ...]) or ()).values()
     names = {entry.row(recipe.device): entry for entry in known}
     if missing := [name for name in names if name not in rows]:
         raise RecordError(f"{run.verdict} has no row for {missing[0]}: python -m pipeline.all judges it again")

@@ -35,7 +35,8 @@ class Net(nn.Module):
 features = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
 result = torchstone.check(
     Net(), features, backends=("eager", "torchscript", "onnx"),
-    bench=torchstone.BenchSpec(batch_rows=(1,), processes_count=2, rounds_count=5, callers_s=0.02, cold_starts_count=0),
+    bench=torchstone.BenchSpec(batch_rows=(1,), processes_count=2, rounds_count=5, callers_s=0.02, cold_starts_count=0,
+        calls_count=50),
     parity=torchstone.ParitySpec(rows_count=64),
 )
 print(result)

@@ -20,7 +20,13 @@ RIGHT = {"mine": "dynamo.onnx", "old": "legacy.onnx", "program": "keywords.pt2",
 WRONG = {"off": "wrong.onnx", "off-script": "wrong.pt", "swapped": "swapped.onnx"}
 REFUSED = {"fixed": "fixed.onnx", "weights": "weights.pt"}
 QUICK = torchstone.BenchSpec(
-    batch_rows=(1,), processes_count=2, rounds_count=5, callers_s=0.02, cold_starts_count=0, warmup_s=0.02
+    batch_rows=(1,),
+    processes_count=2,
+    rounds_count=5,
+    callers_s=0.02,
+    cold_starts_count=0,
+    warmup_s=0.02,
+    calls_count=50,
 )
 
 
@@ -116,3 +122,23 @@ def test_bad_names_and_files_are_refused_before_anything_is_done(tmp_path: Path)
     refused({"mine": tmp_path / "model.onnx"}, r"model\.onnx is no ONNX file")
     refused({"mine": tmp_path / "model.pt2"}, "is neither a program nor a package of PyTorch's")
     assert not list((tmp_path / "out").glob("net/*/checkpoint"))
+
+
+def test_files_made_from_an_onnx_file_are_held_to_it_without_the_model(files: Path, tmp_path: Path) -> None:
+    ids, mask = examples()
+    result = torchstone.compare(
+        files / "dynamo.onnx", {"old": files / "legacy.onnx", "off": files / "wrong.onnx"}, {"ids": ids, "mask": mask},
+        out=tmp_path / "out", quiet=True, bench=QUICK, required=("old",),
+    )  # fmt: skip
+    assert {row.name: row.status for row in result} == {
+        "eager": "pass",
+        "original": "pass",
+        "old": "pass",
+        "off": "fail",
+    }
+    assert result.good
+    assert result.winner in {"original", "old"}
+    assert "RMS error is" in result["off"].reasons[0]
+    assert result.assumptions[0].startswith("eager is dynamo.onnx, run node by node as it is written")
+    with pytest.raises(UserError, match="nobody knows what values ids may take"):
+        torchstone.compare(files / "dynamo.onnx", files / "legacy.onnx")
