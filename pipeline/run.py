@@ -26,8 +26,9 @@ from export.files import FileDigest, digest_file, full_disk_named, publish, veri
 from export.record import Record, encode, from_json, key_of, read, to_json, write
 from export.worker import ProcessLimits, Workspace
 from pipeline.console import Console
-from pipeline.find import Found, built_in
+from pipeline.find import Found
 from pipeline.process.scratch import temporary_files
+from pipeline.recipes import built_in
 from pipeline.stages.tools import tools_sha256
 
 KEY_DIGITS = 12
