@@ -161,10 +161,19 @@ def load_module(location: RecipeLocation, what: str) -> ModuleType:
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # the user's module may raise anything as well
-        places = (place for folder in location.import_path for place in namesakes(Path(folder)))
-        hidden = next((place for place in places if f"'{place.stem}" in str(error)), None)
-        because = f" ({hidden} bears the name of a package of Torchstone: rename it)" if hidden else ""
+        because = _why_not_there(location, error)
         raise UserError(f"the {what} {where} cannot be imported: {type(error).__name__}: {error}{because}") from error
+
+
+def _why_not_there(location: RecipeLocation, error: BaseException) -> str:
+    """What a person may not see in an error of an import: a package of ours in the way, or where was looked."""
+    places = (place for folder in location.import_path for place in namesakes(Path(folder)))
+    hidden = next((place for place in places if f"'{place.stem}" in str(error)), None)
+    if hidden is not None:
+        return f" ({hidden} bears the name of a package of Torchstone: rename it)"
+    if isinstance(error, ModuleNotFoundError) and f"{location.module}.".startswith(f"{error.name}."):
+        return f" (looked for in {', '.join(location.import_path)} and among what is installed)"
+    return ""
 
 
 def source_digests(names: Iterable[str]) -> dict[str, str]:

@@ -46,6 +46,11 @@ def main() -> int:
     if name == "--version":
         print(f"torchstone {VERSION}")
         return GOOD
+    if name.startswith("--tyro"):
+        from torchstone.completion import complete
+
+        complete(sys.argv[1:], COMMANDS)
+        return GOOD
     if name not in COMMANDS:
         nearest = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(COMMANDS)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -31,6 +32,14 @@ def installed(folder: Path) -> str:
     script.parent.mkdir()
     script.write_text("import sys\nfrom torchstone.main import main\nsys.exit(main())\n")
     return str(script)
+
+
+@pytest.fixture(scope="module")
+def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command prints for bash."""
+    script = tmp_path_factory.mktemp("completion") / "torchstone.sh"
+    script.write_text(command("--tyro-print-completion", "bash").stdout)
+    return script
 
 
 def test_the_package_alone_imports_no_torch_and_knows_its_names() -> None:
@@ -87,6 +96,17 @@ def test_a_bundle_is_verified_without_what_lies_in_the_current_folder(tmp_path: 
 def test_a_command_that_there_is_not_is_named_with_the_nearest() -> None:
     done = command("chekc")
     assert (done.returncode, done.stderr) == (2, "error: there is no command 'chekc': did you mean 'check'?\n")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("ve", "verify"), ("clean --dr", "--dry-run"), ("ship --ro", "--rollback")]
+)
+def test_a_shell_completes_commands_and_their_flags(typed: str, completed: str, completion: Path) -> None:
+    words = ["torchstone", *typed.split()]
+    code = f"source {completion}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _tyro_torchstone; "
+    done = subprocess.run(["bash", "-c", code + 'echo "${COMPREPLY[@]}"'], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [completed]
 
 
 def test_the_version() -> None:

@@ -75,7 +75,10 @@ def test_a_class_a_function_and_a_module_are_models_and_the_seed_governs_what_th
         ("users_nets:number", "must be a torch.nn.Module or return one, got int"),
         ("users_nets:needy", "raised TypeError: .* It is called without arguments"),
         ("users_nets:leaves", "raised SystemExit"),
-        ("users_netz:Net", "the model's module users_netz cannot be imported: ModuleNotFoundError"),
+        (
+            "users_netz:Net",
+            r"users_netz cannot be imported: ModuleNotFoundError: .* \(looked for in /.* and among what is installed",
+        ),
         ("nowhere.py:Net", r"there is no file nowhere.py: TARGET must be package\.module:callable"),
         ("bench:Net", "bench.py bears the name of a package of Torchstone: rename it"),
         ("bench.py:Net", "bench.py bears the name of a package of Torchstone: rename it"),

@@ -48,7 +48,7 @@ class Options:
     examples differ, else dimension 0."""
     range: tuple[str, ...] = ()
     """Sizes that they take: length=1:512, or height=32:640:32 for multiples of 32."""
-    backends: tuple[str, ...] = ()
+    backends: tuple[str, ...] | None = None
     """What to export to (`torchstone list`); the six standard ones if not given."""
     required: tuple[str, ...] | None = None
     """Backends that must turn out good; onnx if not given."""
@@ -100,12 +100,11 @@ def main(arguments: Sequence[str], command: str = "torchstone check") -> int:
 
 def _keywords(options: Options) -> Any:
     """The options that ``torchstone.check`` takes by the same names; those not given are left to it."""
-    chosen = {"backends": options.backends, "required": options.required, "name": options.name}
-    given = {name: value for name, value in chosen.items() if value or (name == "required" and value is not None)}
     same = ("out", "device", "seed", "parity", "bench", "limits", "process")
+    optional = {name: getattr(options, name) for name in ("backends", "required", "name")}
     return {
         **{name: getattr(options, name) for name in same},
-        **given,
+        **{name: value for name, value in optional.items() if value is not None},
         "ranges": parse_ranges(options.range),
         "quiet": options.quiet or options.json,
     }

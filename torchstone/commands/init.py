@@ -36,7 +36,8 @@ def main(arguments: Sequence[str], command: str = "torchstone init") -> int:
     file = options.file
     if file.suffix != ".py" or not file.stem.isidentifier():
         raise UserError(f"a recipe is a Python module: its file must be called like wine.py, got {file}")
-    if not file.exists() and importlib.util.find_spec(file.stem) is not None:
+    known = importlib.util.find_spec(file.stem)
+    if not file.exists() and known is not None and known.origin is not None:  # not a mere folder of that name
         raise UserError(f"{file} would hide the module {file.stem!r} that there is already: choose another name")
     text = _TEMPLATE.read_text(encoding="utf-8").replace(f'"{_NAME}"', f'"{file.stem}"')
     try:
