@@ -65,6 +65,7 @@ def test_runs_are_listed_with_what_came_of_them(built: Path, capsys: pytest.Capt
 
 def test_all_but_the_latest_and_the_newest_go(make: Make, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, latest, middle, newest = make(1), make(2, latest=True), make(3), make(4)
+    (out / ".torchstone-removed" / f"tiny-{old.name}" / "left by an interrupted removal").mkdir(parents=True)
     assert clean.main(["--out", str(out), "--dry-run"]) == 0
     assert "would remove 2 of 4 runs" in capsys.readouterr().out
     assert kept(out) == {old, latest, middle, newest}

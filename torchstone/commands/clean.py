@@ -55,21 +55,15 @@ def main(arguments: Sequence[str], command: str = "torchstone clean") -> int:
 
     runs = stored_runs(options.out, options.recipes)
     stale = [run for recipe in dict.fromkeys(run.recipe for run in runs) for run in _stale(recipe, runs)]
-    needed = {run.given for run in runs if run not in stale}
-    going = {run: tuple(folder for folder in run.folders if folder not in needed) for run in stale}
     console = Console(json=options.json)
     if stale:
         console.show(table(stale))
-        freed = size(freed_bytes([*dict.fromkeys(folder for folders in going.values() for folder in folders)]))
+        freed = size(freed_bytes([*(run.folder for run in stale), *_unneeded(stale, runs)]))
         console.say(f"{'would remove' if options.dry_run else 'removing'} {len(stale)} of {len(runs)} runs: {freed}")
     else:
         console.say(f"nothing to remove: of {len(runs)} runs, each is the latest, the newest, or held by a process")
     if not options.dry_run:
-        aside = options.out.resolve() / _REMOVED
-        if aside.is_symlink():
-            raise UserError(f"{aside} is a symbolic link, and nothing is removed through one: take it away")
-        stale = [run for run in stale if _remove(run, going[run], aside, console)]
-        shutil.rmtree(aside, ignore_errors=True)
+        stale = _remove(stale, runs, options.out.resolve() / _REMOVED, console)
     if options.json:
         print(json.dumps([as_json(run) for run in stale]))
     return GOOD
@@ -83,20 +77,41 @@ def _stale(recipe: str, runs: Sequence[StoredRun]) -> Iterator[StoredRun]:
     yield from (run for run in same[:-1] if not run.is_latest)
 
 
-def _remove(run: StoredRun, folders: Sequence[Path], aside: Path, console: Console) -> bool:
-    """Move a run's folders aside while nobody else can take it up, then remove them; False if somebody has it."""
-    lock = filelock.FileLock(run.folder / ".lock")
+def _remove(stale: Sequence[StoredRun], runs: Sequence[StoredRun], aside: Path, console: Console) -> list[StoredRun]:
+    """Remove what nobody has taken up meanwhile; those runs.
+
+    Raises:
+        UserError: what is to be removed would be moved through a symbolic link.
+    """
+    if aside.is_symlink():
+        raise UserError(f"{aside} is a symbolic link, and nothing is removed through one: take it away")
+    shutil.rmtree(aside, ignore_errors=True)  # what an interrupted removal left
+    aside.mkdir()
+    removed = [run for run in stale if _set_aside(run, aside, console)]
+    for folder in _unneeded(removed, runs):
+        os.rename(folder, aside / f"given-{folder.name}")
+    shutil.rmtree(aside)
+    return removed
+
+
+def _unneeded(removed: Sequence[StoredRun], runs: Sequence[StoredRun]) -> list[Path]:
+    """The folders of modules that were given instead of a recipe, and that no run needs which stays."""
+    needed = {run.given for run in runs if run not in removed}
+    return [given for given in dict.fromkeys(run.given for run in removed) if given is not None and given not in needed]
+
+
+def _set_aside(run: StoredRun, aside: Path, console: Console) -> bool:
+    """Move a run's folder aside while nobody else can take it up; False if somebody has."""
+    from torchstone.commands.store import LOCK
+
+    lock = filelock.FileLock(run.folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except (filelock.Timeout, OSError) as error:
         console.say(f"left {run.recipe}@{run.key}: {error}")
         return False
     try:
-        aside.mkdir(exist_ok=True)
-        for folder in folders:
-            if folder.exists():  # two runs may share the module that was given
-                os.rename(folder, aside / f"{run.recipe}-{folder.parent.name}-{folder.name}")
+        os.rename(run.folder, aside / f"{run.recipe}-{run.key}")
     finally:
         lock.release()
-    shutil.rmtree(aside)
     return True

@@ -1,6 +1,8 @@
 """What there is: built-in recipes, backends and extras; which of them work here, and how to get the others.
 
-torchstone list [options]
+    torchstone list [options]
+
+Backends are asked about the device on which a run would take place.
 """
 
 from __future__ import annotations
