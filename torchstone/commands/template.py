@@ -15,7 +15,8 @@ class Net(nn.Module):
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
         """``(batch, 2)`` points to ``(batch, 2)`` scores."""
-        return self.layers(points)  # type: ignore[no-any-return]
+        scores: torch.Tensor = self.layers(points)
+        return scores
 
 
 def data() -> Data:
