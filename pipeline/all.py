@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.parity.report import ParityReport
+    from bench.run_folder import RunFolder
     from bench.timing.measurement import Measurement
     from bench.verdict.judge import Failure, Verdict
     from export.artifact import Artifact, ProgramRecord
-    from pipeline.cli import Options, Stage
+    from pipeline.cli import Stage
+    from pipeline.console import Console
     from pipeline.run import Run
 
 
@@ -49,9 +51,9 @@ class Ending:
         return only == "train" or set(run.found.recipe.must_be_good) <= through[str(only)].keys()
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], command: str = "python -m pipeline.all") -> int:
     """Run the pipeline for one recipe."""
-    located, options = parse(arguments, "python -m pipeline.all")
+    located, options = parse(arguments, command)
     from export.device import choose
     from export.version import VERSION
     from pipeline.console import Console
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         console.say(f"torchstone {VERSION}: recipe {located.recipe.name} on {device}, in {run.folder}")
         ending = story(run, options.only)
         if ending.verdict is not None:
-            show(run, ending.verdict, ending.bundle, options)
+            show(console, run.files, ending.verdict, ending.bundle)
         return GOOD if ending.is_good(run, options.only) else NOT_GOOD
 
 
@@ -100,18 +102,18 @@ def story(run: Run, only: Stage | None = None) -> Ending:
     return end
 
 
-def show(run: Run, verdict: Verdict, bundled: Path | None, options: Options) -> None:
+def show(console: Console, files: RunFolder, verdict: Verdict, bundled: Path | None) -> None:
     """The final table, or the verdict as JSON."""
     from export.record import encode
     from pipeline.report.table import verdict_table
 
-    run.console.show(verdict_table(verdict))
+    console.show(verdict_table(verdict))
     wrong = [row.name for row in verdict.rows if row.parity == "fail"]
-    hints = [f"where: python -m pipeline.locate {run.folder} {name}" for name in wrong]
+    hints = [f"where: python -m pipeline.locate {files.path} {name}" for name in wrong]
     doubts = [f"warning: {warning}" for warning in verdict.warnings]
-    places = [f"report: {run.files.page}", *([f"bundle: {bundled}"] if bundled else [])]
-    run.console.say("\n".join([*verdict.reasons, *doubts, *hints, *places]))
-    if options.json:
+    places = [f"report: {files.page}", *([f"bundle: {bundled}"] if bundled else [])]
+    console.say("\n".join([*verdict.reasons, *doubts, *hints, *places]))
+    if console.json:
         print(encode(verdict).decode())
 
 

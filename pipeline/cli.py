@@ -30,8 +30,9 @@ except ImportError as error:
 
 from export.errors import NO_SPACE, TorchstoneError, UserError
 from export.version import VERSION
-from pipeline.find import Found, built_in, find
+from pipeline.find import Found, find
 from pipeline.process.guard import USAGE, guarded
+from pipeline.recipes import built_in
 from pipeline.verifier.outcome import printable_lines
 
 DEFAULT_RECIPE = "seed"
@@ -94,13 +95,17 @@ def parse(arguments: Sequence[str], command: str) -> tuple[Found, Options]:
     return replace(located, recipe=recipe), options
 
 
-def end(command: Callable[[Sequence[str]], int]) -> int:
-    """Run a command with the process's arguments; turn every way it can end into an exit code and a short message."""
-    if sys.argv[1:] == ["--version"]:
+def end(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
+    """Run a command; turn every way it can end into an exit code and a short message.
+
+    ``arguments`` are the process's own if not given.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    if [*given] == ["--version"]:
         print(f"torchstone {VERSION}")
         return GOOD
     speak_as_the_terminal_can()
-    return guarded(lambda: _end(command, sys.argv[1:]))
+    return guarded(lambda: _end(command, given))
 
 
 def speak_as_the_terminal_can() -> None:

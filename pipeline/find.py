@@ -27,11 +27,12 @@ from export.errors import UserError
 from export.record import sha256
 from export.worker import ProcessLimits
 from pipeline.process.guard import under_way
+from pipeline.recipes import built_in
+from pipeline.shadow import PACKAGES, namesakes
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
-_RECIPES = Path(__file__).parent / "recipes"
 _OURS = Path(__file__).resolve().parents[1]
 _OUR_PACKAGES = ("torchstone", "pipeline", "export", "bench")
 
@@ -56,16 +57,6 @@ class Found:
     location: RecipeLocation
     source_sha256: dict[str, str]
     """Digest of every module outside site-packages that the recipe imports, by module name."""
-
-
-def built_in() -> dict[str, str]:
-    """Names of the built-in recipes, and the first line of what each says of itself; nothing is imported."""
-    summaries = {}
-    for path in sorted(_RECIPES.glob("*.py")):
-        if path.stem != "__init__":
-            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            summaries[path.stem] = text.partition("\n")[0]
-    return summaries
 
 
 def locate(text: str) -> RecipeLocation:
@@ -121,7 +112,7 @@ def call(location: RecipeLocation) -> Recipe:
     """
     from pipeline.recipe import Recipe
 
-    module = _import(location)
+    module = load_module(location, "recipe")
     function = getattr(module, location.function, None)
     where = location.file or location.module
     if not callable(function):
@@ -142,11 +133,18 @@ def call(location: RecipeLocation) -> Recipe:
     return recipe
 
 
-def _import(location: RecipeLocation) -> ModuleType:
+def load_module(location: RecipeLocation, what: str) -> ModuleType:
+    """Import a location's module; ``what`` is what is looked for there.
+
+    Raises:
+        UserError: it cannot be imported; names a file of the user's that bears the name of a package of ours.
+    """
     for folder in location.import_path:
         if folder not in sys.path:
             sys.path.insert(0, folder)
     where = location.file or location.module
+    if location.file is not None and location.module in PACKAGES:
+        raise UserError(f"{where} bears the name of a package of Torchstone: rename it")
     try:
         if location.file is None:
             return importlib.import_module(location.module)
@@ -163,7 +161,19 @@ def _import(location: RecipeLocation) -> ModuleType:
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # the user's module may raise anything as well
-        raise UserError(f"the recipe {where} cannot be imported: {type(error).__name__}: {error}") from error
+        because = _why_not_there(location, error)
+        raise UserError(f"the {what} {where} cannot be imported: {type(error).__name__}: {error}{because}") from error
+
+
+def _why_not_there(location: RecipeLocation, error: BaseException) -> str:
+    """What a person may not see in an error of an import: a package of ours in the way, or where was looked."""
+    places = (place for folder in location.import_path for place in namesakes(Path(folder)))
+    hidden = next((place for place in places if f"'{place.stem}" in str(error)), None)
+    if hidden is not None:
+        return f" ({hidden} bears the name of a package of Torchstone: rename it)"
+    if isinstance(error, ModuleNotFoundError) and f"{location.module}.".startswith(f"{error.name}."):
+        return f" (looked for in {', '.join(location.import_path)} and among what is installed)"
+    return ""
 
 
 def source_digests(names: Iterable[str]) -> dict[str, str]:

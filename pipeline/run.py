@@ -27,8 +27,9 @@ from export.foreign import files as foreign_files
 from export.record import Record, encode, from_json, key_of, read, to_json, write
 from export.worker import ProcessLimits, Workspace
 from pipeline.console import Console
-from pipeline.find import Found, built_in
+from pipeline.find import Found
 from pipeline.process.scratch import temporary_files
+from pipeline.recipes import built_in
 from pipeline.stages.tools import tools_sha256
 
 KEY_DIGITS = 12
@@ -215,10 +216,9 @@ def held(folder: Path, called: Path | None = None) -> Iterator[None]:
 
 def _is_written(path: Path, record: Record) -> bool:
     """Whether this very record lies there."""
-    try:
+    with contextlib.suppress(OSError):
         return path.read_bytes() == encode(record)
-    except OSError:
-        return False
+    return False
 
 
 def set_latest(run: Run) -> None:

@@ -28,3 +28,9 @@ def claim_names(otherwise: str) -> None:
         if place != _ROOT / name / "__init__.py":
             raise ImportError(f"{place} hides Torchstone's package {name!r}: rename it, or {otherwise}")
         importlib.import_module(name)
+
+
+def namesakes(folder: Path) -> list[Path]:
+    """Files and folders in ``folder`` that bear the name of a package of ours, which is imported in their place."""
+    places = (place for name in PACKAGES for place in (folder / f"{name}.py", folder / name))
+    return [place for place in places if place.exists() and place.resolve().parent != _ROOT]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from bench.timing.spec import BenchSpec
 from bench.verdict.limits import Limits
 from export.device import choose
 from export.errors import UserError
+from export.foreign.files import row_name
 from export.foreign.original import OnnxOriginal
 from export.registry import BASELINE, STANDARD
 from export.signature import SizeRange
@@ -97,6 +98,7 @@ def compare(
     examples: Any = None,
     *,
     dynamic: Any = None,
+    only: Literal["parity"] | None = None,
     **options: Unpack[Options],
 ) -> Result:
     """Judge files that were made from an ONNX file, without the model that it was made from.
@@ -109,24 +111,20 @@ def compare(
         files: What was made from it, by the names of the rows; the row of a lone one is called as the file.
         examples: As of ``check``, by the names of the file's inputs; drawn if left out, where no input is of integers.
         dynamic: As of ``check``; the dimensions that the file leaves open if left out.
+        only: ``parity``: nothing is measured.
         **options: See ``Options``; ``required`` are all files if not given.
 
     Raises:
         UserError: a file that is damaged, or another model's; examples that do not fit.
     """
     module = OnnxOriginal(Path(original))
-    judged = files if isinstance(files, Mapping) else {_row_name(files): files}
-    settings: Options = {"name": _row_name(original), "backends": (BASELINE,), "required": tuple(judged)}
+    judged = files if isinstance(files, Mapping) else {row_name(files): files}
+    settings: Options = {"name": row_name(original), "backends": (BASELINE,), "required": tuple(judged)}
     settings.update(options)
     settings["artifacts"] = {"original": original, **judged}
     said = f"eager is {Path(original).name}, run node by node as it is written: the unit of errors and times"
     calls = module.drawn(options.get("seed", 0)) if examples is None else module.named(examples)
-    return _run(module, calls, module.dynamic if dynamic is None else dynamic, settings, said=said)
-
-
-def _row_name(file: str | Path) -> str:
-    """A file's name without its end, of letters that a folder's name may have."""
-    return re.sub(r"[^\w.-]", "-", Path(file).stem).lstrip(".-") or "file"
+    return _run(module, calls, module.dynamic if dynamic is None else dynamic, settings, only=only, said=said)
 
 
 def _run(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from bench.verdict.figures import Figures
+if TYPE_CHECKING:  # figures are made with torch, and a command's help shows the limits without it
+    from bench.verdict.figures import Figures
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,3 +37,8 @@ def sha256(files: Mapping[str, Path]) -> dict[str, str]:
         for name, file in files.items()
         for part in registry.of_foreign(file)[1].files(file)
     }
+
+
+def row_name(file: str | Path) -> str:
+    """What the row of a file is called that the user gave no name: as the file without its end."""
+    return re.sub(r"[^\w.-]", "-", Path(file).stem).lstrip(".-") or "file"

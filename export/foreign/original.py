@@ -104,12 +104,11 @@ class OnnxOriginal(nn.Module):
     def _session(self, *, is_wide: bool) -> Any:
         import onnx
         from onnx.reference import ReferenceEvaluator
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
         from export.backend import LoadOptions
         from export.foreign.float64 import in_float64
         from export.foreign.kernels import KERNELS
-        from export.runtimes.onnxruntime import OnnxRuntimeOptions, open_session
+        from export.runtimes.onnxruntime import OnnxRuntimeOptions, open_session, refusals
 
         model = onnx.load_from_string(self.serialized)
         if is_wide:
@@ -117,7 +116,7 @@ class OnnxOriginal(nn.Module):
         threads = LoadOptions(threads_count=torch.get_num_threads())
         try:
             return open_session(model.SerializeToString(), threads, OnnxRuntimeOptions(optimization="off"))
-        except (errors.NotImplemented, errors.Fail, errors.InvalidGraph):
+        except refusals():
             if not is_wide:
                 raise
             return ReferenceEvaluator(model, new_ops=KERNELS)

@@ -110,6 +110,13 @@ def open_session(
     )
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """What ``open_session`` raises for a graph that ONNX Runtime has no kernels for."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    return errors.NotImplemented, errors.Fail, errors.InvalidGraph
+
+
 def _providers(where: Device, runtime: OnnxRuntimeOptions, stream: Any) -> list[Any]:
     """The one provider: without the CPU's beside it, and no fallback, a node that a GPU cannot run is an error."""
     if not where.asynchronous:

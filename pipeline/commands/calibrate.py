@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pipeline.run import Run
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], command: str = "python -m pipeline.calibrate") -> int:
     """Train (or reuse), trace, answer the reference's cases, then vary the model."""
-    located, options = parse(arguments, "python -m pipeline.calibrate")
+    located, options = parse(arguments, command)
     from bench.parity.equivalent import ill_conditioned
     from export.device import choose
     from export.record import encode

@@ -46,9 +46,9 @@ class Options:
     """Print the record as JSON, and nothing else."""
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], command: str = "python -m pipeline.load") -> int:
     """Load it in a process of its own, write the record, show it."""
-    options = tyro.cli(Options, args=list(arguments), prog="python -m pipeline.load", description=__doc__)
+    options = tyro.cli(Options, args=list(arguments), prog=command, description=__doc__)
     from bench.load import LoadJob, LoadReport, highest, load, missing
     from bench.parity.report import ParityReport
     from bench.verdict.judge import Verdict

@@ -46,9 +46,9 @@ class Options:
     """Print the result as JSON, and nothing else."""
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], command: str = "python -m pipeline.locate") -> int:
     """Locate, in a process of its own."""
-    options = tyro.cli(Options, args=list(arguments), prog="python -m pipeline.locate", description=__doc__)
+    options = tyro.cli(Options, args=list(arguments), prog=command, description=__doc__)
     from export.artifact import read_artifact
     from pipeline.console import Console
     from pipeline.run import find_run

@@ -68,10 +68,10 @@ class Options:
     """Print nothing but errors."""
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], command: str = "python -m pipeline.ship") -> int:
     """Make, sign, check, switch."""
     options = tyro.cli(
-        Options, args=list(arguments), prog="python -m pipeline.ship", description=__doc__,
+        Options, args=list(arguments), prog=command, description=__doc__,
         config=(tyro.conf.FlagCreatePairsOff,),
     )  # fmt: skip
     from pipeline.console import Console

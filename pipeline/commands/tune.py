@@ -52,9 +52,9 @@ class Options:
     """Print the records as JSON, and nothing else."""
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], command: str = "python -m pipeline.tune") -> int:
     """Search, check parity again, write down."""
-    options = tyro.cli(Options, args=list(arguments), prog="python -m pipeline.tune", description=__doc__)
+    options = tyro.cli(Options, args=list(arguments), prog=command, description=__doc__)
     from pipeline.run import find_run, held
 
     run = find_run(options.run, options.out)

@@ -82,7 +82,8 @@ def describe(
 
 def _symbols(calls: Calls, wanted: Dynamic) -> tuple[dict[tuple[str, int], str], str]:
     """The symbol of every dynamic dimension, and a sentence that says why those."""
-    how = "dynamic={'" + next(iter(calls.calls[0])) + "': {0: 'batch'}} says which"
+    name = next(iter(calls.calls[0]))
+    how = f"dynamic={{'{name}': {{0: 'batch'}}}} or --dynamic {name}:batch says which"
     if wanted.given:
         return wanted.symbols, "the dimensions that move are those of dynamic="
     if len(calls.calls) > 1:
@@ -131,10 +132,10 @@ def _range(is_batch: bool, place: tuple[str, int], calls: Calls) -> SizeRange:
 
 
 def _sizes(bounds: Mapping[str, SizeRange], wanted: Dynamic) -> str:
-    """``batch in [1, 1024], assumed (ranges={'batch': (1, 64)} states it)``."""
+    """``batch in [1, 1024], assumed (ranges={'batch': (1, 64)} or --range batch=1:64 states it)``."""
     assumed = [symbol for symbol in bounds if symbol not in wanted.ranges]
     text = ", ".join(f"{symbol} in {bound.summary}" for symbol, bound in bounds.items())
-    return f"{text} (ranges={{'{assumed[0]}': (1, 64)}} states it)" if assumed else text
+    return f"{text} (ranges={{'{assumed[0]}': (1, 64)}} or --range {assumed[0]}=1:64 states it)" if assumed else text
 
 
 def _spec(name: str, calls: Calls, symbols: Mapping[tuple[str, int], str]) -> TensorSpec:

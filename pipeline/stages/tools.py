@@ -23,8 +23,8 @@ TOOLS = {
 }  # fmt: skip
 """A stage's key holds the digests of the tools that it names."""
 SHAPES_NOTHING = (
-    "torchstone/*.py", "pipeline/*.py", "pipeline/commands/*.py", "pipeline/live/*.py", "pipeline/process/*.py",
-    "pipeline/recipes/*.py", "pipeline/report/*.py",
+    "torchstone/*.py", "torchstone/commands/*.py", "pipeline/*.py", "pipeline/commands/*.py", "pipeline/live/*.py",
+    "pipeline/process/*.py", "pipeline/recipes/*.py", "pipeline/report/*.py",
     "pipeline/stages/__init__.py", "pipeline/stages/children.py", "pipeline/stages/judge.py",
     "pipeline/stages/tools.py", "pipeline/training/__init__.py",
 )  # fmt: skip

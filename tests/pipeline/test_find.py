@@ -9,7 +9,8 @@ import pytest
 from export.errors import UserError
 from export.record import read
 from pipeline.console import Console
-from pipeline.find import built_in, find
+from pipeline.find import find
+from pipeline.recipes import built_in
 from pipeline.run import RecipeRecord, Run
 
 RECIPE = """

@@ -1,0 +1,1 @@
+"""The subcommands that only ``torchstone`` has, one file each, and what they read."""
