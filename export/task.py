@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from export.record import from_json, to_json
+from export.record import from_json
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -44,12 +44,12 @@ class Task(Generic[J, R]):
         return f"{module}:{self.function.__qualname__}"
 
     def from_payload(self, payload: object) -> Any:
-        """Do it here, job and result as JSON values: the child's side.
+        """Do it here, the job as JSON values: the child's side.
 
         Raises:
             RecordError: the payload is no job of this task.
         """
-        return to_json(self(from_json(self._job, payload, f"the job of {self.name}")))
+        return self(from_json(self._job, payload, f"the job of {self.name}"))
 
     def result(self, value: object) -> R:
         """A result as JSON values, typed again: the parent's side.

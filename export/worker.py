@@ -26,7 +26,7 @@ import psutil
 from export.device import CHILD_ENVIRONMENT
 from export.files import write_atomically
 from export.forked import Forked, fork_server
-from export.record import Record, from_json, to_json, write
+from export.record import Record, from_json, write
 from export.task import J, R, Task
 
 FailedStatus = Literal["failed", "crashed", "timeout", "out-of-memory"]
@@ -65,7 +65,7 @@ class JobFile(Record):
     task: str
     """``package.module:name`` of the task."""
     payload: Any
-    """Its job, as JSON values."""
+    """Its job; as JSON values when it was read."""
     result: str
     """Where the child leaves its answer."""
     hidden: tuple[str, ...] = ()
@@ -144,7 +144,7 @@ class Workspace:
         files.result.unlink(missing_ok=True)
         record = JobFile(
             task=task.name,
-            payload=to_json(job),
+            payload=job,
             result=str(files.result),
             hidden=self.hidden if source_free else (),
             import_path=() if source_free else self.import_path,

@@ -25,4 +25,4 @@ class InlineWorkspace(Workspace):
         poll_s: float = 0.0,
     ) -> Done[R] | Failed:
         payload = json.loads(json.dumps(to_json(job)))
-        return Done(result=task.result(json.loads(json.dumps(task.from_payload(payload)))), duration_s=0.0)
+        return Done(result=task.result(json.loads(json.dumps(to_json(task.from_payload(payload))))), duration_s=0.0)

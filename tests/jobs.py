@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,18 @@ from export.task import task
 @task
 def double(payload: int) -> int:
     return 2 * payload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Numbers that JSON does not have."""
+
+    values: tuple[float, ...]
+
+
+@task
+def doubled(payload: Figures) -> Figures:
+    return Figures(values=tuple(2 * value for value in payload.values))
 
 
 @task

@@ -53,6 +53,8 @@ class LocateJob:
     cases: tuple[int, ...]
     """Numbers of the reference's cases to look at, the likeliest first."""
     options: LoadOptions
+    checks: tuple[Check, ...] = ()
+    """What parity found wrong that has places: of a foreign artifact it alone knows, from the answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,8 @@ def locate(job: LocateJob) -> Location:
                 trace, taps, _told_apart(suspect, from_files), "its own values, computed from the program's"
             )
     if from_files is not None:
-        return _location(trace, taps, from_files, "the artifact's files")
+        where = "its answers, by which this weight is off" if artifact.is_foreign else "the artifact's files"
+        return _location(trace, taps, from_files, where)
     return _by_compilation(job, artifact, exported, trace, taps)
 
 
@@ -129,6 +132,9 @@ def _by_compilation(job: LocateJob, artifact: Artifact, exported: Any, trace: Tr
     trace.run([to_torch(array) for array in inputs.values()])
     if taps is not None and backend.compiler == "onnxruntime":
         message = guilty_passes(Path(job.artifact), artifact, trace, inputs, job.options)
+        return _location(trace, taps, None, message)
+    if artifact.is_foreign:
+        message = "made elsewhere, it has no inner values by the program's names, and no weight is off by its answers"
         return _location(trace, taps, None, message)
     if backend.compiler != "inductor":
         message = f"{artifact.backend} keeps no names of inner values, and no weight or setting in its files differs"
@@ -223,6 +229,8 @@ def _from_files(trace: Trace, checks: Sequence[Check]) -> Suspect | None:
 
 def _files_checks(artifact: Artifact, job: LocateJob) -> list[Check]:
     """What of the weights and settings in the artifact's files is not the model's."""
+    if artifact.is_foreign:
+        return list(job.checks)
     folder, program = Path(job.artifact), Path(job.program)
     return [
         weights_check(artifact, folder, Path(job.weights), program),

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from export import registry
 from export.artifact import FOREIGN_FILE, PROGRAM_RECORD, RECORD, Artifact, ProgramRecord
+from export.errors import UserError
 from export.files import digest_files
+from export.foreign import files
 from export.record import digest, observed, read, write
 from export.signature import Signature
 from export.task import task
@@ -21,6 +23,8 @@ class AdoptJob:
     name: str
     """What the artifact is called."""
     file: str
+    file_sha256: dict[str, str]
+    """What it and its parts were when the run began; see ``files.sha256``."""
     device: str
     signature: Signature
     """The model's, with its outputs."""
@@ -36,10 +40,12 @@ def adopt(job: AdoptJob) -> str:
     """Leave the artifact's files and record. Returns its digest.
 
     Raises:
-        UserError: the file is damaged, or another model's.
+        UserError: the file is damaged, changed since the run began, or another model's.
     """
     started = time.monotonic()
     file, folder = Path(job.file), Path(job.folder)
+    if files.sha256({job.name: file}) != job.file_sha256:  # before anything of it is loaded
+        raise UserError(f"{file} has changed since the run began: start it again")
     program = read(ProgramRecord, Path(job.program) / PROGRAM_RECORD)
     backend, foreign_format = registry.of_foreign(file)
     adopted = foreign_format.adopt(file, job.signature, folder)

@@ -8,6 +8,7 @@ the artifact is wrong and no single place is at fault; 2: usage or environment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,7 @@ def _locate(run: RunFolder, artifact: Artifact, console: Console, options: Optio
         weights=str(run.weights),
         cases=likeliest_cases(report, reference),
         options=report.options,
+        checks=tuple(check for check in report.checks if check.status == "fail" and check.places),
     )
     location = _child(run, f"locate-{artifact.name}", locate, job, options.json)
     _show(location, report, console)
@@ -132,15 +134,18 @@ def _show(location: Location, report: ParityReport, console: Console) -> None:
             console.say(f"no single operator is at fault: {location.message}")
         return
     whole = "" if suspect.inherited_ratio is None else f"; {suspect.inherited_ratio:.3g} roundings in the whole run"
+    own = ""
+    if math.isfinite(suspect.local_ratio):  # else it was seen in the files, or in the answers as a whole
+        own = f"  own error    {suspect.local_ratio:.3g} times eager's on the same inputs{whole}\n"
     between = (
-        f"\n  in between   {', '.join(module or 'the model' for module in suspect.between)}" if suspect.between else ""
+        f"  in between   {', '.join(module or 'the model' for module in suspect.between)}\n" if suspect.between else ""
     )
     console.say(
         f"first at fault: {suspect.module or 'the model'}\n"
         f"  line         {suspect.line}\n"
         f"  operator     {suspect.operator} (here {suspect.runtime_operator}), value {suspect.node}\n"
-        f"  own error    {suspect.local_ratio:.3g} times eager's on the same inputs{whole}"
-        f"{between}\n"
+        f"{own}"
+        f"{between}"
         f"  because      {suspect.why}\n"
         f"  found by     {location.message} ({location.matched_count} of {location.nodes_count} values compared)"
     )

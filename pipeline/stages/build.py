@@ -80,13 +80,13 @@ def _build_one(run: Run, trained: Trained, program: ProgramRecord, name: str) ->
 
 def _adopt_one(run: Run, trained: Trained, program: ProgramRecord, entry: Entry, file: Path) -> Artifact:
     """The artifact of a file that another tool made."""
-    checkpoint_sha256 = digest(trained.checkpoint)
+    checkpoint_sha256, files = digest(trained.checkpoint), foreign_files.sha256({entry.name: file})
     key = run.key(
         "adopt",
         tools=("export",),
         backend=entry.backend_name,
         device=run.device,
-        files=foreign_files.sha256({entry.name: file}),
+        files=files,
         checkpoint=checkpoint_sha256,
         program=digest(program),
         plugin=registry.plugin_sha256(entry.backend_name),
@@ -96,6 +96,7 @@ def _adopt_one(run: Run, trained: Trained, program: ProgramRecord, entry: Entry,
         job = AdoptJob(
             name=entry.name,
             file=str(file.resolve()),
+            file_sha256=files,
             device=run.device,
             signature=program.signature,
             key=key,

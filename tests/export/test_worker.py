@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import signal
 import subprocess
@@ -38,6 +39,12 @@ def test_a_value_comes_back_and_only_the_log_stays(tmp_path: Path) -> None:
     assert isinstance(end, Done)
     assert end.result == 42
     assert [path.name for path in tmp_path.iterdir()] == ["one.log"]
+
+
+def test_infinite_figures_go_to_a_child_and_come_back(tmp_path: Path) -> None:
+    end = Workspace(folder=tmp_path).run(jobs.doubled, jobs.Figures(values=(math.inf, -math.inf, 1.5)), "figures")
+    assert isinstance(end, Done)
+    assert end.result == jobs.Figures(values=(math.inf, -math.inf, 3.0))
 
 
 def test_an_exception_is_one_line_with_the_traceback_in_the_log_and_a_script_that_repeats_it(tmp_path: Path) -> None:

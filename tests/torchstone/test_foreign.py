@@ -70,6 +70,16 @@ def test_a_wrong_weight_and_swapped_outputs_are_found(judged: torchstone.Result)
     assert "scores must have size 4 in dimension 1, got 32" in judged["swapped"].reasons[0]
 
 
+def test_the_wrong_weight_of_a_foreign_file_is_located_in_the_users_code(judged: torchstone.Result) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.locate", str(judged.folder), "off"],
+        env=environ(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "first at fault: head" in done.stdout
+    assert "self.head(hidden)" in done.stdout
+
+
 def test_what_cannot_be_taken_is_a_row_with_one_sentence(judged: torchstone.Result) -> None:
     assert {name: judged[name].status for name in REFUSED} == dict.fromkeys(REFUSED, "failed")
     assert "the file fixes dimension 0 of ids at 8, the model takes 'batch' in [1, 1024]" in judged["fixed"].reasons[0]
