@@ -36,6 +36,8 @@ class Row:
     """``pass``, ``fail``, ``inconclusive`` or ``no-reference``; ``failed`` if it was not built or not judged."""
     reasons: tuple[str, ...]
     """Why it may not ship; empty if it may."""
+    largest_error: float | None
+    """As a multiple of eager float32's own; None if nothing could be compared."""
     path: Path | None
     """The file that is loaded, or the artifact's folder where that holds several; None if it was not built."""
     folder: Path | None
@@ -148,6 +150,7 @@ def result_of(run: Run, ending: Ending, assumptions: tuple[str, ...] = ()) -> Re
             Row(
                 name=name,
                 status=report.status if report else "failed",
+                largest_error=report.worst_ratio if report else None,
                 reasons=figures.reasons if figures else (*reasons, *(report.reasons if report else ())),
                 path=folder / file if folder and file else folder,
                 folder=folder,

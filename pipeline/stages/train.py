@@ -71,7 +71,7 @@ def train(run: Run) -> Trained:
     checkpoint, made = run.stage(
         run.files.checkpoint, Checkpoint, CHECKPOINT_RECORD, key, make, keep_partial=recipe.train is not None
     )
-    if not made:
+    if not made and recipe.train is not None:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in checkpoint.metrics.items())
         run.console.stage("train", f"reused, trained {checkpoint.observed.at}" + (f" ({figures})" if figures else ""))
     return Trained(checkpoint=checkpoint, source=source)
