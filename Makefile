@@ -1,6 +1,7 @@
 # make run    install into .venv and run the main job on the default recipe
 # make test   install what the tests need, then ruff, mypy --strict and pytest
 # make check  the same for a change: of the tests only those that it touches
+# make docs   the site of docs/ and of the public names, in site/
 # None does anything twice: the environment is rebuilt only when pyproject.toml or constraints.txt change.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check test-slow bench lint check-system clean
+.PHONY: run test check test-slow bench docs lint check-system clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python -m pipeline.all
@@ -37,6 +38,9 @@ test-slow: $(VENV)/test.stamp
 bench: $(VENV)/run.stamp
 	$(PYTEST) bench/
 
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m mkdocs build --strict
+
 $(VENV)/run.stamp: pyproject.toml constraints.txt | check-system
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e .
@@ -46,6 +50,12 @@ $(VENV)/test.stamp: pyproject.toml constraints.txt | check-system
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e '.[test]'
 	@touch $@ $(VENV)/run.stamp
+
+# The extra `docs` without the package: the site is made from the source, and no torch is downloaded for it.
+$(VENV)/docs.stamp: pyproject.toml constraints.txt | check-system
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) mkdocs mkdocstrings-python
+	@touch $@
 
 # What is missing is said here, with the command that installs it, before anything is downloaded or trained.
 check-system:
@@ -60,4 +70,4 @@ check-system:
 		|| echo "note: no Python headers; the backends compile and aotinductor will fail: apt-get install python3-dev"
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -214,8 +214,12 @@ def users_folders(path: Iterable[str]) -> tuple[str, ...]:
 
 @functools.cache
 def _installed() -> tuple[Path, ...]:
-    """Where packages that are no part of a recipe lie; asked of every module that a recipe's text leads to."""
-    return tuple(Path(folder).resolve() for folder in {*sysconfig.get_paths().values()})
+    """Where packages that are no part of a recipe lie; asked of every module that a recipe's text leads to.
+
+    Not this environment's own folder alone: one for the user, or the system's below an environment, is on the path too.
+    """
+    others = (folder for folder in sys.path if Path(folder).name in ("site-packages", "dist-packages"))
+    return tuple(Path(folder).resolve() for folder in {*sysconfig.get_paths().values(), *others})
 
 
 def _source_file(name: str) -> Path | None:
@@ -240,7 +244,12 @@ def _spec(name: str) -> ModuleSpec | None:
         if spec is None or spec.submodule_search_locations is None:
             return None
         reached = f"{reached}.{part}"
-        spec = PathFinder.find_spec(reached, list(spec.submodule_search_locations))
+        folders = list(spec.submodule_search_locations)
+        try:
+            spec = PathFinder.find_spec(reached, folders)
+        except KeyError:  # a folder without __init__.py, whose parent would have to be imported
+            spec = ModuleSpec(reached, None, is_package=True)
+            spec.submodule_search_locations = [f"{folder}/{part}" for folder in folders]
     return spec
 
 

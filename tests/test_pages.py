@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.conftest import ROOT
+from tests.measure.architecture import PACKAGES
 from tests.measure.map import PAGE, page
 
 README = (ROOT / "README.md").read_text()
@@ -17,14 +18,14 @@ PAGES = sorted(
     if path.name != "CHANGELOG.md"  # tells of files that are gone
 )
 OURS = re.compile(
-    r"(pipeline|export|bench|tests|docs|\.ci)/[\w./-]*|(Makefile|constraints\.txt|pyproject\.toml|[A-Z]+\.md)"
+    r"(pipeline|export|bench|tests|docs|examples|\.ci|\.github)/[\w./-]*|(Makefile|constraints\.txt|pyproject\.toml|[A-Z]+\.md)"
 )
 
 
 def test_every_folder_is_on_the_map_and_every_line_of_the_map_names_what_there_is() -> None:
     rows = re.findall(r"^\| (`[^|]+`) \|.*\| `([^`]+)` \|$", README, flags=re.MULTILINE)
     on_map = {folder for names, _ in rows for folder in re.findall(r"`([^`]+)`", names)}
-    sources = (path for top in ("pipeline", "export", "bench", "tests") for path in (ROOT / top).rglob("*.py"))
+    sources = (path for top in (*PACKAGES, "tests", "examples") for path in (ROOT / top).rglob("*.py"))
     there = {path.parent.relative_to(ROOT).as_posix() for path in sources if "golden" not in path.parts}
     assert there <= on_map
     assert [name for name in on_map if not (ROOT / name).is_dir()] == []

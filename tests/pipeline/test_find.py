@@ -9,7 +9,7 @@ import pytest
 from export.errors import UserError
 from export.record import read
 from pipeline.console import Console
-from pipeline.find import find
+from pipeline.find import _installed, find
 from pipeline.recipes import built_in
 from pipeline.run import RecipeRecord, Run
 
@@ -46,6 +46,7 @@ def mine(tmp_path: Path) -> Iterator[Path]:
     path = list(sys.path)
     yield tmp_path
     sys.path[:] = path
+    _installed.cache_clear()
     for name in {"mine_recipe", "helper", "late", "late.inner", "late.deeper"} & (set(sys.modules) - before):
         del sys.modules[name]
 
@@ -65,6 +66,28 @@ def test_a_package_that_a_recipe_merely_names_is_not_imported(mine: Path) -> Non
     recipe.write_text(recipe.read_text() + "\ndef later():\n    import broken.inner\n")
     assert "broken.inner" in find(f"{recipe}:recipe").source_sha256
     assert "broken" not in sys.modules
+
+
+def test_modules_in_folders_without_an_init_count_although_nothing_imported_them(mine: Path) -> None:
+    (mine / "spread" / "deep").mkdir(parents=True)
+    (mine / "spread" / "deep" / "inner.py").write_text("")
+    (mine / "helper.py").write_text("width = 3\n\ndef late():\n    import spread.deep.inner\n")
+    digests = find(str(mine / "mine_recipe.py")).source_sha256
+    assert "spread.deep.inner" in digests
+    assert "spread" not in sys.modules
+
+
+@pytest.mark.parametrize(("folder", "counts"), [("site-packages", False), ("dist-packages", False), ("lib", True)])
+def test_packages_of_another_environment_on_the_path_are_not_the_users_own(
+    folder: str, counts: bool, mine: Path, tmp_path: Path
+) -> None:
+    """Those of the system below an environment, say, or those that pip installs for one user."""
+    (tmp_path / "elsewhere" / folder).mkdir(parents=True)
+    (tmp_path / "elsewhere" / folder / "borrowed.py").write_text("")
+    (mine / "helper.py").write_text("width = 3\n\ndef late():\n    import borrowed\n")
+    sys.path.append(str(tmp_path / "elsewhere" / folder))
+    _installed.cache_clear()
+    assert ("borrowed" in find(str(mine / "mine_recipe.py")).source_sha256) == counts
 
 
 def test_an_edited_helper_changes_the_digests(mine: Path) -> None:

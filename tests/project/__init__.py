@@ -1,0 +1,1 @@
+"""What surrounds the packages: wheel and sdist, examples, the site of the docs, the workflows."""
