@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from bench.run_folder import RunFolder
 from bench.verdict.judge import Row as VerdictRow
 from bench.verdict.judge import Verdict
 from export.errors import UserError
 from pipeline.cli import GOOD
-from pipeline.console import WIDE
-from pipeline.report.table import verdict_table
+from pipeline.console import WIDE, Console
+from pipeline.report.ending import Problem
+from pipeline.report.table import Column, table_lines, verdict_lines
 from torchstone.runner import load
 
 if TYPE_CHECKING:
+    from bench.parity.report import ParityStatus
     from export.backend import Runner
     from export.signature import Signature
     from pipeline.all import Ending
@@ -32,7 +32,7 @@ class Row:
     """One backend: what was built, whether it is right, how fast it is."""
 
     name: str
-    status: str
+    status: ParityStatus | Literal["failed"]
     """``pass``, ``fail``, ``inconclusive`` or ``no-reference``; ``failed`` if it was not built or not judged."""
     reasons: tuple[str, ...]
     """Why it may not ship; empty if it may."""
@@ -116,21 +116,29 @@ class Result:
 
     def __str__(self) -> str:
         """The table, what was assumed, and why the winner won."""
-        console = Console(file=io.StringIO(), width=WIDE, highlight=False)
-        console.print(verdict_table(self.verdict) if self.verdict else self._table())
+        lines = verdict_lines(self.verdict, Console().width) if self.verdict else self._lines()
         reasons = self.verdict.reasons if self.verdict else ()
-        assert isinstance(console.file, io.StringIO)
-        lines = (line.rstrip() for line in console.file.getvalue().splitlines())
-        return "\n".join([*lines, *reasons, *(f"assumed: {sentence}" for sentence in self.assumptions)])
+        assumed = (f"assumed: {sentence}" for sentence in self.assumptions)
+        return "\n".join([*(line.plain for line in lines), *reasons, *assumed])
 
-    def _table(self) -> Table:
-        """Without times: what was built, and whether it is right."""
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("backend", "parity", ""):
-            table.add_column(heading)
-        for row in self.rows:
-            table.add_row(row.name, row.status, "; ".join(row.reasons))
-        return table
+    def _lines(self) -> list[Text]:
+        """Without times: what was built, whether it is right, and why not."""
+        columns = (
+            Column(heading="backend", cells=tuple(row.name for row in self.rows), worth=1),
+            Column(heading="parity", cells=tuple(row.status for row in self.rows), worth=1),
+        )
+        problems = (
+            Problem(name=row.name, reasons=row.reasons, parity=None if row.status == "failed" else row.status)
+            for row in self.rows
+            if row.reasons
+        )
+        below = [
+            Text(line)
+            for problem in problems
+            for line in (problem.sentence, problem.next_step(RunFolder(self.folder)))
+            if line is not None
+        ]
+        return [*table_lines(columns, WIDE, [""] * len(self.rows)), *below]
 
 
 def result_of(run: Run, ending: Ending, assumptions: tuple[str, ...] = ()) -> Result:

@@ -7,7 +7,7 @@ import errno
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TypeVar
 
@@ -97,8 +97,13 @@ def side_by_side(
     """Do ``work`` for every name, as many at once as there are cores; part the good from the failed, in table order."""
     results: dict[str, T] = {}
     order = list(names)
-    with run.console.bar(stage, len(order)) as advance, _pool() as pool:
-        futures = {pool.submit(work, name): name for name in order}
+    futures: dict[Future[T | Failure], str] = {}
+
+    def running() -> list[str]:
+        return [name for future, name in [*futures.items()] if future.running()]
+
+    with run.console.bar(stage, len(order), running) as advance, _pool() as pool:
+        futures |= {pool.submit(work, name): name for name in order}
         for done, future in enumerate(as_completed(futures), 1):
             advance(done)
             name, result = futures[future], future.result()
