@@ -107,17 +107,11 @@ def story(run: Run, only: Stage | None = None) -> Ending:
 def show(console: Console, files: RunFolder, verdict: Verdict, bundled: Path | None) -> None:
     """The final table and what follows from it, or the verdict as JSON."""
     from export.record import encode
-    from pipeline.report.ending import judged_problems, show_problems
+    from pipeline.report import ending
     from pipeline.report.table import verdict_lines
 
     console.lines(verdict_lines(verdict, console.width))
-    show_problems(console, files, judged_problems(verdict))
-    below = {row.missing for row in verdict.rows}  # said with the row's next step
-    for sentence in verdict.reasons:
-        if sentence not in below:
-            console.prose(sentence)
-    if required := [row.name for row in verdict.rows if row.missing is not None]:
-        console.prose(f"the run is not good, these are required: {', '.join(required)}")
+    ending.show(console, ending.closing_lines(files, verdict))
     for warning in verdict.warnings:
         console.prose(f"warning: {warning}")
     console.say(f"report: {files.page}")
@@ -127,12 +121,13 @@ def show(console: Console, files: RunFolder, verdict: Verdict, bundled: Path | N
         print(encode(verdict).decode())
 
 
-def _show_unjudged(run: Run, ending: Ending) -> None:
+def _show_unjudged(run: Run, end: Ending) -> None:
     """What is wrong of a run that stopped before its verdict."""
-    from pipeline.report.ending import show_problems, unjudged_problems
+    from pipeline.report import ending
 
     names = {key: entry.row(run.device) for key, entry in run.found.recipe.entries.items()}
-    show_problems(run.console, run.files, unjudged_problems(names, ending.failures, ending.reports))
+    problems = ending.unjudged_problems(names, end.failures, end.reports)
+    ending.show(run.console, ending.problem_lines(run.files, problems))
 
 
 if __name__ == "__main__":

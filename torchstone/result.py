@@ -12,10 +12,11 @@ from rich.text import Text
 from bench.run_folder import RunFolder
 from bench.verdict.judge import Row as VerdictRow
 from bench.verdict.judge import Verdict
+from export import hints
 from export.errors import UserError
 from pipeline.cli import GOOD
 from pipeline.console import WIDE, Console
-from pipeline.report.ending import Problem
+from pipeline.report.ending import Problem, closing_lines, problem_lines
 from pipeline.report.table import Column, table_lines, verdict_lines
 from torchstone.runner import load
 
@@ -59,7 +60,7 @@ class Result:
     """A finished run. ``print(result)`` shows its table; ``result["onnx"]`` is a row."""
 
     folder: Path
-    """The run's own, which every command takes: ``python -m pipeline.locate FOLDER BACKEND``."""
+    """The run's own, which every command takes: ``torchstone locate FOLDER BACKEND``."""
     rows: tuple[Row, ...]
     signature: Signature
     """Inputs and outputs, as they were found."""
@@ -109,36 +110,34 @@ class Result:
         if not self.verdict.good:
             raise UserError(f"nothing is shipped: {'; '.join(self.verdict.reasons)}")
         if ship.main([str(self.folder), "--to", str(folder), "--quiet"]) != GOOD:
-            raise UserError(
-                f"nothing is shipped, the bundle's own check refused it: python -m pipeline.ship {self.folder} says why"
-            )
+            again = hints.command("ship", self.folder, "--to", folder)
+            raise UserError(f"nothing is shipped, the bundle's own check refused it: {again} says why")
         return (Path(folder) / "current").resolve()
 
     def __str__(self) -> str:
         """The table, what was assumed, and why the winner won."""
-        lines = verdict_lines(self.verdict, Console().width) if self.verdict else self._lines()
-        reasons = self.verdict.reasons if self.verdict else ()
+        files = RunFolder(self.folder)
+        if self.verdict:
+            table, below = verdict_lines(self.verdict, Console().width), closing_lines(files, self.verdict)
+        else:
+            table, below = self._table(), problem_lines(files, self._problems())
         assumed = (f"assumed: {sentence}" for sentence in self.assumptions)
-        return "\n".join([*(line.plain for line in lines), *reasons, *assumed])
+        return "\n".join([*(line.plain for line in table), *(line.text for line in below), *assumed])
 
-    def _lines(self) -> list[Text]:
-        """Without times: what was built, whether it is right, and why not."""
+    def _table(self) -> list[Text]:
+        """Without times: what was built, and whether it is right."""
         columns = (
             Column(heading="backend", cells=tuple(row.name for row in self.rows), worth=1),
             Column(heading="parity", cells=tuple(row.status for row in self.rows), worth=1),
         )
-        problems = (
+        return table_lines(columns, WIDE, [""] * len(self.rows))
+
+    def _problems(self) -> list[Problem]:
+        return [
             Problem(name=row.name, reasons=row.reasons, parity=None if row.status == "failed" else row.status)
             for row in self.rows
             if row.reasons
-        )
-        below = [
-            Text(line)
-            for problem in problems
-            for line in (problem.sentence, problem.next_step(RunFolder(self.folder)))
-            if line is not None
         ]
-        return [*table_lines(columns, WIDE, [""] * len(self.rows)), *below]
 
 
 def result_of(run: Run, ending: Ending, assumptions: tuple[str, ...] = ()) -> Result:

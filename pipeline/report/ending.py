@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line of text."""
+
+    text: str
+    verbatim: bool = False
+    """Whether it has a command or a path to copy, and so must stay a line."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """A row that may not ship."""
 
@@ -67,12 +76,29 @@ def unjudged_problems(
     ]
 
 
-def show_problems(console: Console, files: RunFolder, problems: Iterable[Problem]) -> None:
-    """Each in two lines."""
+def problem_lines(files: RunFolder, problems: Iterable[Problem]) -> list[Line]:
+    """Two lines for each, or one where there is nothing to look at."""
+    lines = []
     for problem in problems:
-        console.prose(problem.sentence)
+        lines.append(Line(text=problem.sentence))
         if (step := problem.next_step(files)) is not None:
-            console.say(step)
+            lines.append(Line(text=step, verbatim=True))
+    return lines
+
+
+def closing_lines(files: RunFolder, verdict: Verdict) -> list[Line]:
+    """What a table leaves to say: rows that may not ship, why the winner won, and why the run is not good."""
+    missing = {row.name: row.missing for row in verdict.rows if row.missing is not None}
+    reasons = [reason for reason in verdict.reasons if reason not in missing.values()]  # those stand with their rows
+    required = [f"the run is not good, these are required: {', '.join(missing)}"] if missing else []
+    sentences = [Line(text=sentence) for sentence in (*reasons, *required)]
+    return [*problem_lines(files, judged_problems(verdict)), *sentences]
+
+
+def show(console: Console, lines: Iterable[Line]) -> None:
+    """Sentences are broken where a terminal ends, commands and paths are not."""
+    for line in lines:
+        (console.say if line.verbatim else console.prose)(line.text)
 
 
 def _is_traced(files: RunFolder) -> bool:

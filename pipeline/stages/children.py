@@ -19,7 +19,7 @@ from export.artifact import Artifact
 from export.backend import LoadOptions
 from export.environment import cores_count, machine
 from export.errors import RecordError, TorchstoneError, UserError
-from export.explanations import explain
+from export.explanations import explain, in_users_words
 from export.files import is_full, no_space, write_atomically
 from export.record import Record, digest, read, write
 from export.worker import Done, Failed
@@ -87,7 +87,7 @@ def users_code(run: Run, what: str, *, limited: bool = True) -> Iterator[None]:
         log = run.workspace.folder / "recipe.log"
         write_atomically(log, traceback.format_exc().encode())
         explanation = explain(traceback.format_exc())
-        cause = explanation.sentence if explanation else f"{type(error).__name__}: {error}"
+        cause = explanation.sentence if explanation else in_users_words(error)
         raise UserError(f"{what} failed: {cause}\nThe whole story: {log}") from error
 
 
