@@ -19,7 +19,7 @@ from bench.parity.cases import Pool, Tensors
 from bench.parity.report import ParityReport
 from bench.run_folder import RunFolder
 from bench.verdict.judge import Row, Verdict
-from export import registry
+from export import hints, registry
 from export.artifact import Artifact, open_artifact, read_artifact
 from export.backend import LoadOptions, Runner
 from export.environment import cores_count
@@ -77,7 +77,7 @@ def run_folder(request: pytest.FixtureRequest) -> Path:
     folder = Path(named) if named else Path(request.config.rootpath) / "artifacts" / "seed" / "latest"
     if not RunFolder(folder).verdict.is_file():
         if named:
-            raise pytest.UsageError(f"--run {named}: no verdict.json there; python -m pipeline.all makes a run")
+            raise pytest.UsageError(f"--run {named}: no verdict.json there; {hints.command('run')} makes a run")
         subprocess.run([sys.executable, "-m", "pipeline.all"], check=False, cwd=request.config.rootpath)
     return folder.resolve()
 
@@ -93,7 +93,7 @@ def bench(request: pytest.FixtureRequest, run_folder: Path) -> Bench:
     folder = files.artifact(names[0])
     artifact = open_artifact(folder)
     if not files.parity_report(artifact.name).exists():
-        pytest.fail(f"{artifact.name} has no parity report: python -m pipeline.all makes it")
+        pytest.fail(f"{artifact.name} has no parity report: run its recipe again")
     rows = files.existing_real_rows()
     return Bench(
         folder=folder,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from bench.timing.inputs import BUFFERS_COUNT, buffers
-from export import registry
+from export import hints, registry
 from export.arrays import to_torch
 from export.backend import LoadOptions, Runner
 from export.record import Observed, Record
@@ -90,7 +90,7 @@ def missing() -> str | None:
     import importlib.util
 
     if importlib.util.find_spec("mlperf_loadgen") is None:
-        return "mlcommons-loadgen is not installed: pip install 'torchstone[loadgen]'"
+        return f"mlcommons-loadgen is not installed: {hints.install('loadgen')}"
     return None
 
 

@@ -61,6 +61,12 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
+def in_users_words(error: BaseException) -> str:
+    """An error of the user's own code: its type, what it says, and the line of theirs that raised it."""
+    line = users_line("".join(traceback.format_exception(error)))
+    return f"{type(error).__name__}: {error}{f' ({line})' if line else ''}"
+
+
 def users_line(text: str) -> str | None:
     """The innermost line of the user's own code among the frames that a text names, else of a library of models.
 

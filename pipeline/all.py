@@ -66,6 +66,8 @@ def main(arguments: Sequence[str], command: str = "python -m pipeline.all") -> i
         ending = story(run, options.only)
         if ending.verdict is not None:
             show(console, run.files, ending.verdict, ending.bundle)
+        else:
+            _show_unjudged(run, ending)
         return GOOD if ending.is_good(run, options.only) else NOT_GOOD
 
 
@@ -103,18 +105,29 @@ def story(run: Run, only: Stage | None = None) -> Ending:
 
 
 def show(console: Console, files: RunFolder, verdict: Verdict, bundled: Path | None) -> None:
-    """The final table, or the verdict as JSON."""
+    """The final table and what follows from it, or the verdict as JSON."""
     from export.record import encode
-    from pipeline.report.table import verdict_table
+    from pipeline.report import ending
+    from pipeline.report.table import verdict_lines
 
-    console.show(verdict_table(verdict))
-    wrong = [row.name for row in verdict.rows if row.parity == "fail"]
-    hints = [f"where: python -m pipeline.locate {files.path} {name}" for name in wrong]
-    doubts = [f"warning: {warning}" for warning in verdict.warnings]
-    places = [f"report: {files.page}", *([f"bundle: {bundled}"] if bundled else [])]
-    console.say("\n".join([*verdict.reasons, *doubts, *hints, *places]))
+    console.lines(verdict_lines(verdict, console.width))
+    ending.show(console, ending.closing_lines(files, verdict))
+    for warning in verdict.warnings:
+        console.prose(f"warning: {warning}")
+    console.say(f"report: {files.page}")
+    if bundled is not None:
+        console.say(f"bundle: {bundled}")
     if console.json:
         print(encode(verdict).decode())
+
+
+def _show_unjudged(run: Run, end: Ending) -> None:
+    """What is wrong of a run that stopped before its verdict."""
+    from pipeline.report import ending
+
+    names = {key: entry.row(run.device) for key, entry in run.found.recipe.entries.items()}
+    problems = ending.unjudged_problems(names, end.failures, end.reports)
+    ending.show(run.console, ending.problem_lines(run.files, problems))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from export.errors import UserError
+from export.explanations import in_users_words
 from export.record import sha256
 from export.worker import ProcessLimits
 from pipeline.process.guard import under_way
@@ -125,7 +126,7 @@ def call(location: RecipeLocation) -> Recipe:
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # the user's function may raise anything, and must not end us with 0
-        raise UserError(f"the recipe {where}:{location.function} raised {type(error).__name__}: {error}") from error
+        raise UserError(f"the recipe {where}:{location.function} raised {in_users_words(error)}") from error
     if not isinstance(recipe, Recipe):
         raise UserError(
             f"{where}:{location.function} must return a pipeline.recipe.Recipe, got {type(recipe).__name__}"
@@ -162,7 +163,7 @@ def load_module(location: RecipeLocation, what: str) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:  # the user's module may raise anything as well
         because = _why_not_there(location, error)
-        raise UserError(f"the {what} {where} cannot be imported: {type(error).__name__}: {error}{because}") from error
+        raise UserError(f"the {what} {where} cannot be imported: {in_users_words(error)}{because}") from error
 
 
 def _why_not_there(location: RecipeLocation, error: BaseException) -> str:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 import filelock
 
 from bench.run_folder import RunFolder
+from export import hints
 from export.environment import environment, version
 from export.errors import RecordError, UserError
 from export.files import FileDigest, digest_file, full_disk_named, publish, verify_files
@@ -231,7 +232,8 @@ def set_latest(run: Run) -> None:
 
 
 def find_run(text: str, out: Path) -> RunFolder:
-    """The run behind RUN: a folder, a recipe's name (its latest run) or ``<recipe>@<key prefix>``.
+    """The run behind RUN: a folder, a recipe's name (its latest run with a verdict, else its only run) or
+    ``<recipe>@<key prefix>``.
 
     Raises:
         UserError: there is none, or the prefix fits several.
@@ -245,16 +247,14 @@ def find_run(text: str, out: Path) -> RunFolder:
     runs = [
         folder
         for folder in base.glob(f"{prefix}*")
-        if prefix and not folder.is_symlink() and RunFolder(folder).recipe_record.exists()
+        if recipe and not folder.is_symlink() and RunFolder(folder).recipe_record.exists()
     ]
     if len(runs) == 1:
         return RunFolder(runs[0].resolve())
     if runs:
-        raise UserError(f"{text} fits several runs: {', '.join(sorted(run.name for run in runs))}")
-    raise UserError(
-        f"there is no run {text!r} under {out}: "
-        f"python -m pipeline.all {recipe if recipe in built_in() else 'RECIPE'} makes one"
-    )
+        raise UserError(f"{text} fits several runs: {', '.join(sorted(f'{recipe}@{run.name}' for run in runs))}")
+    name = recipe if recipe in built_in() else "RECIPE"
+    raise UserError(f"there is no run {text!r} under {out}: {hints.command('run', name)} makes one")
 
 
 def workspace_of(files: RunFolder, record: RecipeRecord) -> Workspace:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from bench.run_folder import RunFolder
 from bench.verdict.judge import Row as VerdictRow
 from bench.verdict.judge import Verdict
+from export import hints
 from export.errors import UserError
 from pipeline.cli import GOOD
-from pipeline.console import WIDE
-from pipeline.report.table import verdict_table
+from pipeline.console import WIDE, Console
+from pipeline.report.ending import Problem, closing_lines, problem_lines
+from pipeline.report.table import Column, table_lines, verdict_lines
 from torchstone.runner import load
 
 if TYPE_CHECKING:
+    from bench.parity.report import ParityStatus
     from export.backend import Runner
     from export.signature import Signature
     from pipeline.all import Ending
@@ -32,7 +33,7 @@ class Row:
     """One backend: what was built, whether it is right, how fast it is."""
 
     name: str
-    status: str
+    status: ParityStatus | Literal["failed"]
     """``pass``, ``fail``, ``inconclusive`` or ``no-reference``; ``failed`` if it was not built or not judged."""
     reasons: tuple[str, ...]
     """Why it may not ship; empty if it may."""
@@ -61,7 +62,7 @@ class Result:
     """A finished run. ``print(result)`` shows its table; ``result["onnx"]`` is a row."""
 
     folder: Path
-    """The run's own, which every command takes: ``python -m pipeline.locate FOLDER BACKEND``."""
+    """The run's own, which every command takes: ``torchstone locate FOLDER BACKEND``."""
     rows: tuple[Row, ...]
     signature: Signature
     """Inputs and outputs, as they were found."""
@@ -111,28 +112,34 @@ class Result:
         if not self.verdict.good:
             raise UserError(f"nothing is shipped: {'; '.join(self.verdict.reasons)}")
         if ship.main([str(self.folder), "--to", str(folder), "--quiet"]) != GOOD:
-            raise UserError(
-                f"nothing is shipped, the bundle's own check refused it: python -m pipeline.ship {self.folder} says why"
-            )
+            again = hints.command("ship", self.folder, "--to", folder)
+            raise UserError(f"nothing is shipped, the bundle's own check refused it: {again} says why")
         return (Path(folder) / "current").resolve()
 
     def __str__(self) -> str:
         """The table, what was assumed, and why the winner won."""
-        console = Console(file=io.StringIO(), width=WIDE, highlight=False)
-        console.print(verdict_table(self.verdict) if self.verdict else self._table())
-        reasons = self.verdict.reasons if self.verdict else ()
-        assert isinstance(console.file, io.StringIO)
-        lines = (line.rstrip() for line in console.file.getvalue().splitlines())
-        return "\n".join([*lines, *reasons, *(f"assumed: {sentence}" for sentence in self.assumptions)])
+        files = RunFolder(self.folder)
+        if self.verdict:
+            table, below = verdict_lines(self.verdict, Console().width), closing_lines(files, self.verdict)
+        else:
+            table, below = self._table(), problem_lines(files, self._problems())
+        assumed = (f"assumed: {sentence}" for sentence in self.assumptions)
+        return "\n".join([*(line.plain for line in table), *(line.text for line in below), *assumed])
 
-    def _table(self) -> Table:
+    def _table(self) -> list[Text]:
         """Without times: what was built, and whether it is right."""
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("backend", "parity", ""):
-            table.add_column(heading)
-        for row in self.rows:
-            table.add_row(row.name, row.status, "; ".join(row.reasons))
-        return table
+        columns = (
+            Column(heading="backend", cells=tuple(row.name for row in self.rows), worth=1),
+            Column(heading="parity", cells=tuple(row.status for row in self.rows), worth=1),
+        )
+        return table_lines(columns, WIDE, [""] * len(self.rows))
+
+    def _problems(self) -> list[Problem]:
+        return [
+            Problem(name=row.name, reasons=row.reasons, parity=None if row.status == "failed" else row.status)
+            for row in self.rows
+            if row.reasons
+        ]
 
 
 def result_of(run: Run, ending: Ending, assumptions: tuple[str, ...] = ()) -> Result:

@@ -49,9 +49,10 @@ class Ratio:
         return (self.low is None or self.low <= value) and (self.high is None or value <= self.high)
 
     def spelled(self, digits: int = 2) -> str:
-        """``1.72 [1.64, 1.81]``, with a question mark for an end that is not known."""
-        ends = ("?" if end is None else f"{end:.{digits}f}" for end in (self.low, self.high))
-        return f"{self.value:.{digits}f} [{', '.join(ends)}]"
+        """``1.72 [1.64, 1.81]``; small ratios with two digits, an unknown end by the limit that it lies beyond."""
+        low = f"under {1 / LARGEST_RATIO:g}" if self.low is None else _spelled(self.low, digits)
+        high = f"over {LARGEST_RATIO:g}" if self.high is None else _spelled(self.high, digits)
+        return f"{_spelled(self.value, digits)} [{low}, {high}]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,11 @@ class Effect:
     """The smallest share that so many processes show four times out of five. None beyond ``LARGEST_SHARE``."""
     needs_processes_count: int | None
     """About how many processes would settle it; None if it is settled, or lies within the noise floor."""
+
+
+def _spelled(ratio: float, digits: int) -> str:
+    """So many decimals, or as many more as two significant digits take."""
+    return f"{ratio:.{max(digits, 1 - math.floor(math.log10(ratio)))}f}"
 
 
 def median_s(per_process: Sequence[Sequence[float]]) -> float:

@@ -51,6 +51,14 @@ class BenchSpec:
         """Fresh processes."""
         return self.processes_count or _PROCESSES[self.depth]
 
+    def flags_for(self, processes_count: int) -> str:
+        """The flags of a run that measures in about so many fresh processes, and in more than this."""
+        enough = max(processes_count, self.processes + 1)
+        depth = next((depth for depth, count in _PROCESSES.items() if count >= enough), None)
+        if self.processes_count is not None or depth is None:  # a count that is given goes before the depth
+            return f"--bench.processes-count {enough}"
+        return f"--bench.depth {depth}"
+
     @property
     def cold_starts(self) -> int:
         """Cold starts per artifact."""

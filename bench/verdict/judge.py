@@ -6,7 +6,6 @@ Only source-free artifacts can win. Who wins among them is ``bench/verdict/ranki
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import ClassVar
 from bench.parity.report import ParityReport, ParityStatus
 from bench.timing.conditions import ConditionWarning, warnings
 from bench.timing.measurement import Measurement, SessionRecord
+from bench.verdict.baseline import remarks_on_eager
 from bench.verdict.figures import ColdFigures, ConcurrencyFigures, Figures, Rounds, Speed, figures
 from bench.verdict.limits import Limits
 from bench.verdict.ranking import Eligible, Ranking, rank
@@ -60,6 +60,11 @@ class Row:
     artifact_sha256: str | None
     parity_sha256: str | None
     measurement_sha256: str | None
+
+    @property
+    def missing(self) -> str | None:
+        """Why the whole run is not good, of a required row that may not ship; None of others."""
+        return f"{self.name} is required: {'; '.join(self.reasons)}" if self.required and not self.shippable else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +140,7 @@ def judge(
         evidence.name: tuple(_reasons(evidence, measured.get(evidence.name, Figures()), required))
         for evidence in all_evidence
     }
-    broken = _broken_metrics(required)
+    broken = required.limits.broken_by_metrics(required.metrics)
     eligible = {
         evidence.name: Eligible(
             deployment_rank=registry.get(evidence.backend).deployment_rank,
@@ -155,16 +160,17 @@ def judge(
         for evidence in all_evidence
     )
     left_out = [f"batch {rows} was left out: {why}" for rows, why in (session.left_out if session else {}).items()]
-    missing = [
-        f"{row.name} is required: {'; '.join(row.reasons)}" for row in rows if row.required and not row.shippable
-    ]
+    beside_eager = (
+        remarks_on_eager(ranking.winner, measured[ranking.winner].speeds, session.spec) if ranking and session else ()
+    )
+    missing = [row.missing for row in rows if row.missing is not None]
     return Verdict(
         key=key,
         recipe=recipe,
         good=not broken and not missing and ranking is not None,
         winner=ranking.winner if ranking else None,
         tied=ranking.tied if ranking else (),
-        reasons=(*broken, ranking.reason if ranking else "nothing may ship", *missing, *left_out),
+        reasons=(*broken, ranking.reason if ranking else "nothing may ship", *beside_eager, *missing, *left_out),
         rows=rows,
         warnings=_warnings(session),
         session_sha256=digest(session) if session else None,
@@ -174,16 +180,6 @@ def judge(
         metrics=dict(required.metrics),
         observed=observed(0.0),
     )
-
-
-def _broken_metrics(required: Requirements) -> list[str]:
-    """Metrics of the checkpoint that are too small; one that was not measured does not meet its limit."""
-    metrics = required.metrics
-    return [
-        f"{name} is {metrics.get(name, math.nan):.4g}, at least {least:g} is required"
-        for name, least in required.limits.min_metrics.items()
-        if not metrics.get(name, math.nan) >= least
-    ]
 
 
 def _warnings(session: SessionRecord | None) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,14 @@ class Limits:
             *_above("cold start", cold.total_s if cold else None, self.max_cold_start_s, "s"),
             *_above("size", _mib(size_bytes), self.max_size_mb, "MiB"),
             *(["runs only on machines like the one that built it"] if self.portable and device_bound else []),
+        ]
+
+    def broken_by_metrics(self, metrics: Mapping[str, float]) -> list[str]:
+        """Metrics of a checkpoint that are too small; one that was not measured does not meet its limit."""
+        return [
+            f"{name} is {metrics.get(name, math.nan):.4g}, at least {least:g} is required"
+            for name, least in self.min_metrics.items()
+            if not metrics.get(name, math.nan) >= least
         ]
 
     def _slow(self, figures: Figures) -> Iterator[str]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.stats.effects import Effect, effects
+from bench.timing.spec import BenchSpec
 from bench.verdict.figures import Figures, Rounds
 
 _COSTS = ("time", "peak memory", "cold start", "size")
@@ -40,7 +41,8 @@ class Ranking:
 def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
     """The fastest over all batch sizes (geometric mean); of those that noise cannot tell from it, the simplest."""
     times = {name: rounds.process_times(name) for name in eligible}
-    noise, tie_ratio = rounds.noise_over_batches(), rounds.session.spec.tie_ratio
+    noise, spec = rounds.noise_over_batches(), rounds.session.spec
+    tie_ratio = spec.tie_ratio
     fastest = min(times, key=lambda name: statistics.mean(times[name]))
     behind = effects(
         {name: [b - a for a, b in zip(times[fastest], times[name], strict=True)] for name in times if name != fastest},
@@ -55,9 +57,11 @@ def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
         winner=winner,
         tied=tuple(sorted([fastest, *tied], key=lambda name: statistics.mean(times[name]))) if tied else (),
         pareto_front=pareto_front,
-        reason=_reason(winner, fastest, tied, behind, sorted({s.batch_rows for s in eligible[fastest].figures.speeds})),
+        reason=_reason(winner, fastest, tied, behind, spec, eligible[fastest].figures),
         why_not={
-            name: _why_not(name, winner, fastest, behind, costs, pareto_front) for name in eligible if name != winner
+            name: _why_not(name, winner, fastest, behind, spec, costs, pareto_front)
+            for name in eligible
+            if name != winner
         },
     )
 
@@ -69,8 +73,10 @@ def _is_tie(effect: Effect, tie_ratio: float) -> bool:
     return effect.noise_ratio is None or effect.ratio.value <= 1 + max(tie_ratio, effect.noise_ratio)
 
 
-def _reason(winner: str, fastest: str, tied: list[str], behind: Mapping[str, Effect], batches: list[int]) -> str:
-    over = f"over batch {', '.join(map(str, batches))}"
+def _reason(
+    winner: str, fastest: str, tied: list[str], behind: Mapping[str, Effect], spec: BenchSpec, figures: Figures
+) -> str:
+    over = f"over batch {', '.join(map(str, sorted({speed.batch_rows for speed in figures.speeds})))}"
     if not behind:
         return f"{winner} is the only artifact that may ship"
     if tied:
@@ -83,15 +89,16 @@ def _reason(winner: str, fastest: str, tied: list[str], behind: Mapping[str, Eff
     summary = (
         f"{fastest} is the fastest {over}: the next, {second}, takes {behind[second].ratio.spelled()} times as long"
     )
-    return summary + _unsettled(behind[second])
+    return summary + _unsettled(behind[second], spec)
 
 
-def _unsettled(effect: Effect) -> str:
-    """What to add to a ratio whose interval does not settle it."""
+def _unsettled(effect: Effect, spec: BenchSpec) -> str:
+    """What to add to a ratio whose interval does not settle it: what to run."""
     if effect.comparison != "inconclusive":
         return ""
-    count = effect.needs_processes_count
-    return f", not settled: {f'about {count} processes would' if count else 'it lies within the noise floor'}"
+    if effect.needs_processes_count is None:
+        return ", not settled: the difference lies within the noise of this machine"
+    return f", not settled: run again with {spec.flags_for(effect.needs_processes_count)}"
 
 
 def _why_not(
@@ -99,13 +106,14 @@ def _why_not(
     winner: str,
     fastest: str,
     behind: Mapping[str, Effect],
+    spec: BenchSpec,
     costs: Mapping[str, Mapping[str, float]],
     pareto_front: tuple[str, ...],
 ) -> str:
     if name == fastest:
         summary = f"tied with {winner}, which is simpler to deploy"
     else:
-        summary = f"takes {behind[name].ratio.spelled()} times {fastest}'s time{_unsettled(behind[name])}"
+        summary = f"takes {behind[name].ratio.spelled()} times {fastest}'s time{_unsettled(behind[name], spec)}"
     better = [cost for cost in _COSTS[1:] if _less(costs[name].get(cost), costs[winner].get(cost))]
     return f"{summary}; less {' and '.join(better)}" if name in pareto_front and better else summary
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export import hints
 from export.arrays import Array, contiguous, is_numpy, to_numpy, to_torch
 from export.backend import Witness
 from export.contents import Contents
@@ -31,7 +32,7 @@ def runtime_missing(where: str, module: str = "openvino", extra: str = "openvino
     if where != HOST.name:
         return "openvino runs on the CPU: leave it out of backends for another device"
     if importlib.util.find_spec(module) is None:
-        return f"{module} is not installed: pip install 'torchstone[{extra}]'"
+        return f"{module} is not installed: {hints.install(extra)}"
     return None
 
 

@@ -38,12 +38,12 @@ def judged_verdict(run: RunFolder) -> Verdict:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # nonsense in valid records
         raise RecordError(
             f"the records in {run.path} do not hold together ({type(error).__name__}: {error}): "
-            "python -m pipeline.all makes anew what is damaged"
+            "run its recipe again, which makes anew what is damaged"
         ) from error
     if digest(again) != digest(verdict):
         raise RecordError(
             f"{run.verdict} is not what the records of the run say ({_difference(verdict, again)}): "
-            "python -m pipeline.all judges it again"
+            "run its recipe again, which judges it anew"
         )
     return verdict
 
@@ -59,7 +59,7 @@ def _all_evidence(run: RunFolder, recipe: RecipeRecord, rows: Mapping[str, Row])
     known = entries(backends, recipe.optional_setting("foreign", tuple[tuple[str, str], ...]) or ()).values()
     names = {entry.row(recipe.device): entry for entry in known}
     if missing := [name for name in names if name not in rows]:
-        raise RecordError(f"{run.verdict} has no row for {missing[0]}: python -m pipeline.all judges it again")
+        raise RecordError(f"{run.verdict} has no row for {missing[0]}: run its recipe again")
     return [_evidence(run, rows[name], entry.backend_name, entry.name in required) for name, entry in names.items()]
 
 

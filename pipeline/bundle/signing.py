@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from export import hints
 from export.errors import UserError
 from pipeline.verifier.files import SIGNATURE
 from pipeline.verifier.signing import all_but
@@ -41,7 +42,7 @@ def sign(bundle: Path, signer: Signer) -> None:
     try:
         from model_signing import signing
     except ImportError as error:
-        raise UserError(f"signing needs model-signing ({error}): pip install 'torchstone[signing]'") from error
+        raise UserError(f"signing needs model-signing ({error}): {hints.install('signing')}") from error
     signature = bundle / SIGNATURE
     config = signing.Config().set_hashing_config(all_but(signature))
     for file in (signer.key, signer.certificate, *signer.chain):

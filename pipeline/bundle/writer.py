@@ -185,7 +185,7 @@ def _source(run: RunFolder, row: Row, lowered: Lowered | None) -> _Source:
     folder = run.artifact(row.name)
     artifact, report = open_artifact(folder), read(ParityReport, run.parity_report(row.name))
     if (digest(artifact), digest(report)) != (row.artifact_sha256, row.parity_sha256):
-        raise RecordError(f"{row.name} is not what the verdict judged: python -m pipeline.all judges it again")
+        raise RecordError(f"{row.name} is not what the verdict judged: run its recipe again")
     return _Source(row=row, folder=folder, artifact=artifact, report=report)
 
 

@@ -2,8 +2,9 @@
 
     python -m pipeline.locate RUN BACKEND [options]
 
-RUN is a folder, a recipe's name (its latest run) or RECIPE@KEY. Exit code 0: a place is named, or nothing is wrong; 1:
-the artifact is wrong and no single place is at fault; 2: usage or environment.
+RUN is a folder, a recipe's name (its latest run) or RECIPE@KEY; it got through parity, and its model was traced. Exit
+code 0: a place is named, or nothing is wrong; 1: the artifact is wrong and no single place is at fault; 2: usage or
+environment.
 """
 
 from __future__ import annotations
@@ -59,11 +60,34 @@ def main(arguments: Sequence[str], command: str = "python -m pipeline.locate") -
         raise UserError(
             f"{run.path} has no artifact {options.backend!r}, it has {', '.join(run.artifact_names()) or 'none'}"
         )
+    _check_whole(run, options)
     console = Console(json=options.json)
     artifact = read_artifact(run.artifact(options.backend))
     if options.range_audit:
         return _audit(run, artifact, console, options)
     return _locate(run, artifact, console, options)
+
+
+def _check_whole(run: RunFolder, options: Options) -> None:
+    """Say what an error is located by, where the run does not have it.
+
+    Raises:
+        UserError: the run stopped before parity, or its model could not be traced.
+    """
+    from export.artifact import PROGRAM_RECORD, ProgramRecord
+    from export.record import read
+
+    if not run.reference_record.exists() or not (options.range_audit or run.parity_report(options.backend).exists()):
+        raise UserError(
+            f"{run.path} has no parity of {options.backend} yet, by which an error is located: run its recipe again, "
+            "with --only parity at least"
+        )
+    program = read(ProgramRecord, run.program / PROGRAM_RECORD)
+    if program.failure is not None:
+        raise UserError(
+            f"{options.backend} cannot be compared value by value with the traced program, since {program.failure}. "
+            f"{run.parity_report(options.backend)} has the outputs that differ"
+        )
 
 
 def _locate(run: RunFolder, artifact: Artifact, console: Console, options: Options) -> int:

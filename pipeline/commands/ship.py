@@ -5,11 +5,12 @@
 
 Only what a good verdict chose ships, and only after the bundle's own check accepted it here. DIR holds the versions by
 number, and ``current``, a symbolic link to the one that serves. Exit code 0: shipped; 1: the verdict is not good, or
-the check refused; 2: usage or environment.
+the check refused; 2: usage or environment. What the current version is made of already is no new version.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from export import hints
 from export.errors import UserError
 from pipeline.cli import GOOD, NOT_GOOD
 
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str], command: str = "python -m pipeline.ship") -> 
     if options.rollback:
         return _roll_back(options, console)
     if options.run is None:
-        raise UserError("say what to ship: python -m pipeline.ship RECIPE_OR_RUN --to DIR")
+        raise UserError(f"say what to ship: {command} RECIPE_OR_RUN --to DIR")
     if options.keep < 1:
         raise UserError(f"--keep must be >= 1, got {options.keep}")
     if options.base_image is not None:
@@ -105,7 +107,7 @@ def _run(text: str, options: Options) -> RunFolder:
     if not (options.out / name / "latest").exists():
         command = [sys.executable, "-m", "pipeline.all", text, "--out", str(options.out)]
         if subprocess.run([*command, *(["--quiet"] if options.quiet else [])], check=False).returncode not in (0, 1):
-            raise UserError(f"{text} could not be run: python -m pipeline.all {text} says why")
+            raise UserError(f"{text} could not be run: {hints.command('run', text)} says why")
     return find_run(name, options.out)
 
 
@@ -118,6 +120,7 @@ def _ship(run: RunFolder, options: Options, console: Console) -> int:
     from pipeline.bundle.target import temporary_environment
     from pipeline.bundle.writer import Choice, chosen_rows, make
     from pipeline.process.scratch import temporary_files
+    from pipeline.stages.tools import tools_sha256
     from pipeline.verifier.outcome import Refused, Unable
     from pipeline.verifier.report import report
     from pipeline.verifier.running import Bounds
@@ -130,9 +133,15 @@ def _ship(run: RunFolder, options: Options, console: Console) -> int:
     chosen_rows(verdict, options.also)
     choice = Choice(also=options.also, storage_uri=options.storage_uri, base_image=options.base_image)
     signer = Signer(key=options.key, certificate=options.certificate, chain=options.chain, sigstore=options.sigstore)
-    key = key_of(stage="ship", verdict=digest(verdict), choice=choice, target_ort=options.target_ort)
+    key = key_of(
+        stage="ship", tools=tools_sha256()["ship"], verdict=digest(verdict), choice=choice,
+        target_ort=options.target_ort,
+    )  # fmt: skip
     with ExitStack() as stack:
         folder = stack.enter_context(releases.opened(options.to))
+        if not signer.asked and (version := _shipped_already(folder, key)) is not None:
+            console.say(f"shipped     {options.to / 'current'} is version {version} already: nothing has changed")
+            return GOOD
         stack.enter_context(temporary_files(releases.temporary(folder)))
         target = stack.enter_context(temporary_environment(options.target_ort)) if options.target_ort else None
         lowered = _lowered(run, verdict, target, Path(stack.enter_context(tempfile.TemporaryDirectory())))
@@ -159,6 +168,26 @@ def _ship(run: RunFolder, options: Options, console: Console) -> int:
         console.say(f"target      onnxruntime {target.version} accepts it, {how}")
     console.say(f"shipped     {options.to / 'current'} is version {version}")
     return GOOD
+
+
+def _shipped_already(folder: Path, key: str) -> int | None:
+    """The current version if it was made of the same, and is whole; a signature is always made anew."""
+    from pipeline.bundle import releases
+    from pipeline.verifier.files import MANIFEST, read_manifest, verify_files
+    from pipeline.verifier.outcome import Refused
+
+    version = releases.current(folder)
+    if version is None:
+        return None
+    bundle = folder / str(version)
+    try:
+        manifest = (bundle / MANIFEST).read_bytes()
+        if json.loads(manifest)["key"] != key:
+            return None
+        verify_files(bundle, read_manifest(manifest))
+    except (Refused, OSError, LookupError, TypeError, ValueError):  # what is not whole is replaced by a new version
+        return None
+    return version
 
 
 def _lowered(run: RunFolder, verdict: Verdict, target: Target | None, folder: Path) -> Lowered | None:

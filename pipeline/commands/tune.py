@@ -107,11 +107,9 @@ def _passed(run: RunFolder, wanted: Sequence[str]) -> tuple[dict[str, Artifact],
         if report.status == "pass" and report.artifact_sha256 == digest(artifact) and artifact.source_free:
             artifacts[name], reports[name] = artifact, report
     if missing := sorted(set(wanted) - artifacts.keys()):
-        raise UserError(
-            f"{run.path} has no artifact {missing[0]!r} that passed parity: python -m pipeline.all makes it"
-        )
+        raise UserError(f"{run.path} has no artifact {missing[0]!r} that passed parity: run its recipe again")
     if not artifacts:
-        raise UserError(f"{run.path} has no artifact that passed parity: python -m pipeline.all makes them")
+        raise UserError(f"{run.path} has no artifact that passed parity: run its recipe again")
     return artifacts, reports
 
 

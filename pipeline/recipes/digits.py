@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bench.verdict.limits import Limits
+from export import hints
 from export.errors import UserError
 from export.signature import Signature, SizeRange, TensorSpec
 from pipeline.data import Data, Split
@@ -40,7 +41,7 @@ def data() -> Data:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
-        raise UserError("the recipe digits needs scikit-learn: pip install 'torchstone[digits]'") from error
+        raise UserError(f"the recipe digits needs scikit-learn: {hints.install('digits')}") from error
     digits = load_digits()
     images = torch.from_numpy(digits.images).float().div(16).unsqueeze(1)
     labels = torch.from_numpy(digits.target)

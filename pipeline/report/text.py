@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+from bench.verdict.baseline import slower_than_eager
 from bench.verdict.figures import Speed
 from bench.verdict.judge import Row, Verdict
 from export.registry import BASELINE
@@ -19,7 +22,9 @@ def mark(row: Row, verdict: Verdict) -> str:
 def note(row: Row, verdict: Verdict) -> str:
     """A few words beside a row: what it is, or why it may not ship."""
     if row.name == verdict.winner:
-        return "tied, the simplest" if verdict.tied else "winner"
+        rank = "tied, the simplest" if verdict.tied else "winner"
+        slower = ", ".join(map(str, slower_than_eager(row.speeds)))
+        return f"{rank}, slower than eager at batch {slower}" if slower else rank
     if _is_baseline(row):
         return "baseline"
     if row.reasons:
@@ -27,28 +32,48 @@ def note(row: Row, verdict: Verdict) -> str:
     return "tied" if row.name in verdict.tied else ""
 
 
+def brief(row: Row, verdict: Verdict) -> str:
+    """The same in a terminal's table: why a row may not ship stands below it."""
+    if row.reasons and not _is_baseline(row):
+        return "may not ship" if row.built else "not built"
+    return note(row, verdict)
+
+
 def _is_baseline(row: Row) -> bool:
     return row.name == BASELINE and row.parity == "pass"
 
 
+def plain(value: float, digits: int) -> str:
+    """A number rounded to so many significant digits and never in exponent notation: ``0.28``, ``5.7``, ``190``."""
+    rounded = float(f"{value:.{digits - 1}e}")
+    places = digits - 1 - (math.floor(math.log10(abs(rounded))) if rounded else 0)
+    return f"{rounded:.{max(0, places)}f}"
+
+
 def seconds(value: float | None) -> str:
-    """``2.51 us``, ``1.20 ms``, ``3.4 s``; a dash for unknown."""
-    if value is None:
-        return "-"
-    for unit, factor in (("us", 1e6), ("ms", 1e3)):
-        if value * factor < 1000:
-            return f"{value * factor:.3g} {unit}"
-    return f"{value:.3g} s"
+    """``2.51 us``, ``1.2 ms``, ``3.4 s``; a dash for unknown."""
+    return _scaled(value, (("us", 1e-6), ("ms", 1e-3), ("s", 1.0)))
 
 
 def size(value: int | None) -> str:
     """``12.1 kB``, ``1.54 MB``; a dash for unknown."""
+    return _scaled(value, (("B", 1), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12)))
+
+
+def _scaled(value: float | None, units: tuple[tuple[str, float], ...]) -> str:
+    """Three digits in the first unit in which it is below 1000 once it is rounded: 999.96 us are ``1 ms``."""
     if value is None:
         return "-"
-    for unit, factor in (("B", 1), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):
-        if value < 1000 * factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value / 1e12:.3g} TB"
+    for unit, scale in units[:-1]:
+        if float(f"{value / scale:.3g}") < 1000:
+            return f"{_three(value / scale)} {unit}"
+    unit, scale = units[-1]
+    return f"{_three(value / scale)} {unit}"
+
+
+def _three(value: float) -> str:
+    digits = plain(value, 3)
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
 def share(value: float | None) -> str:
@@ -69,7 +94,12 @@ def speed(measured: Speed | None) -> str:
         return "-"
     if measured.to_eager is None:
         return seconds(measured.median_s)
-    return f"{seconds(measured.median_s)} ({1 / measured.to_eager.ratio.value:.2g}x)"
+    return f"{seconds(measured.median_s)} ({times(1 / measured.to_eager.ratio.value)})"
+
+
+def times(ratio: float) -> str:
+    """``0.28x``, ``5.7x``, ``190x``: a ratio with two digits."""
+    return f"{plain(ratio, 2)}x"
 
 
 def cold(row: Row) -> str:

@@ -35,7 +35,8 @@ def capture(run: Run, trained: Trained) -> ProgramRecord:
             checkpoint_sha256=digest(trained.checkpoint),
             folder=str(folder),
         )
-        end = run.workspace.run(capture_program, job, "capture")
+        with run.console.bar("capture"):
+            end = run.workspace.run(capture_program, job, "capture")
         if isinstance(end, Failed):
             cause = failure(run, "capture", end).cause
             write(folder / PROGRAM_RECORD, program_record(job, "unknown", f"tracing {cause}", end.duration_s))

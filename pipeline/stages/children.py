@@ -7,7 +7,7 @@ import errno
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from export.artifact import Artifact
 from export.backend import LoadOptions
 from export.environment import cores_count, machine
 from export.errors import RecordError, TorchstoneError, UserError
-from export.explanations import explain
+from export.explanations import explain, in_users_words
 from export.files import is_full, no_space, write_atomically
 from export.record import Record, digest, read, write
 from export.worker import Done, Failed
@@ -87,7 +87,7 @@ def users_code(run: Run, what: str, *, limited: bool = True) -> Iterator[None]:
         log = run.workspace.folder / "recipe.log"
         write_atomically(log, traceback.format_exc().encode())
         explanation = explain(traceback.format_exc())
-        cause = explanation.sentence if explanation else f"{type(error).__name__}: {error}"
+        cause = explanation.sentence if explanation else in_users_words(error)
         raise UserError(f"{what} failed: {cause}\nThe whole story: {log}") from error
 
 
@@ -97,8 +97,13 @@ def side_by_side(
     """Do ``work`` for every name, as many at once as there are cores; part the good from the failed, in table order."""
     results: dict[str, T] = {}
     order = list(names)
-    with run.console.bar(stage, len(order)) as advance, _pool() as pool:
-        futures = {pool.submit(work, name): name for name in order}
+    futures: dict[Future[T | Failure], str] = {}
+
+    def running() -> list[str]:
+        return [name for future, name in [*futures.items()] if future.running()]
+
+    with run.console.bar(stage, len(order), running) as advance, _pool() as pool:
+        futures |= {pool.submit(work, name): name for name in order}
         for done, future in enumerate(as_completed(futures), 1):
             advance(done)
             name, result = futures[future], future.result()

@@ -169,7 +169,8 @@ class ParityStage:
                 checkpoint_sha256=digest(self._trained.checkpoint),
                 folder=str(folder),
             )
-            end = run.workspace.run(make_reference, job, "reference")
+            with run.console.bar("parity"):
+                end = run.workspace.run(make_reference, job, "reference")
             if isinstance(end, Failed):
                 raise UserError(f"nothing can be held to this model: {end.summary}\nThe whole story: {end.log}")
 

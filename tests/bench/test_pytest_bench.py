@@ -52,5 +52,5 @@ def test_an_artifact_that_did_not_pass_parity_fails_the_gate(built: Path, tmp_pa
 
 def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
     done = bench("--run", tmp_path)
-    assert "no verdict.json there: python -m pipeline.all makes a run" in (done.stdout + done.stderr).replace(";", ":")
+    assert "no verdict.json there: -m pipeline.all makes a run" in (done.stdout + done.stderr).replace(";", ":")
     assert done.returncode != 0

@@ -83,7 +83,7 @@ def test_figures_beyond_all_meaning_are_none() -> None:
     assert (effect.ratio.low, effect.ratio.high) == (None, None)
     assert (effect.noise_ratio, effect.detectable_ratio) == (None, None)
     assert effect.comparison == "inconclusive"
-    assert effect.ratio.spelled().endswith("[?, ?]")
+    assert effect.ratio.spelled().endswith("[under 0.001, over 1000]")
 
 
 def test_several_comparisons_widen_the_intervals_and_one_that_fails_ends_them() -> None:

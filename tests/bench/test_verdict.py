@@ -215,7 +215,38 @@ def test_a_difference_within_the_noise_is_a_tie_and_the_simplest_is_taken() -> N
 def test_one_that_is_likely_faster_is_taken_though_it_is_not_settled_and_that_is_said() -> None:
     result = verdict(evidence("aotinductor", (2.0, 3.5, 1.8)), evidence("onnx", (4.1, 4.3, 4.0)))
     assert (result.winner, result.tied) == ("aotinductor", ())
-    assert "not settled: about" in result.reasons[0]
+    assert result.reasons[0].endswith(", not settled: run again with --bench.processes-count 4")
+
+
+@pytest.mark.parametrize(
+    ("times_us", "summary"),
+    [
+        ((40.0, 40.4, 39.6), "onnx wins and is slower than eager at batch 1: it takes 2.00 [1.95, 2.05] times eager's"),
+        ((20.0, 20.0, 20.0), "onnx wins and is as fast as eager at batch 1: it takes 1.00 [1.00, 1.00] times eager's"),
+        ((15.0, 25.0, 21.0), "onnx wins and is not shown to be faster than eager at batch 1: it takes 0.99"),
+    ],
+)
+def test_a_winner_that_eager_matches_or_beats_is_said_to_be_so(
+    times_us: tuple[float, float, float], summary: str
+) -> None:
+    result = verdict(evidence("onnx", times_us))
+    assert result.winner == "onnx"
+    assert result.reasons[1].startswith(summary)
+
+
+@pytest.mark.parametrize(
+    ("spec", "needed_count", "flags"),
+    [
+        (BenchSpec(), 4, "--bench.depth standard"),
+        (BenchSpec(depth="standard"), 4, "--bench.depth claim"),
+        (BenchSpec(), 21, "--bench.processes-count 21"),
+        (BenchSpec(processes_count=4), 3, "--bench.processes-count 5"),
+    ],
+)
+def test_what_settles_a_comparison_is_a_flag_that_brings_more_processes(
+    spec: BenchSpec, needed_count: int, flags: str
+) -> None:
+    assert spec.flags_for(needed_count) == flags
 
 
 def test_losers_are_told_why_and_the_front_has_those_that_are_best_at_something() -> None:

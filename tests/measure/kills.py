@@ -57,6 +57,7 @@ COMMANDS = (
     ]),
     Command("ship", 0.15, 8.0, lambda base, turn: [
         "pipeline.ship", str(base / "f" / "seed" / "latest"), "--to", str(base / "s"), "--also", "torchscript",
+        "--storage-uri", f"s3://models/{turn}",
     ]),
     Command("verify", 0.15, 6.0, lambda base, turn: [
         "pipeline.verify", str(base / "s" / "current"),

@@ -202,7 +202,7 @@ def test_a_run_is_found_by_folder_by_recipe_and_by_key(mine: Path) -> None:
     run, out = latest(mine), mine / "artifacts"
     places = [find_run(text, out).path for text in (str(run), "cheap", f"cheap@{run.name[:5]}")]
     assert places == [run, run, run]
-    with pytest.raises(UserError, match=r"no run 'seed' under .*: python -m pipeline.all seed makes one"):
+    with pytest.raises(UserError, match=r"no run 'seed' under .*: -m pipeline.all seed makes one"):
         find_run("seed", out)
     with pytest.raises(UserError, match="no run 'cheap@zzz'"):
         find_run("cheap@zzz", out)

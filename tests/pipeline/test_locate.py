@@ -56,7 +56,7 @@ def test_the_wrong_artifacts_line_of_code_is_named(own: Path) -> None:
     assert judged.returncode == 1
     run = (own / "seed" / "latest").resolve()
     assert "fc2.weight differs from the checkpoint in 1 of 4 values" in judged.stdout.replace("\n", " ")
-    assert f"where: python -m pipeline.locate {run} onnx" in judged.stdout
+    assert f" -m pipeline.locate {run} onnx\n" in judged.stdout
     verdict = json.loads((run / "verdict.json").read_bytes())
     assert verdict["winner"] is None
     done = command("locate", "seed", "onnx", "--out", own)

@@ -43,7 +43,7 @@ def answers(serving: Path) -> list[float]:
 def test_a_run_ships_as_the_next_version_and_goes_back(built: Path, tmp_path: Path) -> None:
     serving = tmp_path / "serving"
     for version in (1, 2, 3):
-        done = ship(built, "--to", serving, "--keep", "2")
+        done = ship(built, "--to", serving, "--keep", "2", "--storage-uri", f"s3://models/{version}")
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.splitlines()[-1].split()[-2:] == ["version", str(version)]
     assert releases.versions(serving) == [2, 3]
@@ -57,6 +57,19 @@ def test_a_run_ships_as_the_next_version_and_goes_back(built: Path, tmp_path: Pa
     refused = ship("--to", serving, "--rollback")
     assert (refused.returncode, releases.current(serving)) == (1, 3)
     assert "version 2 is not whole, the current one stays: model.onnx has 6 bytes" in refused.stdout
+
+
+def test_the_same_run_shipped_again_is_no_new_version_while_the_current_one_is_whole(
+    built: Path, tmp_path: Path
+) -> None:
+    serving = tmp_path / "serving"
+    assert ship(built, "--to", serving).returncode == 0
+    again = ship(built, "--to", serving)
+    assert (again.returncode, releases.versions(serving)) == (0, [1])
+    assert again.stdout == f"shipped     {serving / 'current'} is version 1 already: nothing has changed\n"
+    (serving / "1" / "model.onnx").write_bytes(b"broken")
+    assert ship(built, "--to", serving, "--quiet").returncode == 0
+    assert releases.current(serving) == 2
 
 
 def test_a_verdict_that_is_not_good_does_not_ship(built: Path, tmp_path: Path) -> None:
@@ -186,7 +199,8 @@ def _changes_count(built: Path, serving: Path, base: Path) -> int:
     """How many there are, by never pausing."""
     script = _PAUSED.replace("if seen == at:", "open(marker, 'w').write(str(seen))\n            if False:")
     done = subprocess.run(
-        [sys.executable, "-c", script, str(base / "count"), "0", str(built), "--to", str(serving), "--quiet"],
+        [sys.executable, "-c", script, str(base / "count"), "0", str(built), "--to", str(serving), "--quiet",
+         "--storage-uri", "s3://models/next"],
         env=environ(), cwd=ROOT, check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -204,7 +218,8 @@ def test_killed_at_each_step_the_old_version_serves_and_the_next_try_ships(built
     for step in (1, *range(count - 3, count + 1)):
         marker = tmp_path / f"reached.{step}"
         child = subprocess.Popen(
-            [sys.executable, "-c", _PAUSED, str(marker), str(step), str(built), "--to", str(serving), "--quiet"],
+            [sys.executable, "-c", _PAUSED, str(marker), str(step), str(built), "--to", str(serving), "--quiet",
+             "--storage-uri", f"s3://models/{step}"],
             env=environ(), cwd=ROOT, start_new_session=True,
         )  # fmt: skip
         until = time.monotonic() + 120
@@ -216,7 +231,7 @@ def test_killed_at_each_step_the_old_version_serves_and_the_next_try_ships(built
         assert run_check(serving / "current", "--no-speed").returncode == 0
         assert answers(serving) == before
     versions = releases.versions(serving)
-    assert ship(built, "--to", serving, "--quiet").returncode == 0
+    assert ship(built, "--to", serving, "--quiet", "--storage-uri", "s3://models/last").returncode == 0
     assert releases.current(serving) == versions[-1] + 1
     assert not list(serving.glob(".incoming*"))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import tyro
 
+from export import hints
 from export.errors import UserError
 from pipeline.cli import GOOD
 
@@ -47,5 +48,6 @@ def main(arguments: Sequence[str], command: str = "torchstone init") -> int:
         raise UserError(f"{file} is there already, and is left as it is: choose another name") from None
     except FileNotFoundError:
         raise UserError(f"there is no folder {file.parent}: make it first") from None
-    print(f"wrote {file}\nrun it: torchstone run {file}\nevery setting: torchstone run {file} --help")
+    run = hints.command("run", file)
+    print(f"wrote {file}\nrun it: {run}\nevery setting: {run} --help")
     return GOOD

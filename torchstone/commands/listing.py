@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from export import hints
 from pipeline.cli import GOOD
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _extras() -> Iterator[Entry]:
         packages.setdefault(match[2], []).append(match[1])
     for extra, names in packages.items():
         absent = [name for name in names if not _is_installed(name)]
-        remedy = f"{', '.join(absent)} not installed: pip install '{_DISTRIBUTION}[{extra}]'" if absent else None
+        remedy = f"{', '.join(absent)} not installed: {hints.install(extra)}" if absent else None
         yield Entry(name=extra, summary=", ".join(names), missing=remedy)
 
 
@@ -136,7 +137,7 @@ def _show(console: Console, inventory: Inventory) -> None:
     groups = (
         ("recipe", "torchstone run NAME", inventory.recipes),
         ("backend", f"--backends NAME ..., on {inventory.device}", inventory.backends),
-        ("extra", f"pip install '{_DISTRIBUTION}[NAME]'", inventory.extras),
+        ("extra", hints.install("NAME"), inventory.extras),
     )
     for heading, how, entries in groups:
         shown = Table(box=None, pad_edge=False, header_style="bold")

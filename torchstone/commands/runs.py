@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from export import hints
 from pipeline.cli import GOOD
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str], command: str = "torchstone runs") -> int:
         return GOOD
     console = Console()
     if not runs:
-        console.say(f"there is no run under {options.out}: `torchstone run seed` makes one")
+        console.say(f"there is no run under {options.out}: {hints.command('run', 'seed')} makes one")
         return GOOD
     console.show(table(runs))
     total_bytes = sum(inode.size_bytes for inode in {inode for run in runs for inode in run.inodes})

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from export import hints
 from export.device import HOST
 from export.errors import UserError
+from export.explanations import in_users_words
 from pipeline.find import RecipeLocation, load_module
 from pipeline.shadow import PACKAGES, namesakes
 from pipeline.training.loop import seed_everything
@@ -45,7 +47,7 @@ def build_model(text: str, seed: int) -> nn.Module:
             target = target()
         except (Exception, SystemExit) as error:  # the user's function may raise anything
             raise UserError(
-                f"{where} raised {type(error).__name__}: {error}. It is called without arguments: where the model "
+                f"{where} raised {in_users_words(error)}. It is called without arguments: where the model "
                 "needs some, name a function that gives them"
             ) from error
     if not isinstance(target, nn.Module):
@@ -61,7 +63,7 @@ def locate(text: str) -> RecipeLocation:
     """
     place, _, function = text.rpartition(":")
     if not place or not function.isidentifier():
-        raise UserError(f"TARGET must be {_FORMS}, got {text!r} (a recipe is for `torchstone run {text}`)")
+        raise UserError(f"TARGET must be {_FORMS}, got {text!r} (a recipe is for `{hints.command('run', text)}`)")
     if place.endswith(".py") or "/" in place:
         path = Path(place).resolve()
         if not path.is_file():
