@@ -1,6 +1,6 @@
 """What optimisers of others make of ONNX files, held to the files they were made from.
 
-    python -m tests.measure.optimised [--write docs/measured/optimised.md]
+    python -m tests.conformance.optimised [--write docs/measured/optimised.md]
 
 Needs transformers, timm, onnxslim and onnxsim beside the extra ``test``. An optimiser is to change no answer: what is
 refused is its fault or ours.
@@ -26,7 +26,7 @@ import torchstone
 
 HEADING = """# Optimisers of others, held to the file that they were given
 
-`python -m tests.measure.optimised --write docs/measured/optimised.md` on {where}.
+`python -m tests.conformance.optimised --write docs/measured/optimised.md` on {where}.
 
 Each row is a file that an optimiser made of an ONNX export, judged by `torchstone.compare` against that export in
 float64: no PyTorch model is asked. *Largest error* is in units of the original's own float32 error; up to 4 passes.
