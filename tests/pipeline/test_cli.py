@@ -209,7 +209,7 @@ def test_the_flags_of_a_recipe_are_these(tmp_path: Path) -> None:
         done = pipeline("seed", "--help", cwd=tmp_path)
     flags = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", done.stdout)) - {"--help"})
     assert flags == [
-        "--backends", "--bench.batch-rows", "--bench.block-s", "--bench.call-limit-s", "--bench.callers",
+        "--artifacts", "--backends", "--bench.batch-rows", "--bench.block-s", "--bench.call-limit-s", "--bench.callers",
         "--bench.callers-rows", "--bench.callers-s", "--bench.calls-count", "--bench.cold-starts-count",
         "--bench.depth",
         "--bench.min-rounds-count", "--bench.processes-count", "--bench.round-budget-s",
