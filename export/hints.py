@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import sys
-from importlib import metadata
 from pathlib import Path
 
 _DISTRIBUTION = "torchstone"
@@ -32,13 +31,9 @@ def command(name: str, *arguments: str | Path) -> str:
 
 
 def install(extra: str) -> str:
-    """The command that installs an extra: of the distribution where that is installed, else of this checkout."""
-    try:
-        metadata.distribution(_DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        place = "." if Path.cwd() == _ROOT else str(_ROOT)
-    else:
-        place = _DISTRIBUTION
+    """The command that installs an extra: of this checkout, also an editable one, else of the distribution."""
+    checkout = "." if Path.cwd() == _ROOT else str(_ROOT)
+    place = checkout if (_ROOT / "pyproject.toml").is_file() else _DISTRIBUTION
     return f"pip install '{place}[{extra}]'"
 
 
