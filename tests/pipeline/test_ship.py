@@ -329,7 +329,7 @@ def test_without_the_extra_signing_names_it(built: Path, tmp_path: Path) -> None
         [sys.executable, "-m", "pipeline.ship", str(built), "--to", str(tmp_path / "serving"), "--key", str(private)],
         capture_output=True, text=True, check=False, cwd=tmp_path, env=environ(PYTHONPATH=f"{tmp_path}:{ROOT}"),
     )  # fmt: skip
-    assert (done.returncode, "pip install 'torchstone[signing]'" in done.stderr) == (2, True)
+    assert (done.returncode, f"pip install '{ROOT}[signing]'" in done.stderr) == (2, True)
     assert releases.versions(tmp_path / "serving") == []
 
 

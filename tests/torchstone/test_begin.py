@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from export import registry
+from export import hints, registry
 from export.errors import UserError
 from pipeline.recipes import built_in
 from tests.torchstone.test_main import command
@@ -28,7 +28,7 @@ def test_the_list_has_every_recipe_and_backend_and_how_to_get_what_is_missing(
     assert listing.main(["--device", "cpu"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     for name, missing in extras.items():
-        assert missing is None or f"pip install 'torchstone[{name}]'" in shown
+        assert missing is None or hints.install(name) in shown
     assert f"{'✗' if extras['sentence'] else '✓'} sentence" in shown
 
 

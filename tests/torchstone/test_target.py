@@ -70,7 +70,10 @@ def test_a_class_a_function_and_a_module_are_models_and_the_seed_governs_what_th
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
-        ("seed", r"TARGET must be package.module:callable .* got 'seed' \(a recipe is for `torchstone run seed`\)"),
+        (
+            "seed",
+            r"TARGET must be package.module:callable .* got 'seed' \(a recipe is for `\S+ -m pipeline\.all seed`\)",
+        ),
         ("users_nets:redy", "has no 'redy': did you mean 'ready'"),
         ("users_nets:number", "must be a torch.nn.Module or return one, got int"),
         ("users_nets:needy", "raised TypeError: .* It is called without arguments"),
