@@ -23,6 +23,11 @@ class RunFolder:
     path: Path
 
     @property
+    def lock(self) -> Path:
+        """What whoever works in the run has locked."""
+        return self.path / ".lock"
+
+    @property
     def recipe_record(self) -> Path:
         """Everything that the run depends on."""
         return self.path / "recipe.json"

@@ -52,6 +52,11 @@ def is_inside(path: str) -> bool:
     return plain and len(path) <= _PATH_LENGTH
 
 
+def is_folder_name(name: str) -> bool:
+    """Whether a name that a user chose can be that of a recipe's or an artifact's folder."""
+    return bool(name) and name[0] not in ".-" and all(letter.isalnum() or letter in "-_." for letter in name)
+
+
 def plain_name(name: str) -> str:
     """A name out of a record, where it becomes a part of a path.
 

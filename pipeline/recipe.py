@@ -22,6 +22,7 @@ from bench.verdict.entry import Entry, entries
 from bench.verdict.limits import Limits
 from export import registry
 from export.errors import UserError
+from export.files import is_folder_name
 from export.foreign import files as foreign_files
 from export.registry import STANDARD
 from export.signature import Signature
@@ -95,7 +96,7 @@ class Recipe:
         return entries(self.backends, self.foreign)
 
     def __post_init__(self) -> None:
-        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] in ".-":
+        if not is_folder_name(self.name):
             raise UserError(f"Recipe.name must be letters, digits, '-', '_' and '.', got {self.name!r}")
         foreign_files.check(self.artifacts)
         known = {*registry.names(), *self.artifacts}

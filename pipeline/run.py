@@ -197,7 +197,7 @@ def held(folder: Path, called: Path | None = None) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")
+        lock = filelock.FileLock(RunFolder(folder).lock)
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise UserError(
@@ -294,7 +294,7 @@ def _sweep(folder: Path) -> None:
     A training's hidden folder stays: the next one goes on from it.
     """
     for path in sorted(folder.rglob(".*")):
-        if path.name == ".lock" or path.match(".checkpoint.*.partial"):
+        if path.name == RunFolder(folder).lock.name or path.match(".checkpoint.*.partial"):
             continue
         if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)

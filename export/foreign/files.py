@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export import registry
 from export.errors import UserError
-from export.files import digest_file
+from export.files import digest_file, is_folder_name
 
 
 def check(files: Mapping[str, Path]) -> None:
@@ -18,7 +18,7 @@ def check(files: Mapping[str, Path]) -> None:
         UserError: a name that a backend has or that no folder can have, or a file that is not there.
     """
     for name, file in files.items():
-        if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name[0] in ".-":
+        if not is_folder_name(name):
             raise UserError(f"an artifact's name must be letters, digits, '-', '_' and '.', got {name!r}")
         if any(name == known or name.startswith(f"{known}-") for known in registry.names()):
             raise UserError(f"the artifact {name!r} must not be called as a backend is: call it by another name")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,11 @@ class Adopted:
     """For the artifact's record: its form, who made it, how its tensors were matched."""
     precision: str | None = None
     """What its weights are stored in; None where it is taken for the program's own."""
+
+
+def float_kinds(kinds: Iterable[str]) -> str | None:
+    """``float16+float32``: the floating dtypes among those of a file's weights; None where there are none."""
+    return "+".join(sorted({kind for kind in kinds if kind.startswith(("float", "bfloat"))})) or None
 
 
 @dataclass(frozen=True, kw_only=True)

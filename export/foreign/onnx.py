@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from export.errors import UserError
 from export.exporters.quantize import INT8
 from export.files import is_inside
-from export.foreign.format import Adopted, ForeignFormat
+from export.foreign.format import Adopted, ForeignFormat, float_kinds
 from export.foreign.ports import Port, match_inputs, match_outputs, matched_facts, renames
 
 if TYPE_CHECKING:
@@ -154,5 +154,6 @@ def _precision(model: onnx.ModelProto) -> str | None:
 
     if any(node.op_type.startswith(_QUANTIZED) for node in model.graph.node):
         return INT8
-    kinds = {onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name for tensor in model.graph.initializer}
-    return "+".join(sorted(kind for kind in kinds if kind.startswith(("float", "bfloat")))) or None
+    return float_kinds(
+        onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name for tensor in model.graph.initializer
+    )

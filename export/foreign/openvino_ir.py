@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.errors import UserError
 from export.exporters.quantize import INT8
-from export.foreign.format import Adopted, ForeignFormat
+from export.foreign.format import Adopted, ForeignFormat, float_kinds
 from export.foreign.ports import Port, match_inputs, match_outputs, matched_facts, renames
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def _precision(model: Any) -> str | None:
     if any(operation.get_type_name() == "FakeQuantize" for operation in operations):
         return INT8
     constants = [operation for operation in operations if operation.get_type_name() == "Constant"]
-    kinds = {_DTYPES.get(constant.get_element_type().get_type_name(), "") for constant in constants}
-    return "+".join(sorted(kind for kind in kinds if kind.startswith(("float", "bfloat")))) or None
+    return float_kinds(_DTYPES.get(constant.get_element_type().get_type_name(), "") for constant in constants)
 
 
 def _port(name: str, port: Any) -> Port:

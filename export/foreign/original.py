@@ -7,7 +7,6 @@ widened graph, where ONNX Runtime has no kernel in double by ONNX's own definiti
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import nn
 from export.arrays import to_numpy, to_torch
 from export.errors import UserError
 from export.foreign.onnx import ports, read_whole
-from export.foreign.ports import Port
+from export.foreign.ports import Port, plain
 
 _NO_TRACE = "an ONNX file is no code of PyTorch's: it is not traced"
 
@@ -138,8 +137,7 @@ class _Call:
 
 def parameter_name(name: str) -> str:
     """A name of ONNX as one of Python's."""
-    plain = re.sub(r"\W", "_", name)
-    return f"_{plain}" if plain[:1].isdigit() else plain
+    return f"_{plain(name)}" if name[:1].isdigit() else plain(name)
 
 
 def _symbol(port: Port, index: int, dim: int | str | None) -> str | None:

@@ -57,10 +57,10 @@ def match_outputs(signature: Signature, ports: Sequence[Port]) -> Matched:
 
 
 def _match(specs: Sequence[TensorSpec], ports: Sequence[Port], what: str) -> Matched:
-    by_name = {_plain(port.name): port for port in ports}
-    known = [_plain(spec.name) in by_name for spec in specs]
+    by_name = {plain(port.name): port for port in ports}
+    known = [plain(spec.name) in by_name for spec in specs]
     if all(known) and (what == "outputs" or len(ports) == len(specs)):  # one may return more than the model does
-        return Matched(ports=tuple(by_name[_plain(spec.name)] for spec in specs), by_order=False)
+        return Matched(ports=tuple(by_name[plain(spec.name)] for spec in specs), by_order=False)
     if not any(known) and len(ports) == len(specs):
         return Matched(ports=tuple(ports), by_order=len(ports) > 1)
     raise UserError(
@@ -97,7 +97,7 @@ def _check_sizes(spec: TensorSpec, port: Port, signature: Signature) -> None:
         raise UserError(f"dimension {index} of {spec.name} is {dim} in the model and {size} in the file")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """What is left of a name where exporters write points as underscores."""
     return re.sub(r"\W", "_", name)
 

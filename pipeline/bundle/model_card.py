@@ -13,7 +13,7 @@ from pipeline.bundle.forms.triton import aoti_refuses
 from pipeline.bundle.markdown import code, front_matter, inline, table
 from pipeline.bundle.pack import ARCHIVE_NAME
 from pipeline.bundle.record import Bundle, Shipped
-from pipeline.report import text
+from pipeline.report import numbers, text
 
 
 def write_model_card(path: Path, bundle: Bundle, verdict: Verdict, reports: Mapping[str, ParityReport]) -> None:
@@ -67,7 +67,7 @@ def _artifacts(bundle: Bundle, default: Shipped) -> Iterator[str]:
     for shipped in bundle.shipped:
         name = f"{shipped.name} (winner)" if shipped.name == bundle.winner else shipped.name
         needs = inline(", ".join(f"{need} {value}" for need, value in shipped.needs.items()))
-        rows.append((inline(name), code(shipped.file), shipped.precision, text.size(shipped.size_bytes), needs))
+        rows.append((inline(name), code(shipped.file), shipped.precision, numbers.size(shipped.size_bytes), needs))
     yield from table(("artifact", "file", "precision", "size", "needs"), rows)
     if bundle.target_ort:
         yield ""

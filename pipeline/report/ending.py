@@ -10,7 +10,6 @@ from export import hints
 from export.artifact import PROGRAM_RECORD, ProgramRecord
 from export.errors import RecordError
 from export.record import read
-from export.registry import BASELINE
 from pipeline.report import text
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def judged_problems(verdict: Verdict) -> list[Problem]:
     return [
         Problem(name=row.name, reasons=row.reasons, parity=row.parity, log=row.log)
         for row in verdict.rows
-        if row.reasons and not (row.name == BASELINE and row.parity == "pass")
+        if row.reasons and not text.is_baseline(row)
     ]
 
 

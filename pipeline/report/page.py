@@ -15,7 +15,7 @@ from bench.parity.reference import Reference
 from bench.verdict.judge import Row, Verdict
 from export.files import write_atomically
 from export.record import digest, read
-from pipeline.report import text
+from pipeline.report import numbers, text
 from pipeline.report.levels import prepare_levels
 from pipeline.report.timing import Figure, prepare_costs, prepare_latency
 
@@ -127,8 +127,8 @@ def _row(row: Row, verdict: Verdict, batch_sizes: tuple[int, ...]) -> TableRow:
         css_class="winner" if row.name == verdict.winner else ("bad" if mark == text.BAD else ""),
         mark=mark,
         name=row.name,
-        export=text.seconds(row.build_s),
-        size=text.size(row.size_bytes),
+        export=numbers.seconds(row.build_s),
+        size=numbers.size(row.size_bytes),
         start=text.cold(row),
         memory=text.memory(row),
         parity=text.parity(row),

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from bench.verdict.judge import Verdict
-from pipeline.report import text
+from pipeline.report import numbers, text
 
 _GAP = "  "
 _KEPT, _PARITY, _LARGEST_BATCH, _OTHER_BATCHES, _NOTE = 100, 98, 97, 50, 4
@@ -60,8 +60,8 @@ def verdict_lines(verdict: Verdict, width: int) -> list[Text]:
     columns = [
         Column(heading="", cells=tuple(text.mark(row, verdict) for row in rows), worth=_KEPT),
         Column(heading="backend", cells=tuple(row.name for row in rows), worth=_KEPT),
-        Column(heading="export", cells=tuple(text.seconds(row.build_s) for row in rows), worth=0, right=True),
-        Column(heading="size", cells=tuple(text.size(row.size_bytes) for row in rows), worth=1, right=True),
+        Column(heading="export", cells=tuple(numbers.seconds(row.build_s) for row in rows), worth=0, right=True),
+        Column(heading="size", cells=tuple(numbers.size(row.size_bytes) for row in rows), worth=1, right=True),
         Column(heading="start", cells=tuple(map(text.cold, rows)), worth=3, right=True),
         Column(heading="memory", cells=tuple(map(text.memory, rows)), worth=2, right=True),
         Column(heading="parity", cells=tuple(map(text.parity, rows)), worth=_PARITY),

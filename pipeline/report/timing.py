@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bench.stats.effects import Effect
 from bench.verdict.figures import ConcurrencyFigures, Speed
 from bench.verdict.judge import Row, Verdict
-from pipeline.report import text
+from pipeline.report import numbers
 
 _SHARES = (0.5, 0.9, 0.99)
 _ARITHMETIC = ("precision", "float32_products")
@@ -108,17 +108,17 @@ def _overhead(verdict: Verdict) -> Overhead | None:
 
 
 def _latency_row(name: str, speed: Speed) -> LatencyRow:
-    threads = ", ".join(f"{count}: {text.seconds(median_s)}" for count, median_s in speed.at_threads.items())
+    threads = ", ".join(f"{count}: {numbers.seconds(median_s)}" for count, median_s in speed.at_threads.items())
     return LatencyRow(
         name=name,
         batch_rows=speed.batch_rows,
-        bound=text.seconds(speed.median_s),
-        checked=text.seconds(speed.checked_s),
+        bound=numbers.seconds(speed.median_s),
+        checked=numbers.seconds(speed.checked_s),
         percentiles=tuple(_percentile(speed, share) for share in _SHARES),
         to_eager=_ratio(speed.to_eager),
         comparison=_comparison(speed),
         other_threads=threads or "-",
-        floor=text.seconds(speed.least_s),
+        floor=numbers.seconds(speed.least_s),
         efficiency="" if speed.efficiency is None else f"{speed.efficiency:.0%} of it, {speed.binds}",
     )
 
@@ -128,16 +128,16 @@ def _percentile(speed: Speed, share: float) -> Figure:
     percentile = next((percentile for percentile in speed.percentiles if percentile.share == share), None)
     if percentile is None:
         return Figure(text="-")
-    interval = f"{text.seconds(percentile.low_s)} to {text.seconds(percentile.high_s)}"
-    return Figure(text=text.seconds(percentile.value_s), hover=interval)
+    interval = f"{numbers.seconds(percentile.low_s)} to {numbers.seconds(percentile.high_s)}"
+    return Figure(text=numbers.seconds(percentile.value_s), hover=interval)
 
 
 def _ratio(effect: Effect | None) -> Figure:
     if effect is None:
         return Figure(text="-")
     return Figure(
-        text=f"{effect.ratio.spelled(3)} ±{text.share(effect.noise_ratio)}",
-        hover=f"so many processes show a difference of {text.share(effect.detectable_ratio)} four times out of five",
+        text=f"{effect.ratio.spelled(3)} ±{numbers.share(effect.noise_ratio)}",
+        hover=f"so many processes show a difference of {numbers.share(effect.detectable_ratio)} four times out of five",
     )
 
 
@@ -163,11 +163,11 @@ def _costs_row(row: Row, loads: tuple[tuple[int, int], ...]) -> CostsRow:
     return CostsRow(
         name=row.name,
         runs_as=", ".join(threads + arithmetic),
-        durations=tuple(map(text.seconds, durations_s)),
-        sizes=tuple(map(text.size, sizes_bytes)),
+        durations=tuple(map(numbers.seconds, durations_s)),
+        sizes=tuple(map(numbers.size, sizes_bytes)),
         rates=tuple(_rate(by_load.get(load)) for load in loads),
     )
 
 
 def _rate(figures: ConcurrencyFigures | None) -> str:
-    return "-" if figures is None else f"{figures.rows_per_s:,.0f} rows/s, p50 {text.seconds(figures.p50_s)}"
+    return "-" if figures is None else f"{figures.rows_per_s:,.0f} rows/s, p50 {numbers.seconds(figures.p50_s)}"

@@ -11,7 +11,6 @@ from export.artifact import RECORD, Artifact, ProgramRecord
 from export.build import BuildJob, build_apart
 from export.environment import machine
 from export.files import digest_file
-from export.foreign import files as foreign_files
 from export.foreign.adopt import AdoptJob, adopt
 from export.record import digest
 from export.roads import detour
@@ -80,7 +79,8 @@ def _build_one(run: Run, trained: Trained, program: ProgramRecord, name: str) ->
 
 def _adopt_one(run: Run, trained: Trained, program: ProgramRecord, entry: Entry, file: Path) -> Artifact:
     """The artifact of a file that another tool made."""
-    checkpoint_sha256, files = digest(trained.checkpoint), foreign_files.sha256({entry.name: file})
+    checkpoint_sha256 = digest(trained.checkpoint)
+    files = {part: sha256 for part, sha256 in run.record.file_sha256.items() if part.startswith(f"{entry.name}: ")}
     key = run.key(
         "adopt",
         tools=("export",),

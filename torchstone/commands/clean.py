@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 import filelock
 import tyro
 
+from bench.run_folder import RunFolder
 from export.errors import UserError
 from pipeline.cli import GOOD
+from pipeline.report import numbers
 
 if TYPE_CHECKING:
     from pipeline.console import Console
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str], command: str = "torchstone clean") -> int:
         Options, args=list(arguments), prog=command, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)
     )
     from pipeline.console import Console
-    from torchstone.commands.runs import as_json, size, table
+    from torchstone.commands.runs import as_json, table
     from torchstone.commands.store import freed_bytes, stored_runs
 
     runs = stored_runs(options.out, options.recipes)
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str], command: str = "torchstone clean") -> int:
     console = Console(json=options.json)
     if stale:
         console.show(table(stale))
-        freed = size(freed_bytes([*(run.folder for run in stale), *_unneeded(stale, runs)]))
+        freed = numbers.size(freed_bytes([*(run.folder for run in stale), *_unneeded(stale, runs)]))
         console.say(f"{'would remove' if options.dry_run else 'removing'} {len(stale)} of {len(runs)} runs: {freed}")
     else:
         console.say(f"nothing to remove: of {len(runs)} runs, each is the latest, the newest, or held by a process")
@@ -102,9 +104,7 @@ def _unneeded(removed: Sequence[StoredRun], runs: Sequence[StoredRun]) -> list[P
 
 def _set_aside(run: StoredRun, aside: Path, console: Console) -> bool:
     """Move a run's folder aside while nobody else can take it up; False if somebody has."""
-    from torchstone.commands.store import LOCK
-
-    lock = filelock.FileLock(run.folder / LOCK)
+    lock = filelock.FileLock(RunFolder(run.folder).lock)
     try:
         lock.acquire(timeout=0)
     except (filelock.Timeout, OSError) as error:

@@ -17,6 +17,7 @@ import tyro
 
 from export import hints
 from pipeline.cli import GOOD
+from pipeline.report import numbers
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +55,9 @@ def main(arguments: Sequence[str], command: str = "torchstone runs") -> int:
         return GOOD
     console.show(table(runs))
     total_bytes = sum(inode.size_bytes for inode in {inode for run in runs for inode in run.inodes})
-    console.say(f"{len(runs)} run{'s' * (len(runs) != 1)}, {size(total_bytes)}: what they share is counted once")
+    console.say(
+        f"{len(runs)} run{'s' * (len(runs) != 1)}, {numbers.size(total_bytes)}: what they share is counted once"
+    )
     return GOOD
 
 
@@ -75,13 +78,6 @@ def table(runs: Sequence[StoredRun]) -> Table:
         verdict = {None: "none yet", True: "good", False: "not good"}[run.good]
         notes = [*(["latest"] if run.is_latest else []), *(["at work"] if run.is_held else [])]
         at = run.changed_at.partition("+")[0].replace("T", " ")
-        shown.add_row(run.recipe, run.key, at, verdict, run.winner or "", size(run.size_bytes), ", ".join(notes))
+        size = numbers.size(run.size_bytes)
+        shown.add_row(run.recipe, run.key, at, verdict, run.winner or "", size, ", ".join(notes))
     return shown
-
-
-def size(size_bytes: int) -> str:
-    """``5.6 MB``, in units of 1000."""
-    scaled, units = float(size_bytes), ["B", "kB", "MB", "GB", "TB"]
-    while scaled >= 1000 and len(units) > 1:
-        scaled, units = scaled / 1000, units[1:]
-    return f"{scaled:.3g} {units[0]}"

@@ -17,8 +17,6 @@ from export.errors import RecordError, UserError
 from export.record import from_json, key_of, parse
 from pipeline.run import KEY_DIGITS
 
-LOCK = ".lock"
-"""The file that whoever works in a run has locked."""
 _KEY = re.compile(f"[0-9a-f]{{{KEY_DIGITS}}}")
 _GIVEN = re.compile(f"given_({_KEY.pattern})")
 """The module that reads a model which was given instead of a recipe (pipeline/live/given.py)."""
@@ -146,7 +144,7 @@ def _given(folder: Path, function: str) -> Path | None:
 
 def _is_held(folder: Path) -> bool:
     """Whether another process has the run's lock."""
-    lock = filelock.FileLock(folder / LOCK)
+    lock = filelock.FileLock(RunFolder(folder).lock)
     if not Path(lock.lock_file).exists():
         return False
     try:
@@ -169,7 +167,7 @@ def _files(folder: Path) -> Iterator[tuple[Inode, float]]:
     """Every file below a folder, and when it last changed (s); links are not followed, what vanishes is left out."""
     for base, _, names in os.walk(folder):
         for name in names:
-            if name == LOCK:  # touched by whoever asks for it
+            if name == RunFolder(folder).lock.name:  # touched by whoever asks for it
                 continue
             try:
                 state = Path(base, name).lstat()

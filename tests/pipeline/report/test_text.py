@@ -7,7 +7,7 @@ import re
 import pytest
 
 from bench.stats.effects import Ratio
-from pipeline.report import text
+from pipeline.report import numbers
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from pipeline.report import text
     ],
 )  # fmt: skip
 def test_a_duration_has_three_digits_and_its_unit(value_s: float | None, shown: str) -> None:
-    assert text.seconds(value_s) == shown
+    assert numbers.seconds(value_s) == shown
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_a_duration_has_three_digits_and_its_unit(value_s: float | None, shown: 
     [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (12_060, "12.1 kB"), (999_960, "1 MB"), (10**16, "10000 TB")],
 )
 def test_a_size_has_three_digits_and_its_unit(size_bytes: int, shown: str) -> None:
-    assert text.size(size_bytes) == shown
+    assert numbers.size(size_bytes) == shown
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def test_a_size_has_three_digits_and_its_unit(size_bytes: int, shown: str) -> No
     [(0.284, "0.28x"), (0.999, "1.0x"), (5.68, "5.7x"), (9.96, "10x"), (73.2, "73x"), (190.4, "190x"), (1310, "1300x")],
 )
 def test_how_many_times_faster_has_two_digits(ratio: float, shown: str) -> None:
-    assert text.times(ratio) == shown
+    assert numbers.times(ratio) == shown
 
 
 def test_no_figure_of_any_magnitude_has_an_exponent() -> None:
     for exponent in range(-12, 13):
         for value in (0.99949, 0.99951, 1.0, 9.995):
             scaled = value * 10.0**exponent
-            for shown in (text.seconds(scaled), text.size(int(scaled)), text.times(scaled)):
+            for shown in (numbers.seconds(scaled), numbers.size(int(scaled)), numbers.times(scaled)):
                 assert re.fullmatch(r"[0-9.]+( (us|ms|s|B|kB|MB|GB|TB)|x)", shown), shown
 
 
