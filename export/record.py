@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import platform
+import threading
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,8 @@ OMITTED = {"omitted": True}
 """Metadata of a field that is left out where it has its default: records from before it was added stay as they are."""
 
 T = TypeVar("T")
+_converting = threading.RLock()
+"""msgspec 0.22 crashes where two threads convert to a dataclass that it has not met before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,8 @@ def from_json(kind: type[T], value: object, where: str = "value") -> T:
             ``where``.
     """
     try:
-        return msgspec.convert(_unspell(value), kind, strict=True)
+        with _converting:
+            return msgspec.convert(_unspell(value), kind, strict=True)
     except (msgspec.ValidationError, TorchstoneError, ValueError, OverflowError, RecursionError) as error:
         raise RecordError(f"{where} is not a {kind.__name__}: {error}") from error
 

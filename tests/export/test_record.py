@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from export.errors import RecordError
 from export.files import digest_files, publish, verify_files
 from export.record import Observed, Record, decode, digest, encode, key_of, read, write
 from pipeline.bundle.writer import _write_bare
+from tests.conftest import environ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,3 +136,35 @@ def test_a_key_depends_on_names_and_values_not_on_order() -> None:
     assert key_of(a=1, b="x") == key_of(b="x", a=1)
     assert key_of(a=1) != key_of(b=1)
     assert key_of(a=(1, 2)) != key_of(a=(2, 1))
+
+
+CONVERTING = """
+import sys, threading
+from dataclasses import make_dataclass
+from export.record import from_json
+
+sys.setswitchinterval(1e-6)
+value = {f"field_{k}": [{"a": 1, "b": [1.0], "c": {"x": 1}}] for k in range(20)}
+for number in range(400):
+    fields = [("a", "int"), ("b", "tuple[float, ...]"), ("c", "dict[str, int]")]
+    parts = [make_dataclass(f"Part{k}", fields) for k in range(20)]
+    whole = make_dataclass(f"Whole{number}", [(f"field_{k}", tuple[part, ...]) for k, part in enumerate(parts)])
+    together = threading.Barrier(4)
+
+    def convert():
+        together.wait()
+        from_json(whole, value)
+
+    threads = [threading.Thread(target=convert) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+print("all converted")
+"""
+
+
+def test_threads_that_meet_a_kind_of_record_together_do_not_crash() -> None:
+    """Rows are judged side by side: msgspec alone ends this process by a segmentation fault."""
+    done = subprocess.run(
+        [sys.executable, "-c", CONVERTING], env=environ(), capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "all converted\n"), done.stderr[:500]
