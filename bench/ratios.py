@@ -19,8 +19,9 @@ import tyro
 from bench.parity.report import ParityReport
 from bench.run_folder import RunFolder
 from bench.stats.effects import paired_logs
+from bench.timing.contender import Candidate
 from bench.timing.measurement import CONTROL
-from bench.timing.sample import Candidate, SampleJob, sample
+from bench.timing.sample import SampleJob, sample
 from bench.timing.spec import BenchSpec
 from export.artifact import open_artifact
 from export.build import Source

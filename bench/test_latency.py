@@ -13,6 +13,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import BATCH_ROWS, Bench
+from bench.timing.block import waited
 from bench.timing.inputs import mismatched_output
 from export.arrays import to_torch
 from export.record import digest
@@ -31,7 +32,7 @@ def test_latency(bench: Bench, batch_rows: int, benchmark: BenchmarkFixture) -> 
     with torch.inference_mode():
         checked = runner(inputs)
         bound = runner.bind({name: to_torch(array, runner.device) for name, array in inputs.items()})
-        outputs = benchmark(bound.run)
+        outputs = benchmark(waited(bound.run, runner.device))
     assert mismatched_output(checked, outputs) is None, "the timed call answers otherwise than the checked one"
     witness = runner.witness()
     assert witness.fallback is None, witness.fallback

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from bench.stats.effects import Effect, effects, noise_floor, paired_logs
+from bench.timing.contender import Candidate
 from bench.timing.measure import Session, sample_processes
 from bench.timing.measurement import CONTROL
-from bench.timing.sample import Candidate, Sampled
+from bench.timing.sample import Sampled
 from export.backend import LoadOptions
 from export.environment import Machine
 from export.record import Observed, Record

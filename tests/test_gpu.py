@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from bench.timing.contender import Candidate
 from bench.timing.roofline import RooflineJob, roofline
-from bench.timing.sample import Candidate, SampleJob, sample
+from bench.timing.sample import SampleJob, sample
 from bench.timing.spec import BenchSpec
 from export import registry
 from export.artifact import PROGRAM_FILE

@@ -7,13 +7,32 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.timing.clock import now_s
+from export.device import Device
 
 _QUICK_S = 0.05
 """A call shorter than this is worth repeating to know how long it takes."""
 
 
+def waited(run: Callable[[], Any], where: Device) -> Callable[[], Any]:
+    """The call until its answer is there, for which a caller waits; itself where no call returns before that."""
+    if not where.asynchronous:
+        return run
+    synchronise = where.synchroniser()
+
+    def call() -> Any:
+        answer = run()
+        synchronise()
+        return answer
+
+    return call
+
+
 class Block:
-    """A number of calls, timed as one, whose inputs rotate among the buffers that ``runs`` are bound to."""
+    """A number of calls, timed as one, whose inputs rotate among the buffers that ``runs`` are bound to.
+
+    Calls that a device queues are together done sooner than as many that are waited for one by one: the first kind is
+    throughput, the second latency.
+    """
 
     def __init__(self, runs: list[Callable[[], Any]], synchronise: Callable[[], None]) -> None:
         self._runs = runs

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.timing.cold import ColdJob, ColdStart, first_answer
+from bench.timing.contender import Candidate
 from bench.timing.inputs import batch_sizes
 from bench.timing.measurement import CONTROL, Measurement, Samples, SessionRecord
 from bench.timing.roofline import Roofline, RooflineJob, counted, reached
-from bench.timing.sample import Candidate, Sampled, SampleJob, sample
+from bench.timing.sample import Sampled, SampleJob, sample
 from bench.timing.spec import BenchSpec
 from export import registry
 from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, ProgramRecord, read_artifact

@@ -32,10 +32,12 @@ class Samples:
     warmup_calls_count: int
     warmup_s: float
     samples_s: tuple[float, ...]
-    """Seconds per bound call, inputs and outputs where the model runs: the mean of each block.
+    """Seconds per bound call until its answer is there: the mean of each block; inputs and outputs stay on the device.
 
     Sample i of every artifact of the session belongs to the same round.
     """
+    queued_s: tuple[float, ...] = ()
+    """The same per call of blocks that a GPU is given at once, and whose last call is waited for; empty on the CPU."""
     checked_s: tuple[float, ...]
     """Seconds per checked call, NumPy in and out, fresh outputs; empty at other thread counts than the proved one."""
     calls_s: tuple[float, ...]
@@ -113,7 +115,7 @@ class SessionRecord(Record):
 
 def _check_times(artifact: str, series: Iterable[Samples]) -> None:
     for samples in series:
-        times_s = (*samples.samples_s, *samples.checked_s, *samples.calls_s)
+        times_s = (*samples.samples_s, *samples.queued_s, *samples.checked_s, *samples.calls_s)
         if not samples.samples_s or not all(0.0 < time_s < math.inf for time_s in times_s):
             raise RecordError(f"the samples of {artifact} are not all times: measure it again")
 

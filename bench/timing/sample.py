@@ -9,9 +9,7 @@ where they last long enough for that.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +17,20 @@ from bench.timing.block import Block
 from bench.timing.clock import now_s
 from bench.timing.concurrency import ConcurrencySample, callers_together
 from bench.timing.conditions import Conditions, Watch
-from bench.timing.energy import energy_counter
-from bench.timing.inputs import BUFFERS_COUNT, batch_sizes, buffers, mismatched_output
+from bench.timing.contender import Candidate, Contender, backend_of, joules_per_call, warm
+from bench.timing.inputs import BUFFERS_COUNT, batch_sizes, buffers
 from bench.timing.measurement import CONTROL, Samples
 from bench.timing.spec import BenchSpec
 from bench.timing.threads import ThreadSwitch
 from export import registry
-from export.arrays import Array, to_torch
-from export.artifact import read_artifact
-from export.backend import Backend, Bound, LoadOptions, Runner
+from export.arrays import to_torch
+from export.backend import Bound, LoadOptions, Runner
 from export.build import Source
 from export.device import Device, device
 from export.environment import cores_count
 from export.task import task
 
-SINGLE_CALL_S = 10e-6
-"""Below, reading the clock is more than 1 % of a call: no single calls are timed, and no percentile is claimed."""
-_ENERGY_S = 1.0
 _SLOW_CALL_S = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """An artifact with the settings that it is run with."""
-
-    label: str
-    """Unlike any other's of the session."""
-    folder: str
-    options: LoadOptions
-    whole: bool = True
-    """Whether checked calls, single calls and concurrent callers are measured as well as the bound call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +65,6 @@ class Sampled:
     empty_call_s: float
     """The same for a call timed alone."""
     conditions: Conditions
-
-
-@dataclass
-class _Timed:
-    """A candidate at one batch size, warm."""
-
-    candidate: Candidate
-    bound: Block
-    checked: Block | None
-    calls_count: int
-    """Single calls per round."""
-    spins: bool
-    """Whether its idle threads spin."""
 
 
 @task
@@ -142,7 +111,7 @@ def load_all(job: SampleJob, order: random.Random) -> dict[str, Runner]:
     runners = {}
     for candidate in candidates:
         _note(job, candidate.label)
-        backend = _backend(candidate)
+        backend = backend_of(candidate)
         key = (candidate.folder, replace(candidate.options, threads_count=0))
         may_share = backend.threads == "process" and candidate.label != CONTROL
         if may_share and not candidate.whole and key in shared:
@@ -163,18 +132,18 @@ def _at_batch(
     on_host = buffers(next(iter(runners.values())).signature, job.samples, rows, job.seed)
     inputs = [{name: to_torch(array.copy(), where) for name, array in buffer.items()} for buffer in on_host]
     switch = ThreadSwitch()
-    timed: list[_Timed] = []
+    timed: list[Contender] = []
     round_s = 0.0
     for candidate in job.candidates:
         _note(job, candidate.label)
-        switch.to(candidate.options, spins=_backend(candidate).spins(candidate.options))
+        switch.to(candidate.options, spins=backend_of(candidate).spins(candidate.options))
         runner = runners[candidate.label]
         first = runner.bind(inputs[0])
         call_s = _call_s(first, where)
         if may_leave_out and call_s > spec.call_limit_s:
             return f"a call of {candidate.label} takes {call_s:.1f} s, bench.call_limit_s is {spec.call_limit_s:g} s"
         used = len(inputs) if call_s < _SLOW_CALL_S else 1  # memory that long untouched is cold in any case
-        contender, turn_s = _warm(job, candidate, runner, first, inputs[:used], on_host[:used])
+        contender, turn_s = warm(spec, candidate, runner, first, inputs[:used], on_host[:used])
         timed.append(contender)
         round_s += turn_s
     rounds_count = max(spec.min_rounds_count, min(spec.rounds_count, int(spec.round_budget_s / round_s)))
@@ -182,6 +151,7 @@ def _at_batch(
         contender.candidate.label: (contender.bound.warmup_calls_count, contender.bound.warmup_s) for contender in timed
     }
     samples: dict[str, list[float]] = {contender.candidate.label: [] for contender in timed}
+    queued: dict[str, list[float]] = {contender.candidate.label: [] for contender in timed}
     checked: dict[str, list[float]] = {contender.candidate.label: [] for contender in timed}
     calls: dict[str, list[float]] = {contender.candidate.label: [] for contender in timed}
     for _ in range(rounds_count):
@@ -192,6 +162,8 @@ def _at_batch(
             if switch.to(contender.candidate.options, spins=contender.spins):
                 contender.bound.rest()
             samples[label].append(contender.bound.sample_s())
+            if contender.queued is not None:
+                queued[label].append(contender.queued.sample_s())
             if contender.checked is not None:
                 checked[label].append(contender.checked.sample_s())
             calls[label] += contender.bound.calls_s(contender.calls_count)
@@ -204,24 +176,13 @@ def _at_batch(
             warmup_calls_count=warmups[contender.candidate.label][0],
             warmup_s=warmups[contender.candidate.label][1],
             samples_s=tuple(samples[contender.candidate.label]),
+            queued_s=tuple(queued[contender.candidate.label]),
             checked_s=tuple(checked[contender.candidate.label]),
             calls_s=tuple(calls[contender.candidate.label]),
-            joules_per_call=_joules_per_call(contender, where) if contender.candidate.whole else None,
+            joules_per_call=joules_per_call(contender, where) if contender.candidate.whole else None,
         )
         for contender in timed
     }
-
-
-def _joules_per_call(contender: _Timed, where: Device) -> float | None:
-    """Energy over a second or more of calls: counters move too seldom for a block."""
-    counter = energy_counter(where)
-    if counter is None:
-        return None
-    before_j, began, calls_count = counter(), now_s(), 0
-    while now_s() - began < _ENERGY_S:
-        contender.bound.sample_s()
-        calls_count += contender.bound.calls_count
-    return (counter() - before_j) / calls_count
 
 
 def _concurrency(
@@ -235,7 +196,7 @@ def _concurrency(
     inputs = buffers(next(iter(runners.values())).signature, job.samples, rows, job.seed)[0]
     for candidate in whole:
         _note(job, candidate.label)
-        switch.to(candidate.options, spins=_backend(candidate).spins(candidate.options))
+        switch.to(candidate.options, spins=backend_of(candidate).spins(candidate.options))
         where = device(candidate.options.device)
         by_label[candidate.label] = ()
         for callers_count in job.spec.callers:
@@ -251,10 +212,6 @@ def _concurrency(
     return by_label
 
 
-def _backend(candidate: Candidate) -> Backend:
-    return registry.get(read_artifact(Path(candidate.folder)).backend)
-
-
 def _nothing() -> None:
     pass
 
@@ -266,36 +223,6 @@ def _call_s(bound: Bound, where: Device) -> float:
     bound.run()
     synchronise()
     return now_s() - started
-
-
-def _warm(
-    job: SampleJob,
-    candidate: Candidate,
-    runner: Runner,
-    first: Bound,
-    inputs: Sequence[Mapping[str, Array]],
-    on_host: Sequence[Mapping[str, Array]],
-) -> tuple[_Timed, float]:
-    """A warmed-up candidate over all buffers, and how long its turn takes; its answers are the checked call's."""
-    spec, synchronise = job.spec, device(candidate.options.device).synchroniser()
-    bound = [first, *(runner.bind(buffer) for buffer in inputs[1:])]
-    block = Block([call.run for call in bound], synchronise)
-    turn_s = block.warm_up(spec.warmup_calls_count, spec.warmup_s, spec.warmup_limit_s, spec.block_s)
-    for buffer, call in zip(inputs, bound, strict=True):
-        if (output := mismatched_output(runner(buffer), call.run())) is not None:
-            raise RuntimeError(f"{candidate.label}: bound and checked calls disagree on {output}")
-    checked, calls_count = None, 0
-    if candidate.whole:
-        checks: list[Callable[[], Any]] = [partial(runner, buffer) for buffer in on_host]
-        checked = Block(checks, synchronise)
-        checked_s = checked.warm_up(spec.warmup_calls_count, 0.0, spec.warmup_limit_s, spec.block_s)
-        call_s = turn_s / block.calls_count
-        if call_s >= SINGLE_CALL_S:
-            wanted = spec.calls_count / spec.processes / spec.rounds_count
-            calls_count = max(1, min(round(wanted + 0.5), int(spec.round_budget_s / spec.rounds_count / 4 / call_s)))
-        turn_s += checked_s + calls_count * call_s
-    spins = _backend(candidate).spins(candidate.options)
-    return _Timed(candidate=candidate, bound=block, checked=checked, calls_count=calls_count, spins=spins), turn_s
 
 
 def _note(job: SampleJob, label: str) -> None:

@@ -27,10 +27,13 @@ class Speed:
 
     batch_rows: int
     median_s: float
-    """Per bound call: inputs and outputs stay where the model runs."""
+    """Per bound call, waited for: inputs and outputs stay where the model runs."""
+    queued_s: float | None = None
+    """Per bound call of many that a GPU is given at once: throughput, not what a caller waits; None on the CPU."""
     checked_s: float | None
     """Per checked call, NumPy in and out, fresh outputs."""
     rows_per_s: float
+    """With calls queued where they can be."""
     percentiles: tuple[Percentile, ...]
     """Those of single calls, where these last long enough to be timed and are enough."""
     settled: bool
@@ -196,13 +199,16 @@ def _speed(rounds: Rounds, name: str, rows: int, effect: Effect | None) -> Speed
     typical_s = median_s(rounds.samples[name, rows])
     calls_s = [call_s for samples in series for call_s in samples.calls_s]
     checked = [samples.checked_s for samples in series if samples.checked_s]
+    queued = [samples.queued_s for samples in series if samples.queued_s]
+    queued_s = median_s(queued) if queued else None
     joules = [samples.joules_per_call for samples in series if samples.joules_per_call is not None]
     least = None if is_quantized(measured.precision) else _floor(rounds.session, rows, threads_count)
     return Speed(
         batch_rows=rows,
         median_s=typical_s,
+        queued_s=queued_s,
         checked_s=median_s(checked) if checked else None,
-        rows_per_s=rows / typical_s,
+        rows_per_s=rows / (queued_s or typical_s),
         percentiles=tuple(quantile for share in _SHARES if calls_s and (quantile := percentile(calls_s, share))),
         settled=rounds.settled(name, rows),
         to_eager=effect,

@@ -139,6 +139,9 @@ def _opened(path: Path, form: str, signature: Signature, where: Device) -> Calla
 def opened_graph(path: Path, where: Device) -> nn.Module:
     """A file's module on a device, its deprecation warnings silenced.
 
+    A trace holds the device on which ``forward`` made tensors as a constant of the graph: the CPU. Loading moves
+    weights alone, so such constants are put to the device as well.
+
     Raises:
         RuntimeError: it is no TorchScript file.
     """
@@ -147,8 +150,19 @@ def opened_graph(path: Path, where: Device) -> nn.Module:
     from export.program import quiet
 
     with quiet():
-        graph: nn.Module = torch.jit.load(str(path), map_location=where.torch_name)
-    return graph
+        graph: Any = torch.jit.load(str(path), map_location=where.torch_name)
+    if where.kind != HOST.kind:
+        make_tensors_on(graph, where)
+    module: nn.Module = graph
+    return module
+
+
+def make_tensors_on(module: Any, where: Device) -> None:
+    """Put every constant of a TorchScript module's graphs that is a device to another one, in place."""
+    for graph in (part.graph for part in module.modules() if hasattr(part, "graph")):
+        for node in graph.findAllNodes("prim::Constant"):
+            if node.output().type().kind() == "DeviceObjType":
+                node.s_("value", where.torch_name)
 
 
 def _settings(node: Any) -> Iterator[Setting]:

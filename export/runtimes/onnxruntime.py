@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from export.arrays import Array, is_numpy, to_numpy, to_torch
 from export.backend import LoadOptions, Witness
 from export.device import Device, device
 from export.environment import versions
+from export.runtimes.placement import placement
 
 if TYPE_CHECKING:
     from export.signature import Signature, TensorSpec
@@ -99,8 +99,6 @@ def open_session(
         settings.optimized_model_filepath = str(rewritten)
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(runtime.spinning)))
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if where.asynchronous:
-        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return onnxruntime.InferenceSession(
         model,
         settings,
@@ -118,7 +116,7 @@ def refusals() -> tuple[type[Exception], ...]:
 
 
 def _providers(where: Device, runtime: OnnxRuntimeOptions, stream: Any) -> list[Any]:
-    """The one provider: without the CPU's beside it, and no fallback, a node that a GPU cannot run is an error."""
+    """The one provider. The runtime adds the CPU's, which computes sizes for a GPU; a witness says what else."""
     if not where.asynchronous:
         return [where.provider]
     settings = {"device_id": str(where.index), "use_tf32": "0", "enable_cuda_graph": str(int(runtime.cuda_graph))}
@@ -163,14 +161,20 @@ def quantize_file(plain: Path, quantized: Path, calls: Sequence[Mapping[str, Arr
     return sum(node.op_type in {"Conv", "Gemm", "MatMul"} and dequantized.issuperset(node.input[:2]) for node in nodes)
 
 
-def _precision(model: Path, options: LoadOptions, runtime: OnnxRuntimeOptions) -> str:
-    """What the graph computes in after the runtime rewrote it: the float types of its weights, and nodes in int8."""
+def _rewritten(model: Path, options: LoadOptions, runtime: OnnxRuntimeOptions) -> Any:
+    """The graph as the runtime runs it."""
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="torchstone-onnx-") as scratch:
         rewritten = Path(scratch) / "rewritten.onnx"
         open_session(str(model), options, runtime, rewritten=rewritten)
-        graph = onnx.load(str(rewritten), load_external_data=False).graph  # which lies beside the first file
+        return onnx.load(str(rewritten), load_external_data=False).graph  # which lies beside the first file
+
+
+def _precision(graph: Any) -> str:
+    """What a rewritten graph computes in: the float types of its weights, and nodes in int8."""
+    import onnx
+
     kinds = {onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type) for tensor in graph.initializer}
     floats = sorted(kind.name for kind in kinds if kind.name.startswith(("float", "bfloat")))
     integer_count = sum(bool(_INT8.match(node.op_type)) for node in graph.node)
@@ -214,7 +218,7 @@ class OnnxSession:
         if self._stream is not None:
             run = self._in_order(str(next(self._graphs)) if self._runtime.cuda_graph else _NO_GRAPH)
 
-        def call() -> Sequence[Array]:
+        def call(kept: Sequence[Array] = inputs) -> Sequence[Array]:  # a binding keeps no tensor of torch alive
             run(binding)
             return arrays
 
@@ -256,18 +260,16 @@ class OnnxSession:
 
     def witness(self) -> Witness:
         """Nodes per execution provider, as the runtime assigned them."""
-        nodes: Counter[str] = Counter()
-        for subgraph in self._session.get_provider_graph_assignment_info():
-            nodes[subgraph.ep_name] += len(subgraph.get_nodes())
+        import onnx
+
         wanted = self._device.provider
-        elsewhere = {provider: count for provider, count in nodes.items() if provider != wanted}
+        rewritten = _rewritten(self._model, self._options, self._runtime)
+        source = onnx.load(str(self._model), load_external_data=False).graph
+        placed = placement(self._session, wanted, (rewritten, source))
         return Witness(
             device=self._device.name,
-            evidence={
-                **{f"nodes_on_{provider}": str(count) for provider, count in sorted(nodes.items())},
-                "precision": _precision(self._model, self._options, self._runtime),
-            },
-            fallback=f"{elsewhere} nodes ran elsewhere than on {wanted}" if elsewhere else None,
+            evidence=placed.evidence() | {"precision": _precision(rewritten)},
+            fallback=placed.fallback(wanted),
         )
 
     def _run_bound(self, inputs: Sequence[Array]) -> Any:

@@ -15,11 +15,12 @@ import pytest
 
 from bench.timing.block import Block
 from bench.timing.conditions import Watch, warnings
+from bench.timing.contender import Candidate
 from bench.timing.inputs import mismatched_output
 from bench.timing.measure import Session, measure_together
 from bench.timing.measurement import CONTROL
 from bench.timing.roofline import Ceilings, RooflineJob, Work, floor, roofline
-from bench.timing.sample import Candidate, Sampled, SampleJob, load_all, sample
+from bench.timing.sample import Sampled, SampleJob, load_all, sample
 from bench.timing.spec import BenchSpec
 from export import registry
 from export.artifact import PROGRAM_FILE

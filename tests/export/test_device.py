@@ -10,12 +10,14 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from bench.timing.contender import Candidate
 from bench.timing.roofline import RooflineJob, roofline
-from bench.timing.sample import Candidate, SampleJob, sample
+from bench.timing.sample import SampleJob, sample
 from bench.timing.spec import BenchSpec
 from export import registry
 from export.artifact import PROGRAM_FILE, open_artifact
 from export.backend import LoadOptions
+from export.backends.torchscript import make_tensors_on, opened_graph
 from export.device import DEVICES, Cuda, Device, choose, device
 from export.errors import ContractError, UserError
 from tests.model_run import ModelRun
@@ -51,6 +53,48 @@ class Ledger(Device):
 
     def enter_thread(self) -> None:
         ASKED["enter_thread"] += 1
+
+
+class Meta(Device):
+    """Tensors without values: an operator that meets one of the CPU raises, as it would between a CPU and a GPU."""
+
+    kind: ClassVar[str] = "meta"
+
+    @property
+    def torch_name(self) -> str:
+        return "meta"
+
+
+class Placed(torch.nn.Module):
+    """Adds each row's number, which it makes on the device of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        numbered: torch.Tensor = self.inner(x) + torch.arange(x.shape[0], device=x.device, dtype=x.dtype)[:, None]
+        return numbered
+
+
+def test_a_trace_makes_its_tensors_on_the_device_that_it_is_loaded_on(tmp_path: Path) -> None:
+    traced: Any = torch.jit.trace(torch.nn.Sequential(Placed()).eval(), torch.randn(2, 3))
+    traced.save(str(tmp_path / "model.pt"))
+    there = torch.randn(5, 3, device="meta")
+    answer = opened_graph(tmp_path / "model.pt", Meta("meta"))(there)
+    assert (answer.device.type, tuple(answer.shape)) == ("meta", (5, 3))
+    moved_weights_alone = torch.jit.load(str(tmp_path / "model.pt"), map_location="meta")
+    with pytest.raises(RuntimeError, match=r"device|meta"):
+        moved_weights_alone(there)
+
+
+def test_so_does_a_frozen_one() -> None:
+    """Its weights are constants too, which this torch cannot load without values."""
+    frozen: Any = torch.jit.freeze(torch.jit.trace(Placed().eval(), torch.randn(2, 3)))
+    assert 'Device = prim::Constant[value="cpu"]' in str(frozen.graph)
+    make_tensors_on(frozen, device("cuda:1"))
+    assert 'Device = prim::Constant[value="cuda:1"]' in str(frozen.graph)
+    assert '"cpu"' not in str(frozen.graph)
 
 
 @pytest.fixture(autouse=True)

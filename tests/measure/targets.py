@@ -26,10 +26,11 @@ from bench.parity.report import ParityReport
 from bench.run_folder import RunFolder
 from bench.stats.effects import mean_ratio, paired_logs
 from bench.timing.block import Block
+from bench.timing.contender import Candidate
 from bench.timing.measure import Session, sample_processes
 from bench.timing.measurement import CONTROL
 from bench.timing.roofline import RooflineJob, floor, roofline
-from bench.timing.sample import Candidate, Sampled
+from bench.timing.sample import Sampled
 from bench.timing.spec import BenchSpec
 from export import registry
 from export.artifact import PROGRAM_FILE, Artifact, open_artifact

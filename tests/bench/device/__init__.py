@@ -1,0 +1,1 @@
+"""Devices that return before they have computed, played by the CPU."""
