@@ -38,6 +38,10 @@ STEPS = (
         about="ONNX Runtime: which nodes land on which provider, with and without the right to fall back to the CPU",
     ),
     Step(
+        name="packages", function="tests.gpu.packages:packages", expected_s=90, limit_s=240, alone=False,
+        about="AOTInductor without anything of ours: a linear layer compiled, and loaded in a fresh process",
+    ),
+    Step(
         name="seed-parity", function="tests.gpu.project:seed_parity", expected_s=90, limit_s=240, alone=False,
         about="The default recipe trained, exported and checked: `pipeline.all seed --only parity`",
     ),

@@ -17,6 +17,8 @@ _SHORT = (
     "--bench.rounds-count", "5", "--bench.cold-starts-count", "1",
 )  # fmt: skip
 """A dry run's flags."""
+_DEVICE = ("--bench.cold-starts-count", "1")
+"""A process that opens a GPU takes many seconds to start: one start of each artifact."""
 
 
 def gpu_tests(context: Context) -> None:
@@ -76,7 +78,7 @@ def digits_all(context: Context) -> None:
 
 def pipeline(context: Context, recipe: str, *flags: str) -> int:
     """``python -m pipeline.all`` on the device; its exit code."""
-    short = _SHORT if context.small else ()
+    short = _SHORT if context.small else _DEVICE
     started = time.monotonic()
     done = python(
         "-m", "pipeline.all", recipe, "--device", context.device, "--out", str(context.runs), *short, *flags
