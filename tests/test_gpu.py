@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from bench.timing.spec import BenchSpec
 from export import registry
 from export.artifact import PROGRAM_FILE
 from export.backend import LoadOptions
+from export.backends.torchscript import opened_graph
 from export.device import device
 from export.registry import STANDARD
 from pipeline.training.loop import Progress, train
 from tests.conftest import Builder
+from tests.export.test_device import Placed
 from tests.model_run import ModelRun
 from tests.models import SIGNATURES, make, source
 
@@ -47,6 +50,32 @@ def test_parity_holds_on_cuda_against_eager_on_cuda(name: str, tmp_path: Path) -
     run = ModelRun(source("ConvNorm"), SIGNATURES["ConvNorm"], tmp_path / "run", device="cuda")
     report = run.judge(run.build(name, tmp_path / name), OPTIONS)
     assert (report.status, report.reasons) == ("pass", ())
+
+
+@pytest.mark.parametrize("model", ["Halved", "Masked", "Nested", "Recurrent"])
+def test_sizes_flags_integers_and_time_hold_parity_on_cuda(model: str, tmp_path: Path) -> None:
+    """Sizes that are computed on the host, boolean and integer inputs, float16 outputs, a loop over time."""
+    run = ModelRun(source(model), SIGNATURES[model], tmp_path / "run", device="cuda")
+    reports = {
+        name: run.judge(run.build(name, tmp_path / name), OPTIONS) for name in ("torchscript", "exported", "onnx")
+    }
+    assert {name: (report.status, report.reasons) for name, report in reports.items()} == dict.fromkeys(
+        reports, ("pass", ())
+    )
+
+
+def test_sizes_are_computed_on_the_host_and_the_witness_says_so(build_model: Builder) -> None:
+    witness = registry.load(build_model("Halved", "onnx")[0], OPTIONS).witness()
+    assert witness.fallback is None
+    assert "nodes (" in witness.evidence["sizes_on_cpu"]
+
+
+def test_a_trace_makes_its_tensors_where_it_runs(tmp_path: Path) -> None:
+    traced: Any = torch.jit.freeze(torch.jit.trace(Placed().eval(), torch.randn(2, 3)))
+    traced.save(str(tmp_path / "model.pt"))
+    x = torch.randn(5, 3)
+    answer = opened_graph(tmp_path / "model.pt", device("cuda"))(x.cuda())
+    torch.testing.assert_close(answer.cpu(), traced(x))
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
@@ -94,7 +123,9 @@ def test_candidates_are_timed_on_the_device_and_waited_for(build_model: Builder,
         folder.name: [1, 1024] for folder in folders
     }
     # A call that nobody waits for takes a microsecond; one that is waited for takes at least a launch.
-    assert all(min(one.samples_s) > 3e-6 for many in sampled.series.values() for one in many)
+    series = [samples for many in sampled.series.values() for samples in many]
+    assert all(min(samples.samples_s) > 3e-6 for samples in series)
+    assert all(0 < statistics.median(samples.queued_s) < statistics.median(samples.samples_s) for samples in series)
 
 
 def test_the_roofline_of_the_device_is_that_of_a_gpu(build_model: Builder) -> None:

@@ -22,6 +22,7 @@ from export import registry
 from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, ProgramRecord, read_artifact
 from export.backend import LoadOptions
 from export.build import Source
+from export.device import device
 from export.environment import environment
 from export.files import verify_files
 from export.record import digest, observed, read
@@ -101,7 +102,10 @@ def _control_name(folders: Mapping[str, Path]) -> str:
 
 
 def _candidates(session: Session, folders: Mapping[str, Path]) -> tuple[Candidate, ...]:
-    """Every artifact as it was tested; its second self; and other thread counts where the artifact allows them."""
+    """Every artifact as it was tested; its second self; and other thread counts where the artifact allows them.
+
+    On a GPU the host's threads compute nothing.
+    """
     control = _control_name(folders)
     candidates = [
         Candidate(label=name, folder=str(folder), options=session.options[name]) for name, folder in folders.items()
@@ -110,9 +114,9 @@ def _candidates(session: Session, folders: Mapping[str, Path]) -> tuple[Candidat
         Candidate(label=CONTROL, folder=str(folders[control]), options=session.options[control], whole=False)
     )
     for name, folder in folders.items():
-        if registry.get(read_artifact(folder).backend).threads == "build":
-            continue
         options = session.options[name]
+        if device(options.device).asynchronous or registry.get(read_artifact(folder).backend).threads == "build":
+            continue
         wanted = (1,) if session.spec.threads is None else session.spec.threads
         candidates += [
             Candidate(

@@ -43,7 +43,7 @@ class Samples:
     calls_s: tuple[float, ...]
     """Seconds of single bound calls, in order; empty where a call is too short to be timed alone."""
     joules_per_call: float | None
-    """Energy of the whole processor package or GPU, idling included; None where nothing counts it."""
+    """Energy of the whole package or GPU, idling included, from the first process; None where nothing counts it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -167,6 +167,7 @@ def _at_batch(
             if contender.checked is not None:
                 checked[label].append(contender.checked.sample_s())
             calls[label] += contender.bound.calls_s(contender.calls_count)
+    first_process = job.process == 0  # energy takes a second for each candidate, and differs little between processes
     return {
         contender.candidate.label: Samples(
             process=job.process,
@@ -179,7 +180,7 @@ def _at_batch(
             queued_s=tuple(queued[contender.candidate.label]),
             checked_s=tuple(checked[contender.candidate.label]),
             calls_s=tuple(calls[contender.candidate.label]),
-            joules_per_call=joules_per_call(contender, where) if contender.candidate.whole else None,
+            joules_per_call=joules_per_call(contender, where) if contender.candidate.whole and first_process else None,
         )
         for contender in timed
     }

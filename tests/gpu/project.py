@@ -25,7 +25,7 @@ def gpu_tests(context: Context) -> None:
     """``pytest -m gpu``; the figures of its report, and a line for each test that is not green."""
     report = context.work / "gpu-tests.xml"
     done = python(
-        "-m", "pytest", "-m", "gpu", "-q", "-n", "3", "--benchmark-disable", "-p", "no:cacheprovider",
+        "-m", "pytest", "-m", "gpu", "-q", "-n", "5", "--benchmark-disable", "-p", "no:cacheprovider",
         f"--junitxml={report}", "tests/test_gpu.py",
     )  # fmt: skip
     if report.exists():

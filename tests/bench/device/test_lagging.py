@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,7 +47,7 @@ class Lagging(Device):
 
 
 @pytest.fixture(autouse=True)
-def _lagging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _lagging(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DEVICES, "lagging", Lagging)
     forward = Mlp.forward
 
@@ -56,7 +56,6 @@ def _lagging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return forward(self, x)
 
     monkeypatch.setattr(Mlp, "forward", launched)
-    return iter(())
 
 
 @pytest.fixture
