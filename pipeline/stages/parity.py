@@ -27,7 +27,7 @@ from pipeline.data import Data
 from pipeline.run import Run
 from pipeline.stages.children import Failures, failure, load_options, reused, side_by_side, users_code
 from pipeline.stages.train import Trained
-from pipeline.training.loop import seed_everything
+from pipeline.training.determinism import seed_everything
 from pipeline.training.metrics import Labelled
 
 

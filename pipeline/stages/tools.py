@@ -11,8 +11,9 @@ _ROOT = Path(__file__).resolve().parents[2]
 TOOLS = {
     "training": (
         "pipeline/data.py", "pipeline/stages/train.py", "pipeline/training/checkpoint.py",
-        "pipeline/training/evaluate.py", "pipeline/training/loop.py", "pipeline/training/resume.py",
-        "pipeline/training/source.py", "pipeline/training/spec.py", "pipeline/training/weights.py",
+        "pipeline/training/determinism.py", "pipeline/training/evaluate.py", "pipeline/training/loop.py",
+        "pipeline/training/resume.py", "pipeline/training/source.py", "pipeline/training/spec.py",
+        "pipeline/training/weights.py",
     ),
     "metrics": ("pipeline/training/evaluate.py", "pipeline/training/metrics.py"),
     "export": ("export/**/*.py", "pipeline/stages/build.py", "pipeline/stages/capture.py"),

@@ -20,7 +20,8 @@ from export.signature import Signature
 from pipeline.run import Run
 from pipeline.stages.children import Failures, users_code
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.loop import Progress, seed_everything
+from pipeline.training.determinism import seed_everything
+from pipeline.training.loop import Progress
 from pipeline.training.loop import train as train_recipe
 from pipeline.training.resume import refuse_sparse, tensor_sha256
 from pipeline.training.source import TrainedModule

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import signal
 import threading
 import time
@@ -30,6 +29,7 @@ from export.errors import RecordError, UserError
 from export.files import digest_files, write_atomically
 from export.record import observed, write
 from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.determinism import seed_everything, without_determinism_is_said
 from pipeline.training.evaluate import call, data_sha256, final_metrics, predict
 from pipeline.training.resume import Counters, forget_state, load_state, save_state, save_tensors
 from pipeline.training.weights import take_up
@@ -50,25 +50,15 @@ class Progress:
     """Epochs done, and of how many."""
 
 
-def seed_everything(seed: int, where: Device) -> None:
-    """Seed Python, NumPy and torch, and ask torch for deterministic algorithms and strict float32."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    where.prepare_deterministic()
-    where.strict_float32()
-    torch.use_deterministic_algorithms(True)
-
-
 def train(recipe: Recipe, where: Device, folder: Path, key: str, progress: Progress) -> Checkpoint:
     """Train into ``folder``, going on from a state that lies there; the caller publishes the folder when it is whole.
 
     Raises:
-        UserError: the loss is not finite.
+        UserError: the loss is not finite; an operator has no deterministic algorithm, and one was asked for.
         KeyboardInterrupt: after the state was saved, at the end of the epoch.
     """
     started = time.monotonic()
-    seed_everything(recipe.seed, where)
+    seed_everything(recipe.seed, where, deterministic=recipe.train is None or recipe.train.deterministic)
     data = recipe.data() if recipe.data else None
     torch.manual_seed(recipe.seed)
     module = recipe.model().to(where.torch_name)
@@ -78,7 +68,8 @@ def train(recipe: Recipe, where: Device, folder: Path, key: str, progress: Progr
         write_atomically(folder / METRICS, b"")
         last_loss, kept_epoch = None, 0
     else:
-        last_loss, kept_epoch = _Training(recipe, spec, data, module, where, folder).run(progress)
+        with without_determinism_is_said():
+            last_loss, kept_epoch = _Training(recipe, spec, data, module, where, folder).run(progress)
         take_up(module, load_file(folder / WEIGHTS))
     metrics = final_metrics(recipe, data, module, where)
     if last_loss is not None:

@@ -25,6 +25,8 @@ class TrainSpec:
     keep: Literal["last", "best"] = "last"
     """Which epoch's weights to keep; best is the smallest validation loss."""
     print_every_epochs: int = 10
+    deterministic: bool = True
+    """Only algorithms that give the same bits twice; off for a model with an operator that has none on CUDA."""
     save_every_s: float = 10.0
     """Least time between two saves of the state that an interrupted run resumes from."""
 

@@ -233,6 +233,26 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
         run(replace(recipe(), loss=broken), tmp_path)
 
 
+class Scattered(ConvNorm):
+    """Puts values at places: an operator that has no deterministic algorithm."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        hidden = super().forward(image)
+        return hidden.clone().put_(torch.tensor([0, 0]), hidden.flatten()[:2])
+
+
+def test_an_operator_without_a_deterministic_algorithm_is_named_with_the_flag_that_does_without(tmp_path: Path) -> None:
+    scattered = replace(recipe(epochs=1), model=Scattered)
+    assert scattered.train is not None
+    with pytest.raises(UserError, match=r"put_ has no deterministic algorithm here.* --train\.no-deterministic"):
+        run(scattered, tmp_path / "strict")
+    try:
+        run(replace(scattered, train=replace(scattered.train, deterministic=False)), tmp_path / "free")
+    finally:
+        torch.use_deterministic_algorithms(True)
+    assert (tmp_path / "free" / "weights.safetensors").exists()
+
+
 def test_a_recipe_without_training_keeps_the_models_own_weights(tmp_path: Path) -> None:
     given = replace(recipe(), train=None, data=None, loss=None, metrics={})
     checkpoint = run(given, tmp_path)

@@ -16,7 +16,7 @@ from export.errors import UserError
 from export.explanations import in_users_words
 from pipeline.find import RecipeLocation, load_module
 from pipeline.shadow import PACKAGES, namesakes
-from pipeline.training.loop import seed_everything
+from pipeline.training.determinism import seed_everything
 from pipeline.training.weights import take_up
 
 _FORMS = "package.module:callable or path/to/file.py:callable"
