@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from export import registry
+from export.device import device
 from export.files import digest_files
 from export.record import key_of, to_json
 from pipeline.bundle.forms.kserve import write_kserve, write_kserve_openvino
@@ -39,9 +40,10 @@ def _write_onnx_forms(folder: Path, bundle: Bundle, shipped: Shipped, storage_ur
     content = key_of(base_image=base_image, files=files)[:_CONTENT_DIGITS]
     uri = storage_uri or f"pvc://{name}/{_TRITON}"
     write_kserve(folder / _FOLDER / "kserve.yaml", name, shipped, uri, content)
-    write_kserve_openvino(folder / _FOLDER / "kserve-openvino.yaml", name, shipped, uri, content)
+    if not device(shipped.options.device).asynchronous:  # OpenVINO runs on the CPU, where nobody judged the others
+        write_kserve_openvino(folder / _FOLDER / "kserve-openvino.yaml", name, shipped, uri, content)
     write_deployment(folder / _FOLDER, name, shipped, content, base_image)
-    write_mlmodel(folder, ONNX_FILE, bundle.signature)
+    write_mlmodel(folder, ONNX_FILE, bundle.signature, shipped)
 
 
 def _warm_rows(bundle: Bundle, shipped: Shipped) -> int:
