@@ -12,6 +12,7 @@ from pipeline.bundle.forms.kserve import write_kserve, write_kserve_openvino
 from pipeline.bundle.forms.kubernetes import BASE_IMAGE, write_deployment
 from pipeline.bundle.forms.mlflow import write_mlmodel
 from pipeline.bundle.forms.objects import label
+from pipeline.bundle.forms.server import environment, triton_arguments
 from pipeline.bundle.forms.triton import aoti_refuses, write_aoti_repository, write_onnx_repository
 from pipeline.bundle.record import Bundle, Shipped
 from pipeline.verifier.contents import ONNX_FILE
@@ -37,7 +38,8 @@ def _write_onnx_forms(folder: Path, bundle: Bundle, shipped: Shipped, storage_ur
     rows = first_rows(folder, to_json(bundle), _warm_rows(bundle, shipped))
     write_onnx_repository(repository, name, folder / ONNX_FILE, bundle.signature, shipped, rows)
     files = digest_files(repository, (path for path in repository.rglob("*") if path.is_file()))
-    content = key_of(base_image=base_image, files=files)[:_CONTENT_DIGITS]
+    started = {"environment": environment(shipped), "arguments": triton_arguments(shipped)}
+    content = key_of(base_image=base_image, files=files, started=started)[:_CONTENT_DIGITS]
     uri = storage_uri or f"pvc://{name}/{_TRITON}"
     write_kserve(folder / _FOLDER / "kserve.yaml", name, shipped, uri, content)
     if not device(shipped.options.device).asynchronous:  # OpenVINO runs on the CPU, where nobody judged the others

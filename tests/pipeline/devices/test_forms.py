@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import replace
 from functools import partial
@@ -79,6 +80,12 @@ def test_the_image_of_a_gpus_winner_starts_its_configuration_without_tf32(forms:
         assert json.loads(command)[:2] == ["tritonserver", "--model-repository=/models"]
         assert json.loads(command)[2:] == (["--model-config-name=gpu"] if on_gpu else [])
         assert ("NVIDIA_TF32_OVERRIDE=0" in environ.split()) is on_gpu
+
+
+def test_images_that_start_otherwise_have_other_tags(forms: dict[str, Path]) -> None:
+    """The same files for a CPU and for a GPU: a node that has the one image must not take it for the other."""
+    images = {device: _container(serving)["image"] for device, serving in forms.items()}
+    assert images["cpu"] != images["cuda"] == images["cuda:1"]
 
 
 def test_the_gpu_objects_are_valid_kubernetes(forms: dict[str, Path]) -> None:
@@ -166,6 +173,30 @@ def test_a_gpus_winner_asks_for_the_gpu_build_whatever_build_wrote_the_bundle(
         bundle = judged_on(device, read(Bundle, GOLDEN / "bundle.json"))
         write_mlmodel(tmp_path, "model.onnx", bundle.signature, bundle.shipped[0])
         assert wanted in (tmp_path / "requirements.txt").read_text().split()
+
+
+@pytest.mark.extra
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+def test_mlflow_hands_the_gpus_provider_on_and_warns_where_it_does_not_open(
+    forms: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="extra: pip install mlflow-skinny pandas")
+    pytest.importorskip("pandas", reason="extra: pip install mlflow-skinny pandas")
+    import onnxruntime
+
+    opened: list[Any] = []
+    session = onnxruntime.InferenceSession
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        opened.append(named["providers"])
+        return session(*arguments, **named)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
+    monkeypatch.setattr(logging.getLogger("mlflow"), "propagate", True)
+    mlflow.pyfunc.load_model(str(forms["cuda"].parent))
+    assert opened == [[("CUDAExecutionProvider", {"use_tf32": "0"})]]
+    on_gpu = "CUDAExecutionProvider" in session(str(GOLDEN / "model.onnx"), providers=opened[0]).get_providers()
+    assert ("Inference will run on CPU" in caplog.text) is not on_gpu
 
 
 def _example(device: str, path: Path) -> str:
