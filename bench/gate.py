@@ -1,8 +1,8 @@
 """The speed gate: whether an artifact lost ground to eager since a baseline, by paired ratios in fresh processes.
 
 Absolute times differ between machines, and between hours on one machine, by more than any regression worth catching; a
-ratio to eager, taken within rounds, does not. The baseline is the committed one where processor and versions are the
-same; elsewhere it is the base commit, whose own tree builds and measures in turns with this one. A regression must
+ratio to eager, taken within rounds, does not. The baseline is the committed one where processor, GPU and versions are
+the same; elsewhere it is the base commit, whose own tree builds and measures in turns with this one. A regression must
 exceed ``MIN_EFFECT`` and the noise floor with its whole interval, corrected for all that is compared; where noise is
 too large to see one, that is said, and nothing is judged.
 
@@ -18,46 +18,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import tyro
 
+from bench.baseline import BASELINE_FILE, Baseline, Logs, device_of, new_baseline
 from bench.ratios import Ratios
 from bench.run_folder import RunFolder
 from bench.stats.effects import FAMILY_ERROR, LARGEST_SHARE, noise_floor, t_quantile
-from export.environment import environment
 from export.errors import UserError
-from export.record import Observed, Record, from_json, observed, read, write
+from export.record import from_json, write
 
 ROOT = Path(__file__).resolve().parents[1]
-BASELINE_FILE = Path(__file__).parent / "baseline.json"
 PROCESSES = 5
 MIN_EFFECT = 0.10
 """A smaller loss than a tenth is not held against a change."""
 LARGEST_DETECTABLE = 0.25
 """Where only larger losses could be shown, the gate does not judge."""
-_RELEVANT = ("torch", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino")
-"""Distributions whose versions decide how fast an artifact runs."""
-Logs = Mapping[str, Sequence[float]]
-"""By ``artifact at batch``: one log-ratio to eager per process."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Baseline(Record):
-    """Ratios to eager that a later change is held to."""
-
-    SCHEMA: ClassVar[str] = "torchstone.baseline/1"
-
-    cpu: str
-    cores_count: int
-    versions: dict[str, str]
-    logs: dict[str, tuple[float, ...]]
-    """By ``artifact at batch``: log of its time over eager's, one per fresh process."""
-    observed: Observed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,27 +99,6 @@ def ratio_to(now: Logs, then: Logs, again: Logs) -> list[Regression]:
     return lost
 
 
-def relevant_versions() -> dict[str, str]:
-    """Installed versions that decide how fast an artifact runs."""
-    return {name: version for name, version in environment().versions.items() if name in _RELEVANT}
-
-
-def committed() -> tuple[Baseline | None, str]:
-    """The committed baseline if it is this machine's, and why not otherwise."""
-    if not BASELINE_FILE.exists():
-        return None, f"there is no {BASELINE_FILE.name}"
-    baseline = read(Baseline, BASELINE_FILE)
-    here = environment()
-    for field, stored, present in (
-        ("processor", baseline.cpu, here.machine.cpu),
-        ("cores", baseline.cores_count, here.machine.cores_count),
-        ("versions", baseline.versions, relevant_versions()),
-    ):
-        if stored != present:
-            return None, f"the committed baseline has other {field}: {stored}, here {present}"
-    return baseline, ""
-
-
 def sample_ratios(run: Path, seed: int, tree: Path = ROOT) -> Ratios:
     """One fresh process's ratios, by the code of ``tree``.
 
@@ -183,7 +142,9 @@ def against_commit(run: Path, revision: str) -> list[Regression]:
     with _tree(revision) as tree:
         recipe = RunFolder(run).recipe_name
         out = tree / "artifacts"
-        command = [sys.executable, "-m", "pipeline.all", recipe, "--out", str(out), "--only", "parity", "--quiet"]
+        where = device_of(run).name
+        command = [sys.executable, "-m", "pipeline.all", recipe, "--out", str(out), "--device", where]
+        command += ["--only", "parity", "--quiet"]
         done = subprocess.run(
             command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True, text=True, check=False
         )
@@ -227,14 +188,7 @@ def _tree(revision: str) -> Iterator[Path]:
 def main(run: tyro.conf.Positional[Path], /) -> int:
     """Write the baseline of this machine from RUN."""
     logs, _ = gathered([sample_ratios(run.resolve(), seed) for seed in range(2 * PROCESSES)])
-    here = environment()
-    baseline = Baseline(
-        cpu=here.machine.cpu,
-        cores_count=here.machine.cores_count,
-        versions=relevant_versions(),
-        logs={what: tuple(ratios) for what, ratios in logs.items()},
-        observed=observed(0.0),
-    )
+    baseline = new_baseline(run.resolve(), logs)
     write(BASELINE_FILE, baseline)
     print(f"{BASELINE_FILE}: {len(logs)} ratios of {2 * PROCESSES} processes each")
     return 0

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.gate import against_commit, against_committed, base_revision, committed
+from bench.baseline import committed
+from bench.gate import against_commit, against_committed, base_revision
 from export.errors import UserError
 
 
 def test_no_artifact_lost_ground_to_eager(run_folder: Path) -> None:
-    baseline, why_not = committed()
+    baseline, why_not = committed(run_folder)
     if baseline is not None:
         lost = against_committed(run_folder, baseline)
     else:

@@ -41,6 +41,8 @@ class Device:
     """ONNX Runtime's execution provider."""
     asynchronous: ClassVar[bool] = False
     """Whether a call may return before it has computed."""
+    maker: ClassVar[str | None] = None
+    """Whose device it is, as a bundle's needs name it; None where every machine has one."""
 
     @property
     def torch_name(self) -> str:
@@ -128,6 +130,7 @@ class Cuda(Device):
     kind: ClassVar[str] = "cuda"
     provider: ClassVar[str] = "CUDAExecutionProvider"
     asynchronous: ClassVar[bool] = True
+    maker: ClassVar[str | None] = "nvidia"
 
     @property
     def torch_name(self) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bench.parity.report import ParityReport
 from bench.verdict.judge import Verdict
 from export import registry
+from export.device import CHILD_ENVIRONMENT, device
 from export.registry import BASELINE
-from pipeline.bundle.forms.triton import aoti_refuses
+from pipeline.bundle.forms.triton import STRICT_FLOAT32, aoti_refuses
 from pipeline.bundle.markdown import code, front_matter, inline, table
 from pipeline.bundle.pack import ARCHIVE_NAME
 from pipeline.bundle.record import Bundle, Shipped
@@ -123,7 +125,7 @@ def _example(bundle: Bundle, default: Shipped) -> Iterator[str]:
     yield "```python"
     if default.runtime == "onnxruntime":
         yield "import numpy as np, onnxruntime"
-        yield f'session = onnxruntime.InferenceSession({default.file!r}, providers=["CPUExecutionProvider"])'
+        yield from _session(default)
         yield f"print(session.run(None, {{{inputs}}}))"
     else:
         yield "from pathlib import Path"
@@ -132,6 +134,25 @@ def _example(bundle: Bundle, default: Shipped) -> Iterator[str]:
         yield f'runner = load(Path("artifacts/{default.name}"), LoadOptions(device="{default.options.device}"))'
         yield f"print(runner({{{inputs}}}))"
     yield "```"
+    if device(default.options.device).asynchronous:
+        environment = " ".join(f"{name}={value}" for name, value in CHILD_ENVIRONMENT.items())
+        yield ""
+        yield f"It was tested with `{environment}` in the environment, so that no library multiplies float32 as TF32:"
+        yield "set it where it is to serve."
     yield ""
     yield "Check it first, on the machine where it is to serve: `python -m pipeline.verify DIR` where Torchstone is"
     yield f"installed, else `python DIR/{ARCHIVE_NAME}`, which you trust as far as the place that the bundle came from."
+
+
+def _session(default: Shipped) -> Iterator[str]:
+    """How ONNX Runtime is opened on the device that parity was tested on, and on no other."""
+    where = device(default.options.device)
+    if not where.asynchronous:
+        yield f'session = onnxruntime.InferenceSession({default.file!r}, providers=["{where.provider}"])'
+        return
+    settings = {name: int(value) for name, value in STRICT_FLOAT32.items()}
+    yield 'if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on: the libraries, where Python packages hold them'
+    yield "    onnxruntime.preload_dlls()"
+    yield f'provider = ("{where.provider}", {json.dumps(settings)})  # float32 multiplied as float32'
+    yield f"session = onnxruntime.InferenceSession({default.file!r}, providers=[provider], enable_fallback=0)"
+    yield "assert session.get_providers()[0] == provider[0]  # else ONNX Runtime took the CPU, and did not say so"

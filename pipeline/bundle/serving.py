@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from export import registry
+from export.device import device
 from export.files import digest_files
 from export.record import key_of, to_json
 from pipeline.bundle.forms.kserve import write_kserve, write_kserve_openvino
 from pipeline.bundle.forms.kubernetes import BASE_IMAGE, write_deployment
 from pipeline.bundle.forms.mlflow import write_mlmodel
 from pipeline.bundle.forms.objects import label
+from pipeline.bundle.forms.server import environment, triton_arguments
 from pipeline.bundle.forms.triton import aoti_refuses, write_aoti_repository, write_onnx_repository
 from pipeline.bundle.record import Bundle, Shipped
 from pipeline.verifier.contents import ONNX_FILE
@@ -36,12 +38,14 @@ def _write_onnx_forms(folder: Path, bundle: Bundle, shipped: Shipped, storage_ur
     rows = first_rows(folder, to_json(bundle), _warm_rows(bundle, shipped))
     write_onnx_repository(repository, name, folder / ONNX_FILE, bundle.signature, shipped, rows)
     files = digest_files(repository, (path for path in repository.rglob("*") if path.is_file()))
-    content = key_of(base_image=base_image, files=files)[:_CONTENT_DIGITS]
+    started = {"environment": environment(shipped), "arguments": triton_arguments(shipped)}
+    content = key_of(base_image=base_image, files=files, started=started)[:_CONTENT_DIGITS]
     uri = storage_uri or f"pvc://{name}/{_TRITON}"
     write_kserve(folder / _FOLDER / "kserve.yaml", name, shipped, uri, content)
-    write_kserve_openvino(folder / _FOLDER / "kserve-openvino.yaml", name, shipped, uri, content)
+    if not device(shipped.options.device).asynchronous:  # OpenVINO runs on the CPU, where nobody judged the others
+        write_kserve_openvino(folder / _FOLDER / "kserve-openvino.yaml", name, shipped, uri, content)
     write_deployment(folder / _FOLDER, name, shipped, content, base_image)
-    write_mlmodel(folder, ONNX_FILE, bundle.signature)
+    write_mlmodel(folder, ONNX_FILE, bundle.signature, shipped)
 
 
 def _warm_rows(bundle: Bundle, shipped: Shipped) -> int:

@@ -21,10 +21,12 @@ from bench.parity.run import ParityRun, differs
 from bench.run_folder import RunFolder
 from bench.verdict.judge import Row
 from export.artifact import RECORD, open_artifact
+from export.backend import LoadOptions
+from export.device import HOST, device
 from export.errors import UserError
 from export.files import digest_files
 from export.record import observed, read, write
-from pipeline.bundle.needs import main_file
+from pipeline.bundle.needs import distribution, main_file
 from pipeline.bundle.pack import ARCHIVE_NAME
 from pipeline.bundle.writer import Lowered
 from pipeline.run import RecipeRecord, workspace_of
@@ -32,10 +34,17 @@ from pipeline.run import RecipeRecord, workspace_of
 _OLDEST_OPSET = 13
 _NUMPY_2 = (1, 19)
 """The first ONNX Runtime that was built for NumPy 2."""
+_LIBRARIES_FROM = (1, 21)
+"""The first onnxruntime-gpu that names the packages of CUDA's libraries as its extras."""
 _LOAD = """
 import sys, onnxruntime
+model, provider = sys.argv[1:]
 onnxruntime.set_default_logger_severity(4)
-onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+if provider != "CPUExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):
+    onnxruntime.preload_dlls()
+session = onnxruntime.InferenceSession(model, providers=[provider])
+if provider not in session.get_providers():
+    sys.exit(f"this onnxruntime does not open {provider} here")
 """
 
 
@@ -45,12 +54,14 @@ class Target:
 
     python: Path
     version: str
+    provider: str = HOST.provider
 
     def loads(self, model: Path) -> str | None:
         """Why it does not load the file; None if it does."""
         process = subprocess.run(
-            [str(self.python), "-I", "-c", _LOAD, str(model)], capture_output=True, text=True, check=False, timeout=300
-        )
+            [str(self.python), "-I", "-c", _LOAD, str(model), self.provider],
+            capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
         return None if process.returncode == 0 else process.stderr.strip().rpartition("\n")[2][:300]
 
     def accepts(self, bundle: Path) -> str | None:
@@ -66,14 +77,13 @@ class Target:
 
 
 @contextmanager
-def temporary_environment(version: str) -> Iterator[Target]:
-    """An environment with ``onnxruntime==version``.
+def temporary_environment(version: str, options: LoadOptions) -> Iterator[Target]:
+    """An environment with that version of ONNX Runtime, in the distribution that an artifact of these options needs.
 
     Raises:
         UserError: it cannot be installed.
     """
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    wanted = [f"onnxruntime=={version}", "numpy<2" if numbers < _NUMPY_2 else "numpy"]
+    wanted = requirements(version, options)
     with tempfile.TemporaryDirectory(prefix="torchstone-target-") as folder:
         python = Path(folder) / "bin" / "python"
         for command in (
@@ -83,8 +93,17 @@ def temporary_environment(version: str) -> Iterator[Target]:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 why = (done.stderr or done.stdout).strip()[-300:]
-                raise UserError(f"onnxruntime {version} cannot be installed here: {why}")
-        yield Target(python=python, version=version)
+                raise UserError(f"{distribution(options)} {version} cannot be installed here: {why}")
+        yield Target(python=python, version=version, provider=device(options.device).provider)
+
+
+def requirements(version: str, options: LoadOptions) -> list[str]:
+    """What pip installs: for a GPU the CUDA libraries too, which lie in packages of their own (from 1.21 on)."""
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    where = device(options.device)
+    extras = f"[{where.kind},cudnn]" if where.asynchronous and numbers >= _LIBRARIES_FROM else ""
+    runtime = f"{distribution(options)}{extras}=={version}"
+    return [runtime, "numpy<2" if numbers < _NUMPY_2 else "numpy"]
 
 
 def lower(run: RunFolder, row: Row, folder: Path, target: Target) -> Lowered | None:

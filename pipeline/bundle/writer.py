@@ -35,7 +35,7 @@ from pipeline.bundle.bom import write_bom
 from pipeline.bundle.evidence import judged_verdict
 from pipeline.bundle.golden import write_golden
 from pipeline.bundle.model_card import write_model_card
-from pipeline.bundle.needs import main_file
+from pipeline.bundle.needs import main_file, needs_of
 from pipeline.bundle.pack import ARCHIVE_NAME, write_archive
 from pipeline.bundle.record import Bundle, Claim, ClaimedLatency, Manifest, Shipped
 from pipeline.bundle.serving import write_serving
@@ -44,7 +44,6 @@ from pipeline.run import RecipeRecord
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.verifier.contents import BUNDLE
 from pipeline.verifier.files import MANIFEST
-from pipeline.verifier.needs import package_needs
 from pipeline.verifier.outcome import Refused, Unable
 from pipeline.verifier.running import Bounds, run_artifact
 from pipeline.verifier.verify import verify_contents
@@ -259,8 +258,7 @@ def _shipped(run: RunFolder, recipe: RecipeRecord, source: _Source, file: str) -
         parity=report.status,
         allow_no_reference=recipe.setting("parity", ParitySpec).allow_no_reference,
         least_sqnr_db=LEAST_SQNR_DB if is_quantized(artifact.precision) else None,
-        needs=registry.get(artifact.backend).needs(artifact, source.folder)
-        | package_needs(source.folder / main_file(artifact)),
+        needs=needs_of(artifact, source.folder, report.options),
         peak_bytes=max((start.peak_bytes or 0 for start in cold_starts), default=0),
         artifact_sha256=digest(artifact),
         parity_sha256=digest(report),

@@ -29,6 +29,7 @@ from pipeline.cli import GOOD, NOT_GOOD
 if TYPE_CHECKING:
     from bench.run_folder import RunFolder
     from bench.verdict.judge import Verdict
+    from export.backend import LoadOptions
     from pipeline.bundle.target import Target
     from pipeline.bundle.writer import Lowered
     from pipeline.console import Console
@@ -143,7 +144,9 @@ def _ship(run: RunFolder, options: Options, console: Console) -> int:
             console.say(f"shipped     {options.to / 'current'} is version {version} already: nothing has changed")
             return GOOD
         stack.enter_context(temporary_files(releases.temporary(folder)))
-        target = stack.enter_context(temporary_environment(options.target_ort)) if options.target_ort else None
+        target = None
+        if options.target_ort is not None:
+            target = stack.enter_context(temporary_environment(options.target_ort, _onnx_options(verdict)))
         lowered = _lowered(run, verdict, target, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         findings: dict[str, object] = {}
 
@@ -190,17 +193,23 @@ def _shipped_already(folder: Path, key: str) -> int | None:
     return version
 
 
+def _onnx_options(verdict: Verdict) -> LoadOptions:
+    """How the ONNX artifact that a target is to load was judged."""
+    from pipeline.bundle.writer import onnx_row
+
+    row = onnx_row(verdict)
+    if row is None or row.options is None:
+        raise UserError(f"--target-ort: no ONNX artifact of {verdict.recipe} may ship")
+    return row.options
+
+
 def _lowered(run: RunFolder, verdict: Verdict, target: Target | None, folder: Path) -> Lowered | None:
     """The lowered ONNX, where the target wants one."""
     from pipeline.bundle.target import lower
     from pipeline.bundle.writer import onnx_row
 
-    if target is None:
-        return None
     row = onnx_row(verdict)
-    if row is None:
-        raise UserError(f"--target-ort: no ONNX artifact of {verdict.recipe} may ship")
-    return lower(run, row, folder, target)
+    return lower(run, row, folder, target) if target is not None and row is not None else None
 
 
 def _roll_back(options: Options, console: Console) -> int:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.verifier.gpu import (
+    captures,
+    check_opened,
+    device_of,
+    elsewhere_count,
+    graph_options,
+    on_gpu,
+    provider,
+)
 from pipeline.verifier.location import ARCHIVE, installation
 from pipeline.verifier.outcome import Unable
 from pipeline.verifier.upgrade import nested_options, runtime_option
@@ -23,10 +33,15 @@ class OnnxArtifact:
         self._runtime, self._options = onnxruntime, shipped["options"]
         self._file = str(folder / shipped["file"])
         self._outputs = [output["name"] for output in bundle["signature"]["outputs"]]
+        self._graphs = itertools.count(1)  # the runtime itself gives 0 to calls that name none
         self.session: Any = None
 
     def load(self) -> None:
-        """Open the session."""
+        """Open the session.
+
+        Raises:
+            Refused: it is for a GPU, and the runtime would run it on the CPU.
+        """
         options, runtime = self._options, self._runtime
         levels = runtime.GraphOptimizationLevel
         settings = runtime.SessionOptions()
@@ -40,20 +55,34 @@ class OnnxArtifact:
         spinning = str(int(runtime_option(options, "spinning")))
         settings.add_session_config_entry("session.intra_op.allow_spinning", spinning)
         providers: list[Any] = ["CPUExecutionProvider"]
-        kind, index = _device(options)
-        if kind != "cpu":
-            runtime.preload_dlls()  # CUDA's libraries, from the packages that hold them
-            settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-            providers = [("CUDAExecutionProvider", {"use_tf32": 0, "device_id": index})]
+        if on_gpu(options):
+            if hasattr(runtime, "preload_dlls"):  # from 1.21 on
+                runtime.preload_dlls()  # CUDA's libraries, from the packages that hold them
+            settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            providers = [provider(options)]
         self.session = runtime.InferenceSession(self._file, settings, providers=providers, enable_fallback=0)
+        if on_gpu(options):
+            check_opened(runtime, self.session, options)
+
+    @property
+    def elsewhere_count(self) -> int | None:
+        """Nodes that run elsewhere than on the GPU that the artifact is for; None for the CPU."""
+        return elsewhere_count(self.session) if on_gpu(self._options) else None
 
     def call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """One call."""
-        return dict(zip(self._outputs, self.session.run(self._outputs, dict(inputs))))
+        run_options = graph_options(self._runtime) if captures(self._options) else None
+        return dict(zip(self._outputs, self.session.run(self._outputs, dict(inputs), run_options)))
 
     def bind(self, inputs: Mapping[str, Any]) -> Callable[[], Any]:
-        """A call on memory that is bound once."""
-        return _bind_session(self.session, self._runtime, inputs, self._outputs, _device(self._options))
+        """A call on memory that is bound once; the runtime returns when the GPU is done."""
+        runtime, session, options = self._runtime, self.session, self._options
+        if not captures(options):
+            return _bound(session, _binding(session, runtime, inputs, self._outputs, device_of(options)))
+        uncaptured, captured = graph_options(runtime), graph_options(runtime, str(next(self._graphs)))
+        return _bound(
+            session, _binding(session, runtime, inputs, self._outputs, device_of(options), uncaptured), captured
+        )
 
 
 class TorchstoneArtifact:
@@ -68,6 +97,7 @@ class TorchstoneArtifact:
         known = {field.name for field in dataclasses.fields(LoadOptions)}
         options = nested_options(shipped["options"]) if "runtime" in known else shipped["options"]
         place = folder / "artifacts" / shipped["name"]
+        self._options = shipped["options"]
         self._load: Callable[[], Any] = lambda: registry.load(place, LoadOptions(**options))
         self.runner: Any = None
 
@@ -81,13 +111,13 @@ class TorchstoneArtifact:
         return outputs
 
     def bind(self, inputs: Mapping[str, Any]) -> Callable[[], Any]:
-        """A call on tensors that are bound once."""
+        """A call on tensors that are bound once, to its end: on a GPU torch only queues the work and returns."""
         import torch
 
         guard: Any = torch.inference_mode()
         guard.__enter__()  # for the rest of this process
-        bound: Callable[[], Any] = self.runner.bind(dict(inputs)).run
-        return bound
+        run: Callable[[], Any] = self.runner.bind(dict(inputs)).run
+        return _waited(run, self.runner.device.synchroniser()) if on_gpu(self._options) else run
 
 
 def bind_workload(np: Any, file: Path) -> Callable[[], Any] | None:
@@ -102,28 +132,43 @@ def bind_workload(np: Any, file: Path) -> Callable[[], Any] | None:
     session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
     inputs = {tensor.name: np.full(tensor.shape, 0.5, "f4") for tensor in session.get_inputs()}
     outputs = [tensor.name for tensor in session.get_outputs()]
-    return _bind_session(session, onnxruntime, inputs, outputs, ("cpu", 0))
+    return _bound(session, _binding(session, onnxruntime, inputs, outputs, ("cpu", 0)))
 
 
-def _bind_session(
-    session: Any, runtime: Any, inputs: Mapping[str, Any], outputs: Sequence[str], device: tuple[str, int]
-) -> Callable[[], Any]:
-    """ONNX Runtime's call on inputs and outputs bound once."""
+def _binding(
+    session: Any,
+    runtime: Any,
+    inputs: Mapping[str, Any],
+    outputs: Sequence[str],
+    device: tuple[str, int],
+    run_options: Any = None,
+) -> Any:
+    """Inputs and outputs bound once: it has run once, into outputs that ONNX Runtime allocated on the device."""
     binding = session.io_binding()
     for name, array in inputs.items():
         binding.bind_ortvalue_input(name, runtime.OrtValue.ortvalue_from_numpy(array, *device))
     for name in outputs:
         binding.bind_output(name, *device)
-    session.run_with_iobinding(binding)
+    session.run_with_iobinding(binding, run_options)
     for name, value in zip(outputs, binding.get_outputs()):
         binding.bind_ortvalue_output(name, value)
-    return lambda: session.run_with_iobinding(binding)
+    return binding
 
 
-def _device(options: Mapping[str, Any]) -> tuple[str, int]:
-    """Kind and index of ``cpu``, ``cuda`` or ``cuda:1``."""
-    kind, _, index = options["device"].partition(":")
-    return kind, int(index or 0)
+def _bound(session: Any, binding: Any, run_options: Any = None) -> Callable[[], Any]:
+    """ONNX Runtime's call on what is bound."""
+    return lambda: session.run_with_iobinding(binding, run_options)
+
+
+def _waited(run: Callable[[], Any], wait: Callable[[], None]) -> Callable[[], Any]:
+    """A call that returns when the device is done with it."""
+
+    def call() -> Any:
+        outputs = run()
+        wait()
+        return outputs
+
+    return call
 
 
 def _without_torchstone(name: str, error: ImportError) -> str:

@@ -31,6 +31,9 @@ _ISA_FLAGS = {
     "AMX_FP16": ("amx_fp16",),
 }
 """Inductor's names of instruction sets, and Linux's of what they need."""
+GPU = "gpu"
+"""The need of an artifact that was judged on a GPU: who made it."""
+_NVIDIA, _NVIDIA_GPUS = "nvidia", Path("/proc/driver/nvidia/gpus")
 _DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
 """Packages that are distributed under several names."""
 _PACKAGE, _VERSION = re.compile(r"[A-Za-z0-9][\w.-]{0,63}"), re.compile(r"(>=|==)\d[\w.+!-]{0,63}")
@@ -74,6 +77,8 @@ def _lacking(name: str, wanted: str) -> str | None:
     here = {"system": platform.system().lower, "machine": platform.machine, "compute_capability": _compute_capability}
     if name in here and (present := here[name]()) != wanted:
         return f"it was built for {name.replace('_', ' ')} {wanted}, this is {present or 'without one'}"
+    if name == GPU and (wanted != _NVIDIA or not _has_nvidia_gpu()):
+        return f"it needs a GPU of {wanted[:50]}, and this machine shows none"
     if name == "cpu_isa" and (flags := _cpu_flags()):
         lacking = [isa for isa in wanted.split() if not flags.issuperset(_ISA_FLAGS.get(isa, ()))]
         if lacking:
@@ -113,6 +118,16 @@ def _cpu_flags() -> set[str]:
     except OSError:
         pass  # not Linux: the flags are not known, and nothing is refused for them
     return set()
+
+
+def _has_nvidia_gpu() -> bool:
+    """By its tool, or by the driver where a container brings the one without the other."""
+    if _compute_capability() is not None:
+        return True
+    try:
+        return any(_NVIDIA_GPUS.iterdir())
+    except OSError:
+        return False
 
 
 def _compute_capability() -> str | None:

@@ -27,6 +27,8 @@ def _artifact(name: str, run: Mapping[str, Any], claim: Mapping[str, Any] | None
     if golden["sqnr_db"] is not None:
         summary = f"{golden['sqnr_db']:.1f} dB of signal over quantisation noise"
     yield f"parity      {name}: {golden['calls_count']} golden calls, {golden['values_count']} values, {summary}"
+    if run.get("elsewhere_count"):
+        yield f"placement   {name}: {run['elsewhere_count']} of its nodes do not run on the GPU"
     shipped_s = f" ({claim['cold_s']:.2g} s where it was shipped)" if claim else ""
     yield f"cold start  {name}: {run['cold_s']:.2g} s{shipped_s}, peak memory {_size(run['peak_bytes'])}"
     claimed = {figure["batch_rows"]: figure for figure in claim["latency"]} if claim else {}

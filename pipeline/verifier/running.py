@@ -225,8 +225,10 @@ def _run(job: Mapping[str, Any], entered_s: float) -> dict[str, Any]:
     }
     run["cold_s"] = run["start_s"] + run["import_s"] + run["load_s"] + run["first_call_s"]
     if job["speed"]:
-        run["latency"] = latency(numpy, folder, bundle, artifact)
+        run["latency"] = latency(numpy, folder, bundle, shipped, artifact)
         run["p99"] = p99(folder, bundle, artifact)
+    if (elsewhere_count := getattr(artifact, "elsewhere_count", None)) is not None:
+        run["elsewhere_count"] = elsewhere_count
     run["peak_bytes"] = _peak_bytes()
     return run
 

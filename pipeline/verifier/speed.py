@@ -1,4 +1,4 @@
-"""Latency here, in seconds and in units of the reference workload that travels along."""
+"""Latency here, in seconds and, on the CPU, in units of the reference workload that travels along."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.verifier.artifacts import bind_workload
+from pipeline.verifier.gpu import on_gpu
 
 _ROUNDS_COUNT, _LEAST_ROUNDS_COUNT, _BLOCK_S, _TIMED_S = 30, 6, 0.002, 0.4
 _P99_CALLS_COUNT = 459
 """The fewest calls of which the largest is above the 99th percentile with 99 % confidence."""
 
 
-def latency(np: Any, folder: Path, bundle: Mapping[str, Any], artifact: Any) -> list[dict[str, Any]]:
-    """Median time per bound call at each batch size, the reference workload timed in turn with it."""
-    workload = bind_workload(np, folder / bundle["workload"])
+def latency(
+    np: Any, folder: Path, bundle: Mapping[str, Any], shipped: Mapping[str, Any], artifact: Any
+) -> list[dict[str, Any]]:
+    """Median time per bound call at each batch size, the reference workload timed in turn with it.
+
+    That workload runs on the CPU: of a time on a GPU it is no unit, and is left out.
+    """
+    workload = None if on_gpu(shipped["options"]) else bind_workload(np, folder / bundle["workload"])
     figures = []
     for rows in bundle["timed_rows"]:
         calls = {"model": artifact.bind(first_rows(folder, bundle, rows))}

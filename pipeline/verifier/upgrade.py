@@ -8,7 +8,8 @@ from typing import Any
 BUNDLE_SCHEMA = "torchstone.bundle/2"
 BUNDLE_SCHEMAS = ("torchstone.bundle/1", BUNDLE_SCHEMA)
 """Every version that is read here."""
-_RUNTIME_DEFAULTS = {"optimization": "all", "spinning": False, "cuda_graph": False}
+GRAPH_OPTION = "cuda_graph"
+_RUNTIME_DEFAULTS = {"optimization": "all", "spinning": False, GRAPH_OPTION: False}
 
 
 def upgrade_bundle(bundle: Mapping[str, Any]) -> dict[str, Any]:

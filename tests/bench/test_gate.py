@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 from onnx import helper
 
-from bench import gate
-from bench.gate import Baseline, Regression, committed, gathered, ratio_to, sample_ratios
+from bench import baseline
+from bench.baseline import Baseline, committed, new_baseline
+from bench.gate import Regression, gathered, ratio_to, sample_ratios
 from bench.parity.report import ParityReport
+from bench.run_folder import RunFolder
 from export.artifact import RECORD, Artifact
 from export.environment import environment
 from export.files import digest_files
-from export.record import Observed, digest, read, write
+from export.record import digest, read, write
+from tests.conftest import ROOT
 
 AGAIN = {"1": [0.005, -0.004, 0.002, -0.003, 0.001]}
 WHAT = "onnx at batch 1"
@@ -55,26 +59,71 @@ def test_four_hundred_comparisons_without_a_difference_raise_no_alarm() -> None:
     assert alarms == 0
 
 
-@pytest.mark.parametrize("field", ["cpu", "versions"])
-def test_a_baseline_of_another_machine_is_not_used_and_the_field_is_named(
-    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+GPUS = ("GPU 0: NVIDIA H100 80GB HBM3",)
+OTHER: dict[str, tuple[str, Any]] = {
+    "cpu": ("processor", "another"),
+    "cores_count": ("cores", 999),
+    "device": ("device", "cuda"),
+    "gpus": ("GPUs", ("GPU 0: NVIDIA A100-SXM4-40GB",)),
+    "versions": ("versions", {}),
+}
+
+
+def judged_on(device: str, folder: Path) -> Path:
+    """The folder of a run whose baseline was judged there."""
+    run = RunFolder(folder / device.replace(":", "-"))
+    report = read(ParityReport, ROOT / "tests" / "golden" / "bundle-2" / "records" / "parity" / "onnx.json")
+    run.parity_report("eager").parent.mkdir(parents=True)
+    write(run.parity_report("eager"), replace(report, options=replace(report.options, device=device)))
+    return run.path
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], None]:
+    """What nvidia-smi shows on this machine."""
+
+    def shown(names: tuple[str, ...]) -> None:
+        here = environment()
+        monkeypatch.setattr(baseline, "environment", lambda: replace(here, machine=replace(here.machine, gpus=names)))
+
+    return shown
+
+
+@pytest.mark.parametrize("field", OTHER)
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_a_baseline_of_another_machine_or_device_is_not_used_and_the_field_is_named(
+    device: str, field: str, gpus: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = environment()
-    baseline = Baseline(
-        cpu=here.machine.cpu,
-        cores_count=here.machine.cores_count,
-        versions=gate.relevant_versions(),
-        logs={WHAT: (0.0, 0.1)},
-        observed=Observed(at="2026-01-01T00:00:00+00:00", duration_s=1.0, host="h"),
-    )
-    monkeypatch.setattr(gate, "BASELINE_FILE", tmp_path / "baseline.json")
-    assert committed() == (None, "there is no baseline.json")
-    write(gate.BASELINE_FILE, baseline)
-    assert committed()[0] == baseline
-    write(gate.BASELINE_FILE, replace(baseline, **{field: "another" if field == "cpu" else {}}))  # type: ignore[arg-type]
-    found, why_not = committed()
-    assert found is None
-    assert {"cpu": "processor", "versions": "versions"}[field] in why_not
+    gpus(GPUS)
+    run = judged_on(device, tmp_path)
+    monkeypatch.setattr(baseline, "BASELINE_FILE", tmp_path / "baseline.json")
+    assert committed(run) == (None, "there is no baseline.json")
+    stored = new_baseline(run, {WHAT: (0.0, 0.1)})
+    write(baseline.BASELINE_FILE, stored)
+    assert committed(run)[0] == stored
+    name, value = OTHER[field]
+    write(baseline.BASELINE_FILE, replace(stored, **{field: value}))
+    usable, why_not = committed(run)
+    assert usable is None
+    assert f"has other {name}: " in why_not
+
+
+def test_a_gpu_that_nobody_names_is_compared_with_none(
+    gpus: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two GPUs without a name would look the same; a run on the CPU does not care which GPUs are there."""
+    monkeypatch.setattr(baseline, "BASELINE_FILE", tmp_path / "baseline.json")
+    gpus(())
+    write(baseline.BASELINE_FILE, new_baseline(judged_on("cuda", tmp_path), {}))
+    usable, why_not = committed(tmp_path / "cuda")
+    assert (usable, "which GPU cuda is cannot be known" in why_not) == (None, True)
+    write(baseline.BASELINE_FILE, new_baseline(judged_on("cpu", tmp_path), {}))
+    gpus(GPUS)
+    assert committed(tmp_path / "cpu")[0] is not None
+
+
+def test_the_committed_baseline_is_readable() -> None:
+    assert read(Baseline, baseline.BASELINE_FILE).device == "cpu"
 
 
 def test_a_slow_down_planted_in_an_artifact_is_found_and_its_twin_is_not(built: Path, tmp_path: Path) -> None:

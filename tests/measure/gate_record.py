@@ -17,9 +17,9 @@ from pathlib import Path
 import tyro
 
 from bench import gate
+from bench.baseline import new_baseline
 from bench.gate import Regression, against_commit, against_committed, base_revision, gathered, ratio_to, sample_ratios
 from export.environment import environment
-from export.record import observed
 from tests.bench.test_gate import only_onnx, plant_slow_down
 
 _WANTED = 1.20
@@ -44,13 +44,7 @@ def main(options: Options) -> int:
         run = only_onnx(options.run.resolve(), Path(scratch) / "clean" / "seed" / "run")
         slow, nodes_count = _slowed(run, Path(scratch))
         logs, _ = gathered([sample_ratios(run, seed) for seed in range(2 * gate.PROCESSES)])
-        baseline = gate.Baseline(
-            cpu=here.machine.cpu,
-            cores_count=here.machine.cores_count,
-            versions=gate.relevant_versions(),
-            logs={what: tuple(kept) for what, kept in logs.items()},
-            observed=observed(0.0),
-        )
+        baseline = new_baseline(run, logs)
         print("| against | artifact | at batch 1 | at batch 32 | verdict |")
         print("|---|---|---|---|---|")
         alarms = sum(

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from export import TELEMETRY_OFF
 from pipeline.bundle.forms import triton
 from pipeline.bundle.forms.objects import resources, write_objects
+from pipeline.bundle.forms.server import environment, triton_arguments
 from pipeline.bundle.record import Shipped
 
 OPENVINO_RELEASE = "2026.4.1"
@@ -17,7 +17,13 @@ OPENVINO_RELEASE = "2026.4.1"
 
 def write_kserve(path: Path, name: str, shipped: Shipped, storage_uri: str, content: str) -> None:
     """On Triton; ``name`` is a label, ``storage_uri`` the model repository, ``content`` a digest of what it holds."""
-    model = {"runtime": "kserve-tritonserver", "runtimeVersion": f"{triton.RELEASE}-py3", "storageUri": storage_uri}
+    model: dict[str, Any] = {
+        "runtime": "kserve-tritonserver",
+        "runtimeVersion": f"{triton.RELEASE}-py3",
+        "storageUri": storage_uri,
+    }
+    if arguments := triton_arguments(shipped):
+        model["args"] = arguments  # which KServe adds to the runtime's own
     write_objects(path, _service(name, shipped, content, model))
 
 
@@ -58,7 +64,7 @@ def _service(name: str, shipped: Shipped, content: str, model: dict[str, Any]) -
                     "modelFormat": {"name": "onnx"},
                     "protocolVersion": "v2",
                     **model,
-                    "env": [{"name": name, "value": value} for name, value in TELEMETRY_OFF.items()],
+                    "env": [{"name": name, "value": value} for name, value in environment(shipped).items()],
                     "resources": resources(shipped),
                 },
             }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
-from export import TELEMETRY_OFF
 from export.errors import UserError
 from pipeline.bundle.forms import triton
 from pipeline.bundle.forms.objects import resources, write_objects
+from pipeline.bundle.forms.server import environment, triton_arguments
 from pipeline.bundle.record import Shipped
 
 BASE_IMAGE = f"nvcr.io/nvidia/tritonserver:{triton.RELEASE}-py3"
@@ -45,7 +46,8 @@ def write_deployment(folder: Path, name: str, shipped: Shipped, content: str, ba
     ``name`` is a label, and ``content`` a digest of what the image holds, its tag: another version is another image,
     so that applying its Deployment replaces the pods.
     """
-    image = f"{name}:{content}"
+    image, environ = f"{name}:{content}", environment(shipped)
+    command = ["tritonserver", "--model-repository=/models", *triton_arguments(shipped)]
     selector = {"app.kubernetes.io/name": name}
     labels = {**selector, "app.kubernetes.io/version": content}
     server = _server(image, shipped)
@@ -73,9 +75,9 @@ def write_deployment(folder: Path, name: str, shipped: Shipped, content: str, ba
         f"# In the bundle: docker build -t {image} -f serving/Dockerfile .\n"
         f"FROM {base_image}\n"
         f"COPY --chown={_USER}:{_USER} serving/triton /models\n"
-        f"ENV {' '.join(f'{name}={value}' for name, value in TELEMETRY_OFF.items())}\n"
+        f"ENV {' '.join(f'{name}={value}' for name, value in environ.items())}\n"
         f"USER {_USER}:{_USER}\n"
-        'CMD ["tritonserver", "--model-repository=/models"]\n'
+        f"CMD {json.dumps(command)}\n"
     )
 
 
@@ -105,6 +107,7 @@ def _server(image: str, shipped: Shipped) -> dict[str, Any]:
             "--model-repository=/models",
             "--strict-readiness=true",
             f"--exit-timeout-secs={_DRAIN_S // 2}",
+            *triton_arguments(shipped),
         ],
         "ports": [
             {"name": "http", "containerPort": _HTTP},

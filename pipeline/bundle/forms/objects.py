@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from export.device import device
 from pipeline.bundle.record import Shipped
 
 _MOST_CHARACTERS = 39
@@ -32,10 +33,14 @@ def label(name: str) -> str:
 
 
 def resources(shipped: Shipped) -> dict[str, Any]:
-    """As many cores as it was measured with, and twice the memory that a process with it was seen to take."""
+    """As many cores as it was measured with, twice the memory that a process with it was seen to take, and its GPU.
+
+    A GPU is a limit alone: Kubernetes takes it for the request too, and shares none.
+    """
     memory = f"{_OWN_MIB + 2 * (shipped.peak_bytes >> 20)}Mi"
     limits: dict[str, Any] = {"cpu": str(shipped.options.threads_count), "memory": memory}
-    return {"requests": dict(limits), "limits": limits}
+    maker = device(shipped.options.device).maker
+    return {"requests": dict(limits), "limits": limits | ({f"{maker}.com/gpu": "1"} if maker else {})}
 
 
 def write_objects(path: Path, *objects: dict[str, Any], comment: str = "") -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from export.device import CHILD_ENVIRONMENT, Cuda, device
 from export.record import to_json
 from export.signature import Signature, TensorSpec
 from pipeline.bundle.forms.triton_config import TYPES, new_config, type_number, write_config
@@ -23,6 +24,16 @@ RELEASE = "24.10"
 VERSION = "1"
 GPU_CONFIG, BATCHED_CONFIG = "gpu", "batched"
 """Variants of the configuration: ``tritonserver --model-config-name=gpu`` takes the one of this name."""
+STRICT_FLOAT32 = {"use_tf32": "0"}
+"""The option of ONNX Runtime's GPU provider by which float32 is multiplied as float32, as parity tested it.
+
+Triton hands options of the accelerator on as they are (from 23.09 on).
+"""
+_ENVIRONMENT = " ".join(f"{name}={value}" for name, value in CHILD_ENVIRONMENT.items())
+_AOTI_COMMENT = (
+    f"Start the server with {_ENVIRONMENT}: its PyTorch backend has no setting for it, and cuDNN would multiply "
+    "float32 as TF32, which is not what parity tested."
+)
 _WARM_ROWS = 32
 _LEVELS = {"basic": -1, "extended": 1}
 """What Triton's ONNX Runtime backend calls the levels of optimisation; without one it takes all."""
@@ -59,6 +70,9 @@ def write_onnx_repository(
         config.instance_group.add(count=1, kind=kind)
         if kind == "KIND_CPU":
             config.parameters["intra_op_thread_count"].string_value = str(shipped.options.threads_count)
+        else:
+            accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name=Cuda.kind)
+            accelerator.parameters.update(STRICT_FLOAT32)
         if (level := _LEVELS.get(runtime_option(to_json(shipped.options), "optimization"))) is not None:
             config.optimization.graph.level = level
         _warm_up(config, signature, batched, row)
@@ -83,8 +97,9 @@ def write_aoti_repository(repository: Path, name: str, package: Path, signature:
             for index, tensor in enumerate(tensors):
                 tensor.name = f"{prefix}__{index}"
         config.backend, config.platform = "pytorch", "torch_aoti"
-        config.instance_group.add(count=1, kind="KIND_CPU" if shipped.options.device == "cpu" else "KIND_GPU")
-        write_config(config, place)
+        on_gpu = device(shipped.options.device).asynchronous
+        config.instance_group.add(count=1, kind="KIND_GPU" if on_gpu else "KIND_CPU")
+        write_config(config, place, _AOTI_COMMENT if on_gpu else "")
 
 
 def aoti_refuses(signature: Signature) -> str | None:

@@ -39,7 +39,9 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "ModelInstanceGroup": {"count": (2, "int32"), "kind": (4, "Kind")},
     "ModelDynamicBatching": {},
     "Graph": {"level": (1, "int32")},
-    "ModelOptimizationPolicy": {"graph": (1, "Graph")},
+    "Accelerator": {"name": (1, "string"), "parameters": (2, "%string")},
+    "ExecutionAccelerators": {"gpu_execution_accelerator": (1, "*Accelerator")},
+    "ModelOptimizationPolicy": {"graph": (1, "Graph"), "execution_accelerators": (4, "ExecutionAccelerators")},
     "ModelParameter": {"string_value": (1, "string")},
     "WarmupInput": {"data_type": (1, "DataType"), "dims": (2, "*int64"), "input_data_file": (5, "string")},
     "ModelWarmup": {"name": (1, "string"), "batch_size": (2, "uint32"), "inputs": (3, "%WarmupInput")},
@@ -69,12 +71,13 @@ def type_number(dtype: str) -> int:
     return _ENUMS["DataType"].index(TYPES[dtype])
 
 
-def write_config(config: Any, place: Path) -> None:
-    """The message in protobuf's text format."""
+def write_config(config: Any, place: Path, comment: str = "") -> None:
+    """The message in protobuf's text format, below the comment."""
     from google.protobuf import text_format
 
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(text_format.MessageToString(config), encoding="utf-8")
+    text = text_format.MessageToString(config)
+    place.write_text(f"# {comment}\n{text}" if comment else text, encoding="utf-8")
 
 
 @cache
@@ -115,8 +118,7 @@ def _declare(message: Any, name: str, number: int, kind: str) -> None:
         entry = message.nested_type.add(name=f"{name.title()}Entry")
         entry.options.map_entry = True
         entry.field.add(name="key", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
-        value = entry.field.add(name="value", number=2, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE)
-        value.type_name = f".{_PACKAGE}.{plain}"
+        _declare(entry, "value", 2, plain)
         declared.type, declared.type_name = field.TYPE_MESSAGE, f".{_PACKAGE}.{message.name}.{entry.name}"
     elif plain in scalars:
         declared.type = scalars[plain]
