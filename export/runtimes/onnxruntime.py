@@ -19,6 +19,7 @@ from export.arrays import Array, is_numpy, to_numpy, to_torch
 from export.backend import LoadOptions, Witness
 from export.device import Device, device
 from export.environment import versions
+from export.errors import UserError
 from export.runtimes.placement import placement
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ def open_session(
     """ONNX Runtime on a file, or on a serialized model, with the settings that every use of an artifact shares.
 
     ``rewritten`` is where the graph is left as the runtime runs it; on a GPU all work goes to ``stream``, if given.
+
+    Raises:
+        UserError: the device's provider did not open; the runtime would have gone on without it.
     """
     where = device(options.device)
     if where.asynchronous:
@@ -99,13 +103,17 @@ def open_session(
         settings.optimized_model_filepath = str(rewritten)
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(runtime.spinning)))
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    return onnxruntime.InferenceSession(
+    session = onnxruntime.InferenceSession(
         model,
         settings,
         providers=_providers(where, runtime, stream),
         enable_fallback=0,
         disabled_optimizers=list(disabled_optimizers) or None,
     )
+    if where.provider not in session.get_providers():
+        reason = runtime_missing(where) or "it gives no reason; its own log may"
+        raise UserError(f"ONNX Runtime did not open {where.provider} for {where.name}: {reason}")
+    return session
 
 
 def refusals() -> tuple[type[Exception], ...]:

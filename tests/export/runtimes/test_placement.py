@@ -12,6 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from export.backend import LoadOptions
+from export.errors import UserError
+from export.runtimes.onnxruntime import OnnxRuntimeOptions, open_session
 from export.runtimes.placement import Placement, placement
 from tests.gpu.sessions import exported
 
@@ -120,6 +123,14 @@ def test_a_branch_knows_the_sizes_around_it_and_is_none_itself() -> None:
     parts.append(SimpleNamespace(ep_name=CPU, get_nodes=lambda: [*inner, SimpleNamespace(name="if", op_type="If")]))
     placed = placement(assigned, CUDA, [branched])
     assert (placed.sizes, placed.strays) == ((("square", "Mul"),), (("relu", "Relu"), ("if", "If")))
+
+
+def test_a_provider_that_does_not_open_is_an_error_and_no_silent_run_on_the_cpu() -> None:
+    """The real runtime: asked for a GPU that is not there, it warns and goes on with the CPU."""
+    model = exported("mlp", "dynamo")
+    with pytest.raises(UserError, match=rf"ONNX Runtime did not open {CUDA} for cuda:0: \S+"):
+        open_session(model, LoadOptions(device="cuda:0"), OnnxRuntimeOptions())
+    assert open_session(model, LoadOptions(), OnnxRuntimeOptions()).get_providers() == [CPU]
 
 
 def kinds(graph: Any) -> set[str]:
