@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from export.errors import UserError
+from export.gpus.nvml import Board, board
 
 if TYPE_CHECKING:
     import torch
@@ -70,8 +71,8 @@ class Device:
         """Seconds that ``work`` took by the device's own clock, launches and waits left out; None where it has none."""
         return None
 
-    def free_bytes(self) -> int | None:
-        """Free memory of the device; None for the host, whose memory is the process's own."""
+    def board(self) -> Board | str | None:
+        """What its driver tells of it, without a CUDA context; or why that is not known; None for the host."""
         return None
 
     def strict_float32(self) -> None:
@@ -174,11 +175,9 @@ class Cuda(Device):
             ended.synchronize()
         return float(began.elapsed_time(ended)) * 1e-3
 
-    def free_bytes(self) -> int | None:
-        """As the driver tells, for all processes."""
-        import torch
-
-        return int(torch.cuda.mem_get_info(self.index)[0])
+    def board(self) -> Board | str | None:
+        """By NVML."""
+        return board(self.index)
 
     def prepare_deterministic(self) -> None:
         """CuBLAS's workspace of fixed size."""
