@@ -78,6 +78,11 @@ class Board:
         listing = self.ask("ComputeRunningProcesses")
         return None if listing is None else {int(process.pid): process.usedGpuMemory for process in listing}
 
+    def energy_joules(self) -> float | None:
+        """Used since the driver was loaded; a part has no counter."""
+        used_mj = self.ask("TotalEnergyConsumption")
+        return None if used_mj is None else used_mj * 1e-3
+
     def throttles(self) -> tuple[str, ...] | None:
         """Why its clocks are lower than they could be, now."""
         bits = self.ask_whole("CurrentClocksThrottleReasons")

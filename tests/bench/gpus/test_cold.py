@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -13,22 +13,13 @@ from bench.timing.cold import ColdJob, DeviceMemory, first_answer
 from export import registry
 from export.backend import LoadOptions
 from export.device import DEVICES, Device
-from export.gpus.nvml import Board, board
+from tests.bench.gpus.rig import Rig
 from tests.conftest import Builder, environ
 from tests.fake_nvml import FakeGpu, install
 
 MIB = 1 << 20
 OTHER = 1 << 30
 """No process's number."""
-
-
-class Rig(Device):
-    """The CPU under another name, with a GPU's board."""
-
-    kind: ClassVar[str] = "rig"
-
-    def board(self) -> Board | str | None:
-        return board(self.index)
 
 
 @pytest.mark.parametrize(
