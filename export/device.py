@@ -65,7 +65,11 @@ class Device:
 
     def synchroniser(self) -> Callable[[], None]:
         """A function that returns when everything queued on the device is done."""
-        return _nothing
+        return lambda: None
+
+    def waiter(self) -> Callable[[], None]:
+        """A function that returns when what the calling thread queued is done; others' work need not be."""
+        return self.synchroniser()
 
     def timed_s(self, work: Callable[[], Any]) -> float | None:
         """Seconds that ``work`` took by the device's own clock, launches and waits left out; None where it has none."""
@@ -163,6 +167,12 @@ class Cuda(Device):
 
         return lambda: torch.cuda.synchronize(self.index)
 
+    def waiter(self) -> Callable[[], None]:
+        """Waits for the thread's current stream, where every runtime's bound call leaves its work or joins it."""
+        import torch
+
+        return lambda: torch.cuda.current_stream(self.index).synchronize()
+
     def timed_s(self, work: Callable[[], Any]) -> float | None:
         """Between two events on the current stream."""
         import torch
@@ -209,8 +219,6 @@ class Cuda(Device):
 
 
 DEVICES: dict[str, type[Device]] = {"cpu": Device, "cuda": Cuda}
-
-
 HOST = Device("cpu")
 
 
@@ -239,7 +247,3 @@ def choose(wanted: str) -> Device:
     if (reason := chosen.unavailable()) is not None:
         raise UserError(f"--device {wanted}: {reason}. Use --device cpu, or install a build of torch for it")
     return chosen
-
-
-def _nothing() -> None:
-    """The CPU has nothing to wait for."""
