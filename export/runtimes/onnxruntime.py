@@ -20,6 +20,7 @@ from export.arrays import Array, is_numpy, to_numpy, to_torch
 from export.backend import LoadOptions, Witness
 from export.device import Device, device
 from export.environment import versions
+from export.runtimes.provider_library import unloadable
 
 if TYPE_CHECKING:
     from export.signature import Signature, TensorSpec
@@ -48,14 +49,16 @@ class OnnxRuntimeOptions:
 
 
 def runtime_missing(where: Device) -> str | None:
-    """Whether an ONNX Runtime is installed, and has the device's provider."""
-    if not any(name.startswith("onnxruntime") for name in versions()):
+    """Whether an ONNX Runtime is installed, and has the device's provider, which loads."""
+    installed = [f"{name} {version}" for name, version in versions().items() if name.startswith("onnxruntime")]
+    if not installed:
         return "onnxruntime is not installed: pip install onnxruntime-gpu (or onnxruntime where it has no wheel)"
     if where.asynchronous:
         import onnxruntime
 
         if where.provider not in onnxruntime.get_available_providers():
             return f"this onnxruntime has no {where.provider}: pip install onnxruntime-gpu"
+        return unloadable(Path(onnxruntime.__file__).parent, installed[0], where)
     return None
 
 
