@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 from bench.timing.inputs import BUFFERS_COUNT, buffers
 from export import hints, registry
 from export.arrays import to_torch
-from export.backend import LoadOptions, Runner
+from export.backend import Bound, LoadOptions, Runner
 from export.record import Observed, Record
 from export.task import task
 
@@ -137,6 +137,7 @@ class _Host:
 
         self._job = job
         self._runner = runner
+        self._wait = runner.device.waiter()
         self._local = threading.local()
         self._pool = ThreadPoolExecutor(job.callers_count)
 
@@ -170,22 +171,25 @@ class _Host:
         lg.QuerySamplesComplete([lg.QuerySampleResponse(query.id, 0, 0) for query in queries])
 
     def _call(self, rows: int, index: int) -> None:
+        """One call, and what it queued on the device."""
         import torch
 
         with torch.inference_mode():
-            self._runs(rows)[index % BUFFERS_COUNT]()
+            self._bound(rows)[index % BUFFERS_COUNT].run()
+        self._wait()
 
-    def _runs(self, rows: int) -> list[Callable[[], Any]]:
-        """This thread's own bound calls."""
-        known: dict[int, list[Callable[[], Any]]] = self._local.__dict__.setdefault("runs", {})
-        if rows not in known:
+    def _bound(self, rows: int) -> list[Bound]:
+        """This thread's own bound calls, kept whole: a runtime may read memory that the inputs alone keep."""
+        known: dict[int, list[Bound]] | None = getattr(self._local, "bound", None)
+        if known is None:
             import torch
 
+            self._runner.device.enter_thread()
             torch.set_num_threads(self._job.options.threads_count)
+            known = self._local.bound = {}
+        if rows not in known:
             known[rows] = [
-                self._runner.bind(
-                    {name: to_torch(array.copy(), self._runner.device) for name, array in buffer.items()}
-                ).run
+                self._runner.bind({name: to_torch(array.copy(), self._runner.device) for name, array in buffer.items()})
                 for buffer in buffers(self._runner.signature, self._job.samples, rows, _SEED)
             ]
         return known[rows]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from export.errors import UserError
+from export.gpus.nvml import Board, board
 
 if TYPE_CHECKING:
     import torch
@@ -66,14 +67,18 @@ class Device:
 
     def synchroniser(self) -> Callable[[], None]:
         """A function that returns when everything queued on the device is done."""
-        return _nothing
+        return lambda: None
+
+    def waiter(self) -> Callable[[], None]:
+        """A function that returns when what the calling thread queued is done; others' work need not be."""
+        return self.synchroniser()
 
     def timed_s(self, work: Callable[[], Any]) -> float | None:
         """Seconds that ``work`` took by the device's own clock, launches and waits left out; None where it has none."""
         return None
 
-    def free_bytes(self) -> int | None:
-        """Free memory of the device; None for the host, whose memory is the process's own."""
+    def board(self) -> Board | str | None:
+        """What its driver tells of it, without a CUDA context; or why that is not known; None for the host."""
         return None
 
     def strict_float32(self) -> None:
@@ -165,6 +170,12 @@ class Cuda(Device):
 
         return lambda: torch.cuda.synchronize(self.index)
 
+    def waiter(self) -> Callable[[], None]:
+        """Waits for the thread's current stream, where every runtime's bound call leaves its work or joins it."""
+        import torch
+
+        return lambda: torch.cuda.current_stream(self.index).synchronize()
+
     def timed_s(self, work: Callable[[], Any]) -> float | None:
         """Between two events on the current stream."""
         import torch
@@ -177,11 +188,9 @@ class Cuda(Device):
             ended.synchronize()
         return float(began.elapsed_time(ended)) * 1e-3
 
-    def free_bytes(self) -> int | None:
-        """As the driver tells, for all processes."""
-        import torch
-
-        return int(torch.cuda.mem_get_info(self.index)[0])
+    def board(self) -> Board | str | None:
+        """By NVML."""
+        return board(self.index)
 
     def prepare_deterministic(self) -> None:
         """CuBLAS's workspace of fixed size."""
@@ -213,8 +222,6 @@ class Cuda(Device):
 
 
 DEVICES: dict[str, type[Device]] = {"cpu": Device, "cuda": Cuda}
-
-
 HOST = Device("cpu")
 
 
@@ -243,7 +250,3 @@ def choose(wanted: str) -> Device:
     if (reason := chosen.unavailable()) is not None:
         raise UserError(f"--device {wanted}: {reason}. Use --device cpu, or install a build of torch for it")
     return chosen
-
-
-def _nothing() -> None:
-    """The CPU has nothing to wait for."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import re
 import shutil
-import subprocess
 import sysconfig
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from export.errors import UserError
+from export.gpus import nvml
 
 _PACKAGES = ("torch", "numpy", "onnx", "onnxscript", "onnx-ir", "safetensors", "openvino", "nncf")
 _ONNXRUNTIMES = (
@@ -23,6 +25,11 @@ _ONNXRUNTIMES = (
     "onnxruntime-qnn",
     "onnxruntime-training",
 )
+_GPU_PACKAGES = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "triton")
+DRIVER, TOOLKIT = "NVIDIA driver", "CUDA"
+"""Names among the versions that are no distributions: the driver's, and the toolkit that torch was built with."""
+_TOOLKIT = re.compile(r"^CUDA\b[^=\n]*= *'([\d.]+)'", re.IGNORECASE | re.MULTILINE)
+"""How ``torch/version.py`` spells it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +45,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Versions by distribution name, and the machine."""
+    """Versions by distribution name, and the machine; where there is a GPU, also what stands between it and torch."""
 
     python: str
     versions: dict[str, str]
@@ -48,7 +55,12 @@ class Environment:
 @cache
 def environment() -> Environment:
     """The environment of this process; reads package metadata only, imports no runtime."""
-    return Environment(python=platform.python_version(), versions=versions(), machine=machine())
+    here = machine()
+    return Environment(
+        python=platform.python_version(),
+        versions=versions() | (_gpu_versions() if here.gpus else {}),
+        machine=here,
+    )
 
 
 @cache
@@ -71,13 +83,13 @@ def versions() -> dict[str, str]:
 
 @cache
 def machine() -> Machine:
-    """The processor and the CUDA devices of this machine, as the driver names them."""
+    """The processor, and the GPUs that this process may use, as the driver names them."""
     return Machine(
         system=platform.system(),
         architecture=platform.machine(),
         cpu=_cpu_name(),
         cores_count=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        gpus=_gpu_names(),
+        gpus=nvml.visible(),
     )
 
 
@@ -121,8 +133,17 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _gpu_names() -> tuple[str, ...]:
-    if shutil.which("nvidia-smi") is None:
-        return ()
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=30)
-    return tuple(line.split(" (UUID")[0] for line in listing.stdout.splitlines() if line.startswith("GPU"))
+def _gpu_versions() -> dict[str, str]:
+    """The driver, the toolkit that torch was built with, cuDNN and Triton, as far as they are known."""
+    platform_versions = {DRIVER: nvml.driver_version(), TOOLKIT: _torch_toolkit()}
+    packages = {name: _installed(name) for name in _GPU_PACKAGES}
+    return {name: known for name, known in (platform_versions | packages).items() if known}
+
+
+def _torch_toolkit() -> str | None:
+    """The version of CUDA that torch was built with, read from its file: importing it takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    folders = spec.submodule_search_locations or () if spec else ()
+    files = (Path(folder) / "version.py" for folder in folders)
+    match = next((_TOOLKIT.search(file.read_text(encoding="utf-8")) for file in files if file.is_file()), None)
+    return match[1] if match else None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.timing.cold import DeviceMemory
 from bench.timing.contender import Candidate
 from bench.timing.roofline import RooflineJob, roofline
 from bench.timing.sample import SampleJob, sample
@@ -19,6 +20,7 @@ from export.artifact import PROGRAM_FILE
 from export.backend import LoadOptions
 from export.backends.torchscript import opened_graph
 from export.device import device
+from export.gpus.nvml import Board
 from export.registry import STANDARD
 from pipeline.training.loop import Progress, train
 from tests.conftest import Builder
@@ -147,3 +149,20 @@ def test_training_on_cuda_gives_the_same_bits_twice(tmp_path: Path) -> None:
         train(seed.recipe(), device("cuda"), tmp_path / name, "k", quiet)
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]
+
+
+def test_nvml_means_the_board_that_torch_computes_on() -> None:
+    pytest.importorskip("pynvml")
+    board = device("cuda").board()
+    assert isinstance(board, Board)
+    assert str(torch.cuda.get_device_properties(0).uuid) in board.listed.uuid
+    torch.zeros(1, device="cuda")
+    assert DeviceMemory(device("cuda")).taken_bytes() is not None
+
+
+def test_a_caller_waits_until_its_own_stream_is_empty() -> None:
+    busy = torch.randn(4096, 4096, device="cuda")
+    for _ in range(50):
+        busy = busy @ busy / 64
+    device("cuda").waiter()()
+    assert torch.cuda.current_stream().query()

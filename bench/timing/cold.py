@@ -6,6 +6,7 @@ The files lie in the page cache, as on a host that restarts a service; a first s
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from export import registry
 from export.artifact import read_artifact
 from export.backend import LoadOptions
 from export.build import Source
-from export.device import device
+from export.device import Device, device
+from export.gpus.nvml import Board
 from export.task import task
 
 
@@ -49,7 +51,7 @@ class ColdStart:
     peak_bytes: int | None
     """The same after one call at every batch size."""
     device_bytes: int | None
-    """What the GPU had less of at the end; None without one."""
+    """What the process held of the GPU at the end, its context included; None without one, or where NVML is silent."""
 
     @property
     def total_s(self) -> float:
@@ -67,7 +69,7 @@ def first_answer(job: ColdJob) -> ColdStart:
     for name in modules:
         importlib.import_module(name)
     imported = now_s()
-    free_before = where.free_bytes()
+    memory = DeviceMemory(where)
     loading = now_s()
     runner = registry.load(folder, job.options, job.source.module if job.source else None)
     loaded = now_s()
@@ -79,7 +81,6 @@ def first_answer(job: ColdJob) -> ColdStart:
     first_bytes = _peak_bytes()
     for rows in job.batch_rows:
         runner(runner.signature.example(runner.signature.sizes_at(rows), seed=0))
-    free_after = where.free_bytes()
     return ColdStart(
         start_s=entered_s - job.began_s,
         import_s=imported - began,
@@ -87,8 +88,33 @@ def first_answer(job: ColdJob) -> ColdStart:
         first_call_s=answered - calling,
         first_bytes=first_bytes,
         peak_bytes=_peak_bytes(),
-        device_bytes=None if free_before is None or free_after is None else free_before - free_after,
+        device_bytes=memory.taken_bytes(),
     )
+
+
+class DeviceMemory:
+    """What this process takes of its GPU from now on, as NVML counts it: reading that makes no CUDA context.
+
+    By process where NVML lists this one, else (a container whose process numbers are its own) by what all hold.
+    """
+
+    def __init__(self, where: Device) -> None:
+        board = where.board()
+        self._board = board if isinstance(board, Board) else None
+        self._used_bytes = self._board.used_bytes() if self._board else None
+        self._others = set(self._board.process_bytes() or ()) if self._board else set()
+
+    def taken_bytes(self) -> int | None:
+        """What it holds by now; None without a GPU, or where NVML does not tell."""
+        if self._board is None:
+            return None
+        pid = os.getpid()
+        # A process of this number that held memory before is another one, of the machine outside a container.
+        own_bytes = (self._board.process_bytes() or {}).get(pid) if pid not in self._others else None
+        if own_bytes is not None:
+            return own_bytes
+        used_bytes = self._board.used_bytes()
+        return None if used_bytes is None or self._used_bytes is None else max(0, used_bytes - self._used_bytes)
 
 
 def _peak_bytes() -> int | None:

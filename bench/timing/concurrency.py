@@ -44,7 +44,7 @@ def callers_together(
     gate = threading.Barrier(len(runs) + 1)
     latencies: list[list[float]] = [[] for _ in runs]
     failed: list[BaseException] = []
-    synchronise = where.synchroniser()
+    wait = where.waiter()
 
     def call(run: Callable[[], Any], times_s: list[float]) -> None:
         import torch
@@ -58,7 +58,7 @@ def callers_together(
             while began < end_s or not times_s:
                 try:
                     run()
-                    synchronise()
+                    wait()
                 except BaseException as error:  # noqa: BLE001 - handed to the thread that asked
                     failed.append(error)
                     return

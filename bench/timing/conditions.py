@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any, Literal
 import psutil
 
 from bench.timing.clock import now_s
+from bench.timing.gpu_conditions import GpuConditions, GpuWatch
+from export.device import HOST, Device
 
 _STEAL_SHARE = 0.02
 _FOREIGN_SHARE = 0.10
@@ -41,17 +44,25 @@ class Conditions:
     capacity_cores: float
     """How many cores' worth of work got done at once, by hashing on all of them: fewer where a quota or a neighbour
     takes its part."""
+    gpu: GpuConditions | None = None
+    """The GPU's; None where the measured device is none."""
 
 
 class Watch:
     """From its making until ``stop``."""
 
-    def __init__(self, cores_count: int) -> None:
+    def __init__(self, cores_count: int, where: Device = HOST) -> None:
         self._cores_count = cores_count
         self._capacity_cores = capacity(cores_count)
         self._load = os.getloadavg()[0]
         self._process = psutil.Process()
+        self._gpu = None if (board := where.board()) is None else GpuWatch(board)
         self._before = self._reading()
+
+    def look(self) -> None:
+        """Note the GPU's clocks, while they are still those of the work just done."""
+        if self._gpu is not None:
+            self._gpu.look()
 
     def stop(self) -> Conditions:
         """What has happened since."""
@@ -67,6 +78,7 @@ class Watch:
             throttled_count=int(spent["throttled"]) if "throttled" in spent else None,
             cores_count=self._cores_count,
             capacity_cores=self._capacity_cores,
+            gpu=self._gpu.stop() if self._gpu else None,
         )
 
     def _reading(self) -> dict[str, Any]:
@@ -90,7 +102,7 @@ class Watch:
 class ConditionWarning:
     """Something about the machine that makes figures doubtful."""
 
-    kind: Literal["steal", "foreign", "capacity", "throttled", "swapped"]
+    kind: Literal["steal", "foreign", "capacity", "throttled", "swapped", "gpu-throttled", "gpu-shared", "gpu-unread"]
     severity: float
     """The larger the worse, within a kind."""
     message: str
@@ -122,7 +134,25 @@ def warnings(conditions: Conditions) -> list[ConditionWarning]:
     if swapped := conditions.swapped_bytes:
         message = f"{swapped >> 10} KiB came back from swap (more than 0): free memory"
         doubts.append(ConditionWarning(kind="swapped", severity=swapped, message=message))
-    return doubts
+    return [*doubts, *(_gpu_warnings(conditions.gpu) if conditions.gpu else ())]
+
+
+def _gpu_warnings(gpu: GpuConditions) -> Iterator[ConditionWarning]:
+    if slowed_by := gpu.slowed_by:
+        clocks_mhz = (gpu.sm_clock_start_mhz, gpu.sm_clock_end_mhz, gpu.sm_clock_highest_mhz)
+        start, end, highest = ("unknown" if mhz is None else f"{mhz} MHz" for mhz in clocks_mhz)
+        message = (
+            f"the GPU was slowed by {' and '.join(slowed_by)} (clock {start} at the start, {end} at the end, at best "
+            f"{highest}): let it cool down, or fix its clocks at what it can hold"
+        )
+        yield ConditionWarning(kind="gpu-throttled", severity=len(slowed_by), message=message)
+    if count := gpu.foreign_processes_count:
+        held = "an unknown part" if gpu.foreign_bytes is None else f"{gpu.foreign_bytes >> 20} MiB"
+        message = f"{count} other processes were on the GPU, with {held} of its memory (more than 0): stop them"
+        yield ConditionWarning(kind="gpu-shared", severity=count, message=message)
+    if gpu.unread is not None:
+        message = f"the GPU's clocks, throttling, energy, memory and other processes were not read: {gpu.unread}"
+        yield ConditionWarning(kind="gpu-unread", severity=0.0, message=message)
 
 
 def capacity(cores_count: int) -> float:

@@ -92,13 +92,14 @@ def warm(
 def joules_per_call(contender: Contender, where: Device) -> float | None:
     """Energy over a second or more of calls: counters move too seldom for a block."""
     counter = energy_counter(where)
-    if counter is None:
+    if (before_j := counter()) is None:
         return None
-    before_j, began, calls_count = counter(), now_s(), 0
+    began, calls_count = now_s(), 0
     while now_s() - began < _ENERGY_S:
         contender.bound.sample_s()
         calls_count += contender.bound.calls_count
-    return (counter() - before_j) / calls_count
+    after_j = counter()
+    return None if after_j is None else (after_j - before_j) / calls_count
 
 
 def backend_of(candidate: Candidate) -> Backend:

@@ -9,35 +9,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 from export.device import Device
+from export.gpus.nvml import Board
 
 _POWERCAP = Path("/sys/class/powercap")
 
 
-def energy_counter(where: Device) -> Callable[[], float] | None:
-    """Reads joules used since some time in the past; None where nothing counts them, or none may be read."""
-    return _nvml(where) if where.asynchronous else _packages()
+def energy_counter(where: Device) -> Callable[[], float | None]:
+    """Reads joules used since some time in the past; it answers None where nothing counts them, or none may be read."""
+    board = where.board()
+    if board is None:
+        return _packages
+    return board.energy_joules if isinstance(board, Board) else lambda: None
 
 
-def _packages() -> Callable[[], float] | None:
+def _packages() -> float | None:
     """The sum over processor packages (``intel-rapl:N``); their parts are counted within them."""
     files = [zone / "energy_uj" for zone in _POWERCAP.glob("intel-rapl:[0-9]*") if zone.name.count(":") == 1]
     try:
-        [file.read_text() for file in files]
+        return sum(int(file.read_text()) for file in files) * 1e-6 if files else None
     except OSError:  # root's alone on many systems
         return None
-    return (lambda: sum(int(file.read_text()) for file in files) * 1e-6) if files else None
-
-
-def _nvml(where: Device) -> Callable[[], float] | None:
-    """The GPU's counter; needs ``nvidia-ml-py``, and a driver that lets it be read."""
-    try:
-        import pynvml
-    except ModuleNotFoundError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        board = pynvml.nvmlDeviceGetHandleByIndex(where.index)
-        pynvml.nvmlDeviceGetTotalEnergyConsumption(board)
-    except pynvml.NVMLError:  # no library, a part of a GPU (MIG), a virtual one: nothing counts it
-        return None
-    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(board) * 1e-3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from bench.timing.cold import ColdStart
@@ -15,7 +15,7 @@ from bench.timing.spec import BenchSpec
 from export.backend import LoadOptions
 from export.environment import Environment
 from export.errors import RecordError, UserError
-from export.record import Observed, Record
+from export.record import OMITTED, Observed, Record
 
 CONTROL = "control"
 """Label of the artifact that is measured twice: what differs between the two is noise."""
@@ -36,7 +36,7 @@ class Samples:
 
     Sample i of every artifact of the session belongs to the same round.
     """
-    queued_s: tuple[float, ...] = ()
+    queued_s: tuple[float, ...] = field(default=(), metadata=OMITTED)
     """The same per call of blocks that a GPU is given at once, and whose last call is waited for; empty on the CPU."""
     checked_s: tuple[float, ...]
     """Seconds per checked call, NumPy in and out, fresh outputs; empty at other thread counts than the proved one."""

@@ -71,12 +71,12 @@ class Sampled:
 def sample(job: SampleJob) -> Sampled:
     """Load all, then for each batch size bind all, warm all up, and time them round by round."""
     order = random.Random(job.seed)
-    watch = Watch(cores_count())
+    where = device(job.candidates[0].options.device)
+    watch = Watch(cores_count(), where)
     runners = load_all(job, order)
     series: dict[str, tuple[Samples, ...]] = {candidate.label: () for candidate in job.candidates}
     left_out = {}
     batches = batch_sizes(job.spec, next(iter(runners.values())).signature)
-    where = device(job.candidates[0].options.device)
     with _inference_mode():
         for rows in batches:
             outcome = _at_batch(job, runners, rows, order, may_leave_out=rows > batches[0])
@@ -85,7 +85,9 @@ def sample(job: SampleJob) -> Sampled:
             else:
                 for label, samples in outcome.items():
                     series[label] += (samples,)
+            watch.look()
         concurrency = _concurrency(job, runners, job.spec.callers_rows or batches[0], order)
+        watch.look()
         empty = Block([_nothing] * BUFFERS_COUNT, where.synchroniser())
         empty.warm_up(job.spec.warmup_calls_count, 0.0, 0.0, job.spec.block_s)
         empty_block_s = min(empty.sample_s() for _ in range(10))

@@ -28,7 +28,7 @@ class Speed:
     batch_rows: int
     median_s: float
     """Per bound call, waited for: inputs and outputs stay where the model runs."""
-    queued_s: float | None = None
+    queued_s: float | None = field(default=None, metadata=OMITTED)
     """Per bound call of many that a GPU is given at once: throughput, not what a caller waits; None on the CPU."""
     checked_s: float | None
     """Per checked call, NumPy in and out, fresh outputs."""

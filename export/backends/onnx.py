@@ -20,7 +20,8 @@ from export.backend import Backend, BuildInput, Loaded, LoadOptions, Threads
 from export.device import device
 from export.exporters.quantize import INT8, calibration_calls, refuse_unquantized, rows_count
 from export.foreign.onnx import OnnxFormat
-from export.runtimes.onnxruntime import OnnxRuntimeOptions, OnnxSession, oldest_runtime, runtime_missing
+from export.runtimes.onnxruntime import OnnxRuntimeOptions, OnnxSession, runtime_missing
+from export.runtimes.opsets import oldest_runtime
 
 if TYPE_CHECKING:
     import torch

@@ -21,17 +21,13 @@ from export.device import Device, device
 from export.environment import versions
 from export.errors import UserError
 from export.runtimes.placement import placement
+from export.runtimes.provider_library import unloadable
 
 if TYPE_CHECKING:
     from export.signature import Signature, TensorSpec
 
 _INT8 = re.compile(r"QLinear|QGemm|QAttention|MatMulInteger|ConvInteger|DynamicQuantize")
 """Operators that compute in integers; what is only dequantised first is computed in float32."""
-_RUNTIME_OF_OPSET = {
-    13: "1.6", 14: "1.8", 15: "1.10", 16: "1.11", 17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18",
-}  # fmt: skip
-"""The first ONNX Runtime that knows an opset, from its compatibility table; newer opsets are left to the loader."""
-_RUNTIME_OF_IR = {8: "1.10", 9: "1.15", 10: "1.18"}
 _NO_GRAPH = "-1"
 """The run option ``gpu_graph_id`` of a call that is not captured."""
 
@@ -49,22 +45,17 @@ class OnnxRuntimeOptions:
 
 
 def runtime_missing(where: Device) -> str | None:
-    """Whether an ONNX Runtime is installed, and has the device's provider."""
-    if not any(name.startswith("onnxruntime") for name in versions()):
+    """Whether an ONNX Runtime is installed, and has the device's provider, which loads."""
+    installed = [f"{name} {version}" for name, version in versions().items() if name.startswith("onnxruntime")]
+    if not installed:
         return "onnxruntime is not installed: pip install onnxruntime-gpu (or onnxruntime where it has no wheel)"
     if where.asynchronous:
         import onnxruntime
 
         if where.provider not in onnxruntime.get_available_providers():
             return f"this onnxruntime has no {where.provider}: pip install onnxruntime-gpu"
+        return unloadable(Path(onnxruntime.__file__).parent, installed[0], where)
     return None
-
-
-def oldest_runtime(opset: int, ir_version: int) -> str:
-    """The oldest ONNX Runtime that can know a file's opset and IR version, as far as the tables go."""
-    floors = [_RUNTIME_OF_OPSET.get(opset), _RUNTIME_OF_IR.get(ir_version)]
-    known = [floor for floor in floors if floor is not None]
-    return max(known, key=lambda version: tuple(map(int, version.split(".")))) if known else "1.6"
 
 
 def open_session(

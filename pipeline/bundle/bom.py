@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.verdict.judge import Verdict
+from export.environment import DRIVER, TOOLKIT, Environment
 from export.files import digest_file
 from export.signature import TensorSpec
 from pipeline.bundle.record import Bundle, Shipped
@@ -36,7 +37,7 @@ def write_bom(folder: Path, bundle: Bundle, verdict: Verdict, checkpoint: Checkp
 def _bom(folder: Path, bundle: Bundle, verdict: Verdict, checkpoint: Checkpoint) -> dict[str, Any]:
     data = [_data(bundle, checkpoint)] if checkpoint.data_sha256 else []
     files = [_file(folder, shipped) for shipped in bundle.shipped]
-    packages = [_package(name, version) for name, version in sorted(bundle.environment.versions.items())]
+    packages = [_package(name, version) for name, version in _distributions(bundle.environment)]
     maker = {"type": "application", "name": "torchstone", "version": bundle.version}
     components = [*data, *files, *packages]
     return {
@@ -119,6 +120,11 @@ def _file(folder: Path, shipped: Shipped) -> dict[str, Any]:
         "hashes": [{"alg": "SHA-256", "content": digest_file(folder / shipped.file)}],
         "properties": [{"name": f"torchstone:{name}", "value": str(value)} for name, value in properties.items()],
     }
+
+
+def _distributions(environment: Environment) -> list[tuple[str, str]]:
+    """The versions that are of packages: a driver is none."""
+    return [item for item in sorted(environment.versions.items()) if item[0] not in (DRIVER, TOOLKIT)]
 
 
 @cache

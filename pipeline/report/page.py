@@ -165,7 +165,7 @@ def _facts(run: Run, verdict: Verdict) -> dict[str, str]:
     return {
         "metrics": ", ".join(f"{name} {value:.4g}" for name, value in verdict.metrics.items()) or "none",
         "processor": f"{machine['cpu']}, {machine['cores_count']} cores",
-        "GPUs": ", ".join(machine["gpus"]) or "none",
+        "GPUs": ", ".join(machine["gpus"]) or "none visible",
         "versions": ", ".join(f"{name} {version}" for name, version in environment["versions"].items()),
         "Python": environment["python"],
         "verdict": f"{verdict.observed.at}, {verdict.key[:12]}",

@@ -12,6 +12,7 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from tests.gpu.step import ROOT, Context, environ, python
 
@@ -99,16 +100,17 @@ def _load(path: Path, device: str, loader: str) -> None:
     print(f"farthest off {off:.3g}", flush=True)
 
 
-def _container(path: Path, device: str, x: object) -> object:
+def _container(path: Path, device: str, x: Any) -> Any:
     """The library in the package by the class beneath the package's loader."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
         library = _library(path, Path(folder))
+        kinds: Any = torch._C._aoti
         if device == "cuda":
-            runner = torch._C._aoti.AOTIModelContainerRunnerCuda(str(library), 1, "cuda", str(library.parent))
+            runner = kinds.AOTIModelContainerRunnerCuda(str(library), 1, "cuda", str(library.parent))
         else:
-            runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(library), 1)
+            runner = kinds.AOTIModelContainerRunnerCpu(str(library), 1)
         return runner.run([x])[0]
 
 

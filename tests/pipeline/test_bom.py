@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.verdict.judge import Verdict
+from export.environment import DRIVER, TOOLKIT
 from export.files import digest_file
 from export.record import read
 from pipeline.bundle.bom import BOM, content_sha256, write_bom
@@ -84,6 +85,18 @@ def test_no_name_of_a_recipes_makes_it_invalid(name: str, licence: str, metric: 
     written = (folder / BOM).read_text()
     assert _wrong(written) is None
     assert json.loads(written)["metadata"]["component"]["name"] == name
+
+
+@pytest.mark.parametrize("name", [DRIVER, TOOLKIT])
+def test_a_driver_is_no_package(name: str, built: Path, tmp_path: Path) -> None:
+    """On a GPU the environment holds versions that no package index knows."""
+    folder = Path(shutil.copytree(built / "bundle", tmp_path / "bundle"))
+    bundle, before = read(Bundle, folder / "bundle.json"), (folder / BOM).read_bytes()
+    versions = bundle.environment.versions | {name: "13.0"}
+    bundle = replace(bundle, environment=replace(bundle.environment, versions=versions))
+    records = folder / "records"
+    write_bom(folder, bundle, read(Verdict, records / "verdict.json"), read(Checkpoint, records / "checkpoint.json"))
+    assert (folder / BOM).read_bytes() == before
 
 
 def test_a_packages_digest_is_that_of_its_wheel_wherever_it_is_installed(tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ WORK_S, ROUND_TRIP_S = 1e-3, 5e-4
 """What one call keeps the device busy, and what it takes to learn that it is done."""
 
 
-class Lagging(Device):
+class Queueing(Device):
     """The CPU, which has also to serve a queue of work, one piece after another."""
 
-    kind: ClassVar[str] = "lagging"
+    kind: ClassVar[str] = "queueing"
     asynchronous: ClassVar[bool] = True
     busy_until_s: ClassVar[float] = 0.0
 
@@ -35,7 +35,7 @@ class Lagging(Device):
 
     def synchroniser(self) -> Callable[[], None]:
         def wait() -> None:
-            done_s = Lagging.busy_until_s + ROUND_TRIP_S
+            done_s = Queueing.busy_until_s + ROUND_TRIP_S
             while now_s() < done_s:
                 pass
 
@@ -43,16 +43,16 @@ class Lagging(Device):
 
     @staticmethod
     def launch() -> None:
-        Lagging.busy_until_s = max(Lagging.busy_until_s, now_s()) + WORK_S
+        Queueing.busy_until_s = max(Queueing.busy_until_s, now_s()) + WORK_S
 
 
 @pytest.fixture(autouse=True)
-def _lagging(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DEVICES, "lagging", Lagging)
+def _queueing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DEVICES, "queueing", Queueing)
     forward = Mlp.forward
 
     def launched(self: Mlp, x: torch.Tensor) -> torch.Tensor:
-        Lagging.launch()
+        Queueing.launch()
         return forward(self, x)
 
     monkeypatch.setattr(Mlp, "forward", launched)
@@ -62,7 +62,7 @@ def _lagging(monkeypatch: pytest.MonkeyPatch) -> None:
 def sampled(build_model: Builder, tmp_path: Path) -> Callable[[], Sampled]:
     """The measuring job on eager."""
     folder, _ = build_model("Mlp", "eager")
-    options = LoadOptions(device="lagging", threads_count=1)
+    options = LoadOptions(device="queueing", threads_count=1)
     job = SampleJob(
         candidates=(Candidate(label="eager", folder=str(folder), options=options),),
         source=source("Mlp"),
@@ -105,5 +105,5 @@ def test_without_waiting_for_each_call_latency_would_be_throughput(
 def test_without_waiting_at_all_both_would_be_the_launch(
     sampled: Callable[[], Sampled], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Lagging, "synchroniser", lambda self: lambda: None)
+    monkeypatch.setattr(Queueing, "synchroniser", lambda self: lambda: None)
     assert max(medians_s(sampled()).values()) < WORK_S / 2

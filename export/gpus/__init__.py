@@ -1,0 +1,1 @@
+"""NVIDIA GPUs as their driver tells of them; no torch, no CUDA."""

@@ -1,1 +1,0 @@
-"""Devices that return before they have computed, played by the CPU."""
