@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from export import hints
 from export.gpus import listed, nvml
 from export.gpus.nvml import Board, GpuFacts, board, visible
 from tests.conftest import environ
-from tests.fake_nvml import FakeGpu, install
+from tests.fake_nvml import FakeGpu, FakeNvml, install
 
 FIRST, SECOND = FakeGpu(uuid="GPU-aaaa-1"), FakeGpu(uuid="GPU-bbbb-2")
 DIVIDED = FakeGpu(uuid="GPU-cccc-3")
@@ -163,3 +164,14 @@ def test_asking_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ())
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.extra
+def test_the_real_module_knows_every_question_that_the_fake_one_answers() -> None:
+    """A function that it does not know would be an answer that is silently missing."""
+    real = pytest.importorskip("pynvml", reason=f"extra: {hints.install('gpu')}")
+    asked = [name for name in vars(FakeNvml) if name.startswith("nvml")]
+    assert len(asked) > 15
+    assert [name for name in asked if not hasattr(real, name)] == []
+    assert (real.NVML_CLOCK_SM, real.NVML_TEMPERATURE_GPU) == (FakeNvml.NVML_CLOCK_SM, FakeNvml.NVML_TEMPERATURE_GPU)
+    assert issubclass(real.NVMLError, Exception)
