@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ import psutil
 from bench.timing.clock import now_s
 from bench.timing.gpu_conditions import GpuConditions, GpuWatch
 from export.device import HOST, Device
+from export.record import OMITTED
 
 _STEAL_SHARE = 0.02
 _FOREIGN_SHARE = 0.10
@@ -44,7 +45,7 @@ class Conditions:
     capacity_cores: float
     """How many cores' worth of work got done at once, by hashing on all of them: fewer where a quota or a neighbour
     takes its part."""
-    gpu: GpuConditions | None = None
+    gpu: GpuConditions | None = field(default=None, metadata=OMITTED)
     """The GPU's; None where the measured device is none."""
 
 

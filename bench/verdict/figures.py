@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench.parity.levels.fidelity import is_quantized
 from bench.stats.effects import Effect, effects, median_s, noise_floor, paired_logs
@@ -14,6 +14,7 @@ from bench.stats.steady import levels, settled_at
 from bench.timing.cold import ColdStart
 from bench.timing.measurement import Measurement, Samples, SessionRecord
 from bench.timing.roofline import Floor, Term, floor
+from export.record import OMITTED
 
 _SHARES = (0.5, 0.9, 0.99)
 _IMPOSSIBLE: dict[Term, float] = {"arithmetic": 2.5, "memory": 1.1, "dispatch": 1.1}
