@@ -7,6 +7,7 @@ clock, memory, how float32 is multiplied, random generators. Adding a kind of de
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Callable
@@ -53,6 +54,13 @@ class Device:
     def unavailable(self) -> str | None:
         """Why it cannot be used here, without the remedy; None if it can."""
         return None
+
+    def missing_toolkit(self) -> str | None:
+        """Why code that calls the device's own library cannot be compiled, with the remedy; None if it can."""
+        return None
+
+    def release(self) -> None:
+        """Give back memory that torch holds for later: other processes share the device."""
 
     def enter_thread(self) -> None:
         """Make it the current device of a new thread, which inherits none."""
@@ -153,6 +161,26 @@ class Cuda(Device):
         if self.index >= torch.cuda.device_count():
             return f"there are {torch.cuda.device_count()} CUDA devices, numbered from 0"
         return None
+
+    def missing_toolkit(self) -> str | None:
+        """CUDA's headers and libraries, which torch's own packages do not bring."""
+        from torch.utils.cpp_extension import CUDA_HOME
+
+        if CUDA_HOME is not None:
+            return None
+        import torch
+
+        return (
+            "CUDA's toolkit is missing (no CUDA_HOME, no nvcc, no /usr/local/cuda), which an AOTInductor package is "
+            f"compiled with: install that of CUDA {torch.version.cuda} and set CUDA_HOME to its folder"
+        )
+
+    def release(self) -> None:
+        """The cache of PyTorch's allocator; what tensors hold stays."""
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def enter_thread(self) -> None:
         """Without a current context the thread's first cuBLAS call warns, and takes the first GPU's."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from export.errors import UserError
 from export.gpus import nvml
@@ -98,11 +99,16 @@ def cores_count() -> int:
     return machine().cores_count
 
 
-def missing_compiler() -> str | None:
-    """Why Inductor could not compile C++ here, with the command that mends it; None if it could."""
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        return f"the C++ compiler {compiler} is missing: apt-get install g++ (or your system's package of it)"
+def missing_compiler(language: Literal["C", "C++"] = "C++") -> str | None:
+    """Why Inductor could not compile here, with the command that mends it; None if it could.
+
+    C++ for the CPU and for packages; C for the launchers of Triton, which takes ``CC`` or any usual compiler.
+    """
+    given = os.environ.get("CXX" if language == "C++" else "CC")
+    usual = ("g++",) if language == "C++" else ("gcc", "clang", "cc")
+    if not any(shutil.which(compiler) for compiler in ([given] if given else usual)):
+        named, package = given or usual[0], usual[0]
+        return f"the {language} compiler {named} is missing: apt-get install {package} (or your system's package of it)"
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not header.is_file():
         return f"the Python headers are missing ({header}): apt-get install python3-dev"

@@ -166,3 +166,11 @@ def test_a_caller_waits_until_its_own_stream_is_empty() -> None:
         busy = busy @ busy / 64
     device("cuda").waiter()()
     assert torch.cuda.current_stream().query()
+
+
+def test_memory_that_nothing_holds_goes_back_to_the_driver() -> None:
+    held = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")
+    del held
+    reserved_bytes = torch.cuda.memory_reserved()
+    device("cuda").release()
+    assert torch.cuda.memory_reserved() <= reserved_bytes - (1 << 28)

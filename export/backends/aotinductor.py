@@ -51,7 +51,7 @@ class AotInductor(Backend):
 
     def unavailable(self, where: str) -> str | None:
         """The package is C++ compiled here, for the CPU and as the wrapper of a GPU's kernels."""
-        return missing_compiler()
+        return missing_compiler() or device(where).missing_toolkit()
 
     def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
         """Compile the program for the device into ``model.pt2``."""

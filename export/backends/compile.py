@@ -56,7 +56,7 @@ class Compile(Backend):
 
     def unavailable(self, where: str) -> str | None:
         """Inductor compiles C++ for the CPU, and Triton a launcher in C for a GPU."""
-        return missing_compiler()
+        return missing_compiler("C" if device(where).asynchronous else "C++")
 
     def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
         """Compile in an empty cache, at every size at which PyTorch compiles anew; keep the cache and those sizes.

@@ -68,6 +68,7 @@ def train(run: Run) -> Trained:
             )
             with users_code(run, "training", limited=False):  # nobody knows how long it takes
                 train_recipe(recipe, device(run.device), folder, key, progress)
+                device(run.device).release()
 
     checkpoint, made = run.stage(
         run.files.checkpoint, Checkpoint, CHECKPOINT_RECORD, key, make, keep_partial=recipe.train is not None

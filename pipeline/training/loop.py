@@ -142,18 +142,19 @@ class _Training:
         self._module.train()
         for group, base in zip(self._optimizer.param_groups, self._base_lrs, strict=True):
             group["lr"] = base * _schedule(self._spec, self._now.epoch)
-        loss_sum, rows_sum = 0.0, 0
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self._device.torch_name)  # read once: a read waits
+        rows_sum = 0
         for batch in self._batches():
             outputs = call(self._recipe, self._module, batch)
             loss = self._loss(outputs, batch.targets)
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()
-            loss_sum += loss.item() * batch.rows_count
+            loss_sum += loss.detach().double() * batch.rows_count
             rows_sum += batch.rows_count
         self._now.epoch += 1
         # one batch: its own loss, not a product divided again, which may differ in the last bit
-        self._now.train_loss = loss.item() if rows_sum == batch.rows_count else loss_sum / rows_sum
+        self._now.train_loss = loss.item() if rows_sum == batch.rows_count else loss_sum.item() / rows_sum
         if not np.isfinite(self._now.train_loss):
             raise UserError(
                 f"the training loss is {self._now.train_loss} after epoch {self._now.epoch}: "

@@ -180,3 +180,21 @@ def test_without_a_gpu_auto_is_the_cpu_and_a_gpu_is_refused_with_the_reason(monk
     assert choose("auto").name == "cpu"
     with pytest.raises(UserError, match=r"no usable CUDA|has no CUDA"):
         choose("cuda:1")
+
+
+def test_a_compiler_or_a_toolkit_that_is_missing_is_said_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages, compiled = registry.get("aotinductor"), registry.get("compile")
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
+    monkeypatch.setattr("export.environment.shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("export.environment.Path.is_file", lambda self: True)
+    assert "set CUDA_HOME to its folder" in (packages.unavailable("cuda") or "")
+    assert (packages.unavailable("cpu"), compiled.unavailable("cuda")) == (None, None)
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", "/usr/local/cuda")
+    assert packages.unavailable("cuda") is None
+    monkeypatch.setattr("export.environment.shutil.which", lambda name: name if name == "clang" else None)
+    assert "the C++ compiler g++ is missing" in (compiled.unavailable("cpu") or "")
+    assert compiled.unavailable("cuda") is None  # Triton takes any C compiler
+    monkeypatch.setenv("CC", "icx")
+    assert "the C compiler icx is missing" in (compiled.unavailable("cuda") or "")

@@ -3,14 +3,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from export.completion import complete
 from export.errors import UserError
 from export.flat import flatten
-from export.program import capture
+from export.program import capture, load_exported
 from export.signature import Signature, SizeRange, TensorSpec
 from tests.conftest import environ
 from tests.models import SIGNATURES, Answer, make
@@ -44,6 +46,35 @@ def test_a_traced_program_takes_every_size_in_range() -> None:
     for sizes in ({"batch": 1, "length": 2}, {"batch": 300, "length": 40}):
         outputs = module(*[torch.from_numpy(array) for array in signature.example(sizes, 0).values()])
         assert outputs[1].shape == (sizes["batch"], sizes["length"], 6)
+
+
+class Fours(nn.Module):
+    """Folds four columns into one: only multiples of four fit."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(1, (-1, 4)).sum(2)
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_size_declared_as_a_multiple_goes_through_pytorchs_own_passes(
+    forgets: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that was saved and loaded; the twin shows what torch makes of it alone."""
+    signature = Signature(
+        inputs=(TensorSpec("x", "float32", ("batch", "width")),),
+        ranges={"batch": SizeRange(max=8), "width": SizeRange(min=8, max=64, multiple=4)},
+    )
+    exported = capture(Fours(), complete(Fours(), signature, seed=0), seed=0).exported
+    torch.export.save(exported, tmp_path / "model.pt2")
+    if not forgets:
+        monkeypatch.setattr("export.program._forget_derived_sizes", lambda exported: None)
+    loaded = load_exported(tmp_path / "model.pt2")
+    if forgets:
+        x = torch.randn(3, 12)
+        torch.testing.assert_close(loaded.run_decompositions().module()(x)[0], Fours()(x))
+    else:
+        with pytest.raises(AssertionError, match=r"expected sympy\.Symbol"):
+            loaded.run_decompositions()
 
 
 def test_a_dimension_that_the_model_fixes_is_named() -> None:
