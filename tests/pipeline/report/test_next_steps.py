@@ -39,7 +39,7 @@ def run_printed(output: str, cwd: Path) -> list[tuple[str, subprocess.CompletedP
     ]
 
 
-@pytest.mark.parametrize("only", ["parity", "judge"])
+@pytest.mark.parametrize("only", ["parity", pytest.param("judge", marks=pytest.mark.slow)])
 def test_the_commands_of_a_failed_run_run_as_they_are_printed(only: str, mine: Path) -> None:
     """Also from a folder whose name a shell would take apart."""
     folder = mine.rename(mine.parent / "two words; and more")
