@@ -42,7 +42,7 @@ class BenchSpec:
     callers_s: float = 0.1
     """How long they call, per candidate and process."""
     cold_starts_count: int | None = None
-    """Fresh processes from nothing to the first answer, per artifact; None: 2, 5 or 10, by depth."""
+    """Fresh processes from nothing to the first answer, per artifact; None: 1, 5 or 10, by depth."""
     tie_ratio: float = 0.02
     """Differences below this share are called the same."""
 
@@ -62,7 +62,7 @@ class BenchSpec:
     @property
     def cold_starts(self) -> int:
         """Cold starts per artifact."""
-        return max(2, self.processes // 2) if self.cold_starts_count is None else self.cold_starts_count
+        return max(1, self.processes // 2) if self.cold_starts_count is None else self.cold_starts_count
 
     def __post_init__(self) -> None:
         if not self.batch_rows or min(self.batch_rows) < 1:

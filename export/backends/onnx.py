@@ -103,20 +103,27 @@ class Onnx(Backend):
         }
 
     def settings(self, before: LoadOptions, cores_count: int) -> list[LoadOptions]:
-        """Threads; how far to rewrite the graph; whether idle threads spin, which answers sooner and keeps cores busy
-        that others may want; on a GPU also whether a bound call is captured as a graph.
+        """How far to rewrite the graph. On the CPU threads, and whether idle ones spin, which answers sooner and keeps
+        cores busy that others may want; on a GPU whether a bound call is captured, and how cuDNN chooses.
         """
         now = self.runtime_options(before)
         levels: tuple[Any, ...] = ("all", "extended")
-        choices = [
-            self.with_runtime(threads, replace(now, optimization=level, spinning=spinning, cuda_graph=graph))
-            for threads in sorted(
-                [*super().settings(before, cores_count), before], key=lambda options: options.threads_count
-            )
-            for level in levels
-            for spinning in ((False, True) if threads.threads_count > 1 else (False,))
-            for graph in ((False, True) if device(before.device).asynchronous else (False,))
-        ]
+        if device(before.device).asynchronous:
+            searches: tuple[Any, ...] = ("exhaustive", "heuristic", "default")
+            choices = [
+                self.with_runtime(before, replace(now, optimization=level, cuda_graph=graph, cudnn_search=search))
+                for level in levels
+                for graph in (False, True)
+                for search in searches
+            ]
+        else:
+            threads = [*super().settings(before, cores_count), before]
+            choices = [
+                self.with_runtime(options, replace(now, optimization=level, spinning=spinning))
+                for options in sorted(threads, key=lambda options: options.threads_count)
+                for level in levels
+                for spinning in ((False, True) if options.threads_count > 1 else (False,))
+            ]
         return [options for options in choices if options != before]
 
     def spins(self, options: LoadOptions) -> bool:

@@ -42,6 +42,8 @@ class OnnxRuntimeOptions:
     """Whether idle threads spin. Off wherever several runtimes share a process."""
     cuda_graph: bool = False
     """Whether a bound call on a GPU is captured once, and replayed from then on."""
+    cudnn_search: Literal["exhaustive", "heuristic", "default"] = "exhaustive"
+    """How a convolution's algorithm is chosen on a GPU: by trying all at a shape's first call, by rule, or fixed."""
 
 
 def runtime_missing(where: Device) -> str | None:
@@ -118,7 +120,12 @@ def _providers(where: Device, runtime: OnnxRuntimeOptions, stream: Any) -> list[
     """The one provider. The runtime adds the CPU's, which computes sizes for a GPU; a witness says what else."""
     if not where.asynchronous:
         return [where.provider]
-    settings = {"device_id": str(where.index), "use_tf32": "0", "enable_cuda_graph": str(int(runtime.cuda_graph))}
+    settings = {
+        "device_id": str(where.index),
+        "use_tf32": "0",
+        "enable_cuda_graph": str(int(runtime.cuda_graph)),
+        "cudnn_conv_algo_search": runtime.cudnn_search.upper(),
+    }
     if stream is not None:
         settings |= {"user_compute_stream": str(stream.cuda_stream), "do_copy_in_default_stream": "1"}
     return [(where.provider, settings)]

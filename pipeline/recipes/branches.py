@@ -1,4 +1,4 @@
-"""A branch and a loop that depend on the data, by ``torch.cond`` and ``while_loop``: loud and quiet signals.
+"""A branch and a loop that depend on the data, by torch.cond and while_loop: loud and quiet signals.
 
 A plain ``if`` or ``while`` on a tensor cannot be traced; these two can, and both sides of the branch and every number
 of steps are in the artifact. TorchScript knows neither.

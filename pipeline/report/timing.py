@@ -119,7 +119,7 @@ def _latency_row(name: str, speed: Speed) -> LatencyRow:
         comparison=_comparison(speed),
         other_threads=threads or "-",
         floor=numbers.seconds(speed.least_s),
-        efficiency="" if speed.efficiency is None else f"{speed.efficiency:.0%} of it, {speed.binds}",
+        efficiency="" if speed.efficiency is None else f"{numbers.share(speed.efficiency)} of it, {speed.binds}",
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.verifier.outcome import Refused
-from pipeline.verifier.upgrade import GRAPH_OPTION, runtime_option
+from pipeline.verifier.upgrade import GRAPH_OPTION, SEARCH_OPTION, runtime_option
 
 PROVIDER = "CUDAExecutionProvider"
 _NO_GRAPH = "-1"
@@ -32,6 +32,7 @@ def provider(options: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
         "device_id": str(device_of(options)[1]),
         "use_tf32": "0",
         f"enable_{GRAPH_OPTION}": str(int(captures(options))),
+        "cudnn_conv_algo_search": runtime_option(options, SEARCH_OPTION).upper(),
     }
 
 

@@ -9,7 +9,8 @@ BUNDLE_SCHEMA = "torchstone.bundle/2"
 BUNDLE_SCHEMAS = ("torchstone.bundle/1", BUNDLE_SCHEMA)
 """Every version that is read here."""
 GRAPH_OPTION = "cuda_graph"
-_RUNTIME_DEFAULTS = {"optimization": "all", "spinning": False, GRAPH_OPTION: False}
+SEARCH_OPTION = "cudnn_search"
+_RUNTIME_DEFAULTS = {"optimization": "all", "spinning": False, GRAPH_OPTION: False, SEARCH_OPTION: "exhaustive"}
 
 
 def upgrade_bundle(bundle: Mapping[str, Any]) -> dict[str, Any]:

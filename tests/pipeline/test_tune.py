@@ -44,8 +44,15 @@ def test_every_setting_that_a_runtime_has_is_tried_and_no_other() -> None:
         (2, "all", True), (2, "extended", False), (2, "extended", True),
         (4, "all", False), (4, "all", True), (4, "extended", False), (4, "extended", True),
     ]  # fmt: skip
-    graphs = [onnx.runtime_options(one).cuda_graph for one in onnx.settings(LoadOptions(device="cuda"), 1)]
-    assert graphs == [True, False, True]
+    on_gpu = onnx.settings(replace(before, device="cuda"), 4)
+    assert {options.threads_count for options in on_gpu} == {2}  # the host's threads compute nothing there
+    tried_there = [onnx.runtime_options(options) for options in on_gpu]
+    assert [(runtime.optimization, runtime.cuda_graph, runtime.cudnn_search) for runtime in tried_there[:6]] == [
+        ("all", False, "heuristic"), ("all", False, "default"),
+        ("all", True, "exhaustive"), ("all", True, "heuristic"), ("all", True, "default"),
+        ("extended", False, "exhaustive"),
+    ]  # fmt: skip
+    assert (len(tried_there), {runtime.spinning for runtime in tried_there}) == (11, {False})
 
 
 def test_the_command_says_what_each_setting_gained_and_writes_it_down(built: Path) -> None:

@@ -89,7 +89,9 @@ def test_a_host_that_fits_accepts_the_bundle_and_another_refuses_it(
     if reason is None:
         assert refused is None
         (opened, *_) = recorded(tmp_path / "recorded")
-        settings = {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "0"}
+        settings = {
+            "device_id": "0", "use_tf32": "0", "enable_cuda_graph": "0", "cudnn_conv_algo_search": "EXHAUSTIVE",
+        }  # fmt: skip
         assert opened["providers"] == [["CUDAExecutionProvider", settings]]
         assert opened["cpu_refused"] is False  # the runtime computes shapes there on purpose
         assert opened["more"] == {"enable_fallback": 0}
