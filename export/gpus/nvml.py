@@ -73,6 +73,11 @@ class Board:
         memory = self.ask("MemoryInfo")
         return None if memory is None else int(memory.used)
 
+    def free_bytes(self) -> int | None:
+        """Memory that no process holds."""
+        memory = self.ask("MemoryInfo")
+        return None if memory is None else int(memory.total - memory.used)
+
     def process_bytes(self) -> dict[int, int | None] | None:
         """Memory by process that computes on it; None where NVML does not tell, also for one of them."""
         listing = self.ask("ComputeRunningProcesses")

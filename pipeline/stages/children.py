@@ -17,6 +17,7 @@ from bench.tune import Tuning
 from bench.verdict.judge import Failure
 from export.artifact import Artifact
 from export.backend import LoadOptions
+from export.device import device
 from export.environment import cores_count, machine
 from export.errors import RecordError, TorchstoneError, UserError
 from export.explanations import explain, in_users_words
@@ -24,6 +25,7 @@ from export.files import is_full, no_space, write_atomically
 from export.record import Record, digest, read, write
 from export.worker import Done, Failed
 from pipeline.process.guard import under_way
+from pipeline.process.room import at_once
 from pipeline.run import Run
 
 Failures = dict[str, Failure]
@@ -94,7 +96,7 @@ def users_code(run: Run, what: str, *, limited: bool = True) -> Iterator[None]:
 def side_by_side(
     run: Run, stage: str, names: Iterable[str], work: Callable[[str], T | Failure], failures: Failures
 ) -> dict[str, T]:
-    """Do ``work`` for every name, as many at once as there are cores; part the good from the failed, in table order."""
+    """Do ``work`` for every name, as many at once as have room; part the good from the failed, in table order."""
     results: dict[str, T] = {}
     order = list(names)
     futures: dict[Future[T | Failure], str] = {}
@@ -102,7 +104,9 @@ def side_by_side(
     def running() -> list[str]:
         return [name for future, name in [*futures.items()] if future.running()]
 
-    with run.console.bar(stage, len(order), running) as advance, _pool() as pool:
+    weights = run.files.weights
+    workers_count = at_once(device(run.device), weights.stat().st_size if weights.exists() else 0)
+    with run.console.bar(stage, len(order), running) as advance, _pool(workers_count) as pool:
         futures |= {pool.submit(work, name): name for name in order}
         for done, future in enumerate(as_completed(futures), 1):
             advance(done)
@@ -116,9 +120,9 @@ def side_by_side(
 
 
 @contextlib.contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """A thread per core, each waiting for a child; an interruption ends the children and starts no more."""
-    with ThreadPoolExecutor(cores_count()) as pool:
+def _pool(workers_count: int) -> Iterator[ThreadPoolExecutor]:
+    """So many threads, each waiting for a child; an interruption ends the children and starts no more."""
+    with ThreadPoolExecutor(workers_count) as pool:
         try:
             yield pool
         except BaseException:
