@@ -78,5 +78,5 @@ def committed(run: Path) -> tuple[Baseline | None, str]:
         if stored != present:
             return None, f"the committed baseline has other {field}: {stored}, here {present}"
     if device_of(run).asynchronous and not here.gpus:
-        return None, f"which GPU {here.device} is cannot be known here: nvidia-smi names none"
+        return None, f"which GPU {here.device} is cannot be known here: the driver lists none"
     return baseline, ""

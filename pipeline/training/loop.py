@@ -150,7 +150,7 @@ class _Training:
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()
-            loss_sum += loss.detach().double() * batch.rows_count
+            loss_sum += loss.detach().double().reshape(()) * batch.rows_count
             rows_sum += batch.rows_count
         self._now.epoch += 1
         # one batch: its own loss, not a product divided again, which may differ in the last bit
