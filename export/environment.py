@@ -102,7 +102,7 @@ def cores_count() -> int:
 def missing_compiler(language: Literal["C", "C++"] = "C++") -> str | None:
     """Why Inductor could not compile here, with the command that mends it; None if it could.
 
-    C++ for the CPU and for packages; C for the launchers of Triton, which takes ``CC``, gcc or clang and looks for no ``cc``.
+    C++ for the CPU and for packages; C for the launchers of Triton, which takes ``CC``, gcc or clang, and no ``cc``.
     """
     given = os.environ.get("CXX" if language == "C++" else "CC")
     usual = ("g++",) if language == "C++" else ("gcc", "clang")

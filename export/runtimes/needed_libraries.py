@@ -10,7 +10,7 @@ _LITTLE_64 = b"\x7fELF\x02\x01"
 _LOAD, _DYNAMIC = 1, 2
 _END, _NEEDED, _STRINGS = 0, 1, 5
 _HEADER = struct.Struct("<32xQ14xHH")
-"""Of the file's header where the segments are listed, the size of an entry, their number."""
+"""What the header of the file says of its segments: where they are listed, the size of an entry, their number."""
 _SEGMENT = struct.Struct("<I4xQQ8xQ")
 """Kind, place in the file, address, size in the file."""
 _ENTRY = struct.Struct("<qQ")

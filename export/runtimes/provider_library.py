@@ -1,7 +1,7 @@
 """Whether the library of ONNX Runtime's provider for a device can be loaded here, and what is in its way.
 
-The wheel lists a provider wherever it holds its library; a library that does not load is then found out when a session
-opens, and is told as a graph that fell back to the CPU.
+The wheel lists a provider wherever it holds its library. That it does not load would be found out when a session opens,
+which then takes the CPU and says why in its log alone.
 """
 
 from __future__ import annotations

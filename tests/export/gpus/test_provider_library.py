@@ -14,8 +14,8 @@ import torch
 from export import registry
 from export.device import HOST, device
 from export.runtimes import provider_library
-from export.runtimes.onnxruntime import runtime_missing
 from export.runtimes.needed_libraries import needed_libraries
+from export.runtimes.onnxruntime import runtime_missing
 from export.runtimes.provider_library import unloadable
 from tests.conftest import environ
 
