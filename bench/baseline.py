@@ -10,13 +10,14 @@ from typing import ClassVar
 from bench.parity.report import ParityReport
 from bench.run_folder import RunFolder
 from export.device import Device, device
-from export.environment import environment
+from export.environment import DRIVER, TOOLKIT, environment
 from export.record import Observed, Record, observed, read
 from export.registry import BASELINE
 
 BASELINE_FILE = Path(__file__).parent / "baseline.json"
 _RELEVANT = ("torch", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino")
 """Distributions whose versions decide how fast an artifact runs."""
+_RELEVANT_ON_GPU = (DRIVER, TOOLKIT, "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "triton")
 Logs = Mapping[str, Sequence[float]]
 """By ``artifact at batch``: one log-ratio to eager per process."""
 
@@ -39,9 +40,10 @@ class Baseline(Record):
     observed: Observed
 
 
-def relevant_versions() -> dict[str, str]:
-    """Installed versions that decide how fast an artifact runs."""
-    return {name: version for name, version in environment().versions.items() if name in _RELEVANT}
+def relevant_versions(where: Device) -> dict[str, str]:
+    """Installed versions that decide how fast an artifact runs; on a GPU the driver's and its libraries' too."""
+    names = _RELEVANT + (_RELEVANT_ON_GPU if where.asynchronous else ())
+    return {name: version for name, version in environment().versions.items() if name in names}
 
 
 def device_of(run: Path) -> Device:
@@ -57,7 +59,7 @@ def new_baseline(run: Path, logs: Logs) -> Baseline:
         cores_count=machine.cores_count,
         device=where.name,
         gpus=machine.gpus if where.asynchronous else (),
-        versions=relevant_versions(),
+        versions=relevant_versions(device_of(run)),
         logs={what: tuple(ratios) for what, ratios in logs.items()},
         observed=observed(0.0),
     )
@@ -78,5 +80,5 @@ def committed(run: Path) -> tuple[Baseline | None, str]:
         if stored != present:
             return None, f"the committed baseline has other {field}: {stored}, here {present}"
     if device_of(run).asynchronous and not here.gpus:
-        return None, f"which GPU {here.device} is cannot be known here: nvidia-smi names none"
+        return None, f"which GPU {here.device} is cannot be known here: the driver lists none"
     return baseline, ""

@@ -102,10 +102,10 @@ def cores_count() -> int:
 def missing_compiler(language: Literal["C", "C++"] = "C++") -> str | None:
     """Why Inductor could not compile here, with the command that mends it; None if it could.
 
-    C++ for the CPU and for packages; C for the launchers of Triton, which takes ``CC`` or any usual compiler.
+    C++ for the CPU and for packages; C for the launchers of Triton, which takes ``CC``, gcc or clang, and no ``cc``.
     """
     given = os.environ.get("CXX" if language == "C++" else "CC")
-    usual = ("g++",) if language == "C++" else ("gcc", "clang", "cc")
+    usual = ("g++",) if language == "C++" else ("gcc", "clang")
     if not any(shutil.which(compiler) for compiler in ([given] if given else usual)):
         named, package = given or usual[0], usual[0]
         return f"the {language} compiler {named} is missing: apt-get install {package} (or your system's package of it)"

@@ -5,9 +5,10 @@ Loading and running need numpy and onnxruntime alone; torch is imported only whe
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import re
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,12 @@ from export.device import Device, device
 from export.environment import versions
 from export.errors import UserError
 from export.runtimes.placement import placement
+from export.runtimes.precision import precision
 from export.runtimes.provider_library import unloadable
 
 if TYPE_CHECKING:
     from export.signature import Signature, TensorSpec
 
-_INT8 = re.compile(r"QLinear|QGemm|QAttention|MatMulInteger|ConvInteger|DynamicQuantize")
-"""Operators that compute in integers; what is only dequantised first is computed in float32."""
 _NO_GRAPH = "-1"
 """The run option ``gpu_graph_id`` of a call that is not captured."""
 
@@ -177,18 +177,6 @@ def _rewritten(model: Path, options: LoadOptions, runtime: OnnxRuntimeOptions) -
         return onnx.load(str(rewritten), load_external_data=False).graph  # which lies beside the first file
 
 
-def _precision(graph: Any) -> str:
-    """What a rewritten graph computes in: the float types of its weights, and nodes in int8."""
-    import onnx
-
-    kinds = {onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type) for tensor in graph.initializer}
-    floats = sorted(kind.name for kind in kinds if kind.name.startswith(("float", "bfloat")))
-    integer_count = sum(bool(_INT8.match(node.op_type)) for node in graph.node)
-    return "+".join(floats or ["float32"]) + (
-        f", {integer_count} of {len(graph.node)} nodes int8" if integer_count else ""
-    )
-
-
 class OnnxSession:
     """``Loaded`` around an ONNX Runtime session."""
 
@@ -197,6 +185,8 @@ class OnnxSession:
         self._stream = self._device.new_stream()
         self._session = open_session(str(model), options, runtime, stream=self._stream)
         self._graphs = itertools.count(1)  # the runtime itself gives 0 to calls that name none
+        captures = threading.Lock() if runtime.cuda_graph else None
+        self._in_turn = captures or contextlib.nullcontext()  # what another thread launches meanwhile would be captured
         self._model = model
         self._options = options
         self._runtime = runtime
@@ -209,7 +199,8 @@ class OnnxSession:
         as_numpy = is_numpy(inputs[0])
         if as_numpy or self._stream is None:
             fed = dict(zip(self._inputs, inputs if as_numpy else map(to_numpy, inputs), strict=True))
-            outputs: list[Array] = self._session.run(self._outputs, fed, self._uncaptured())
+            with self._in_turn:
+                outputs: list[Array] = self._session.run(self._outputs, fed, self._uncaptured())
             return outputs if as_numpy else [to_torch(output) for output in outputs]
         return self._views(self._run_bound(inputs).get_outputs(), as_numpy=False)
 
@@ -245,9 +236,10 @@ class OnnxSession:
 
         def call(binding: Any) -> None:
             caller = current()
-            stream.wait_stream(caller)
-            run(binding, run_options)
-            caller.wait_stream(stream)
+            with self._in_turn:
+                stream.wait_stream(caller)
+                run(binding, run_options)
+                caller.wait_stream(stream)
 
         return call
 
@@ -274,7 +266,7 @@ class OnnxSession:
         placed = placement(self._session, wanted, (rewritten, source))
         return Witness(
             device=self._device.name,
-            evidence=placed.evidence() | {"precision": _precision(rewritten)},
+            evidence=placed.evidence() | {"precision": precision(rewritten)},
             fallback=placed.fallback(wanted),
         )
 

@@ -1,7 +1,7 @@
 """Whether the library of ONNX Runtime's provider for a device can be loaded here, and what is in its way.
 
-The wheel lists a provider wherever it holds its library; a library that does not load is then found out when a session
-opens, and is told as a graph that fell back to the CPU.
+The wheel lists a provider wherever it holds its library. That it does not load would be found out when a session opens,
+which then takes the CPU and says why in its log alone.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 
 from export.device import Device
+from export.runtimes.needed_libraries import needed_libraries
 
-_SHARED = "libonnxruntime_providers_shared.so"
 _DRIVER_REMEDY = "Install NVIDIA's driver; in a container, start it with the GPU"
 
 
@@ -50,11 +50,16 @@ def _remedy(built_for: str | None, torch_built_for: str | None) -> str:
 
 @cache
 def _load_error(library: Path) -> str | None:
-    """The loader's own sentence; None if it loads. The runtime loads it in the same way, and does not load it twice."""
+    """The loader's own sentence about what the library is linked against; None if all of that loads.
+
+    The library itself is left to the runtime: its initialiser asks for the runtime's own table, which a session sets,
+    and ends the process where none has.
+    """
     try:
-        ctypes.CDLL(str(library.with_name(_SHARED)), mode=ctypes.RTLD_GLOBAL)  # holds what every provider calls
-        ctypes.CDLL(str(library))
-    except OSError as error:
+        for name in needed_libraries(library):
+            beside = library.with_name(name)
+            ctypes.CDLL(str(beside) if beside.is_file() else name)
+    except (OSError, ValueError) as error:
         return str(error)
     return None
 

@@ -9,7 +9,7 @@ from export.gpus.nvml import Board
 _CONTEXT_BYTES = 3 << 29
 """What CUDA, cuDNN and cuBLAS hold of a GPU in a process that computes next to nothing, with a margin: 1.5 GiB."""
 _COPIES_COUNT = 6
-"""So often a child may hold the weights: as they are, a program's, a compiler's while it folds, and what flows."""
+"""So often a child may hold the weights: as they are, a program's, a compiler's while it folds; and what flows."""
 
 
 def at_once(where: Device, weights_bytes: int) -> int:

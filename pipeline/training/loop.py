@@ -58,7 +58,7 @@ def train(recipe: Recipe, where: Device, folder: Path, key: str, progress: Progr
         KeyboardInterrupt: after the state was saved, at the end of the epoch.
     """
     started = time.monotonic()
-    seed_everything(recipe.seed, where, deterministic=recipe.train is None or recipe.train.deterministic)
+    seed_everything(recipe.seed, where, deterministic=recipe.train is not None and recipe.train.deterministic)
     data = recipe.data() if recipe.data else None
     torch.manual_seed(recipe.seed)
     module = recipe.model().to(where.torch_name)
@@ -71,7 +71,8 @@ def train(recipe: Recipe, where: Device, folder: Path, key: str, progress: Progr
         with without_determinism_is_said():
             last_loss, kept_epoch = _Training(recipe, spec, data, module, where, folder).run(progress)
         take_up(module, load_file(folder / WEIGHTS))
-    metrics = final_metrics(recipe, data, module, where)
+    with without_determinism_is_said():
+        metrics = final_metrics(recipe, data, module, where)
     if last_loss is not None:
         metrics["train_loss"] = last_loss
         _say_results(metrics, progress)
@@ -150,7 +151,7 @@ class _Training:
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()
-            loss_sum += loss.detach().double() * batch.rows_count
+            loss_sum += loss.detach().double().reshape(()) * batch.rows_count
             rows_sum += batch.rows_count
         self._now.epoch += 1
         # one batch: its own loss, not a product divided again, which may differ in the last bit

@@ -195,6 +195,8 @@ def test_a_compiler_or_a_toolkit_that_is_missing_is_said_before_anything_is_buil
     assert packages.unavailable("cuda") is None
     monkeypatch.setattr("export.environment.shutil.which", lambda name: name if name == "clang" else None)
     assert "the C++ compiler g++ is missing" in (compiled.unavailable("cpu") or "")
-    assert compiled.unavailable("cuda") is None  # Triton takes any C compiler
+    assert compiled.unavailable("cuda") is None  # Triton takes it too
+    monkeypatch.setattr("export.environment.shutil.which", lambda name: name if name == "cc" else None)
+    assert "the C compiler gcc is missing" in (compiled.unavailable("cuda") or "")  # and does not look for cc
     monkeypatch.setenv("CC", "icx")
     assert "the C compiler icx is missing" in (compiled.unavailable("cuda") or "")

@@ -38,7 +38,7 @@ STEPS = (
         about="ONNX Runtime: which nodes land on which provider, with and without the right to fall back to the CPU",
     ),
     Step(
-        name="packages", function="tests.gpu.packages:packages", expected_s=90, limit_s=170, alone=False,
+        name="packages", function="tests.gpu.packages:packages", expected_s=90, limit_s=240, alone=False,
         about="AOTInductor without anything of ours: a linear layer compiled, and loaded in a fresh process",
     ),
     Step(

@@ -233,6 +233,15 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
         run(replace(recipe(), loss=broken), tmp_path)
 
 
+def test_a_loss_of_one_value_in_a_dimension_is_a_scalar_as_well(tmp_path: Path) -> None:
+    plain = recipe(epochs=1)
+    assert plain.loss is not None
+    scalar = plain.loss
+    run(plain, tmp_path / "plain")
+    run(replace(plain, loss=lambda outputs, targets: scalar(outputs, targets).reshape(1)), tmp_path / "boxed")
+    assert same_bits(weights(tmp_path / "plain"), weights(tmp_path / "boxed"))
+
+
 class Scattered(ConvNorm):
     """Puts values at places: an operator that has no deterministic algorithm."""
 

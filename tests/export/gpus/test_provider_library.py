@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import onnxruntime
@@ -12,8 +14,10 @@ import torch
 from export import registry
 from export.device import HOST, device
 from export.runtimes import provider_library
+from export.runtimes.needed_libraries import needed_libraries
 from export.runtimes.onnxruntime import runtime_missing
 from export.runtimes.provider_library import unloadable
+from tests.conftest import environ
 
 CUDA = device("cuda")
 CAPI = Path(onnxruntime.__file__).parent / "capi"
@@ -95,3 +99,43 @@ def test_a_library_that_is_none_is_refused_in_the_loaders_words(package: Path) -
     assert reason is not None
     assert "does not load" in reason
     assert REAL.name in reason
+
+
+_PROVIDER = """
+void **Provider_GetHost(void);
+void *table;
+__attribute__((constructor)) static void initialise(void) { table = *Provider_GetHost(); }
+"""
+"""Where the real library crashes as well: no session has set the host yet."""
+
+
+@needs_wheel
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_a_provider_whose_libraries_are_there_is_not_initialised_by_the_question(package: Path) -> None:
+    """The runtime gives its provider a table first; without it the provider ends the process."""
+    (package / "provider.c").write_text(_PROVIDER)
+    library = package / "capi" / REAL.name
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", library, package / "provider.c", f"-L{library.parent}", f"-l:{SHARED.name}"],
+        check=True,
+    )
+    assert needed_libraries(library)[0] == SHARED.name
+    question = (
+        "import sys; from pathlib import Path; from export.device import device; "
+        "from export.runtimes.provider_library import _load_error; "
+        f"print(_load_error(Path({str(library)!r})))"
+    )
+    load = f"import ctypes; ctypes.CDLL({str(package / 'capi' / SHARED.name)!r}, mode=ctypes.RTLD_GLOBAL); "
+    load += f"ctypes.CDLL({str(library)!r})"
+    asked, loaded = (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ())
+        for code in (question, load)
+    )
+    assert (asked.returncode, asked.stdout) == (0, "None\n"), asked.stderr
+    assert loaded.returncode < 0, "what the question must not do"
+
+
+@needs_wheel
+def test_the_real_provider_is_linked_against_the_toolkit_and_the_driver() -> None:
+    needed = needed_libraries(REAL)
+    assert {f"libcudart.so.{TOOLKIT and TOOLKIT.partition('.')[0]}", "libcuda.so.1", "libc.so.6"} <= set(needed)

@@ -5,17 +5,21 @@ The placements are those that a GPU's session reported (docs/measured/gpu.md), o
 
 from __future__ import annotations
 
+import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from export.backend import LoadOptions
 from export.errors import UserError
-from export.runtimes.onnxruntime import OnnxRuntimeOptions, open_session
+from export.runtimes.onnxruntime import OnnxRuntimeOptions, OnnxSession, open_session
 from export.runtimes.placement import Placement, placement
+from tests.conftest import Builder
 from tests.gpu.sessions import exported
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -131,6 +135,32 @@ def test_a_provider_that_does_not_open_is_an_error_and_no_silent_run_on_the_cpu(
     with pytest.raises(UserError, match=rf"ONNX Runtime did not open {CUDA} for cuda:0: \S+"):
         open_session(model, LoadOptions(device="cuda:0"), OnnxRuntimeOptions())
     assert open_session(model, LoadOptions(), OnnxRuntimeOptions()).get_providers() == [CPU]
+
+
+@pytest.mark.parametrize(("cuda_graph", "at_once"), [(True, 1), (False, 2)])
+def test_callers_of_a_session_that_captures_take_turns(
+    cuda_graph: bool, at_once: int, build_model: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one thread launches while another captures would become part of the graph."""
+    folder, artifact = build_model("Mlp", "onnx")
+    runtime = OnnxRuntimeOptions(cuda_graph=cuda_graph)
+    session = OnnxSession(folder / "model.onnx", artifact.signature, LoadOptions(), runtime)
+    inside, most = [], []
+
+    def run(outputs: Any, fed: Any, options: Any) -> list[Any]:
+        inside.append(1)
+        time.sleep(0.05)
+        most.append(len(inside))
+        inside.pop()
+        return [np.zeros((3, 3), np.float32)]
+
+    monkeypatch.setattr(session, "_session", SimpleNamespace(run=run))
+    threads = [threading.Thread(target=session, args=([np.zeros((3, 4), np.float32)],)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == at_once
 
 
 def kinds(graph: Any) -> set[str]:
