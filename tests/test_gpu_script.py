@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.gpu import lean_wheel
 from tests.gpu.drive import LINES, LOG, RUNS, Plan, drive, latest
 from tests.gpu.plan import STEPS, Step
 from tests.gpu.step import Context, environ
@@ -63,6 +65,37 @@ def test_every_step_names_a_function_that_is_there() -> None:
         assert step.expected_s <= step.limit_s
     known = [step.name for step in STEPS]
     assert all(known.index(other) < known.index(step.name) for step in STEPS for other in step.after)
+
+
+def library(*entries: tuple[int, int, bytes]) -> bytes:
+    """An ELF file with one fat binary of these entries: kind, architecture, code."""
+    body = b""
+    for kind, architecture, code in entries:
+        head = bytearray(64)
+        struct.pack_into("<HHIQ", head, 0, kind, 1, len(head), len(code))
+        struct.pack_into("<I", head, 28, architecture)
+        body += bytes(head) + code
+    fat = struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body + bytes(8)
+    names = b"\0.nv_fatbin\0.shstrtab\0"
+    elf = bytearray(64) + fat + names
+    heads = [(0, 0, 0), (1, 64, len(fat)), (12, 64 + len(fat), len(names))]
+    table = b"".join(struct.pack("<IIQQQQ", name, 1, 0, 0, at, size).ljust(64, b"\0") for name, at, size in heads)
+    struct.pack_into("<Q", elf, 40, len(elf))
+    struct.pack_into("<HHH", elf, 58, 64, len(heads), 2)
+    return bytes(elf) + table
+
+
+def test_a_lean_library_keeps_what_one_gpu_runs_and_its_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean_wheel, "_is_large", lambda data, entry: entry.payload_bytes == 5)
+    published = library((2, 80, b"other"), (1, 90, b"text."), (2, 90, b"ours"), (2, 90, b"large"))
+    lean = lean_wheel.trimmed(published, 90)
+    assert len(lean) == len(published)
+    kept = list(lean_wheel._entries(lean))
+    assert [(entry.kind, entry.architecture) for entry in kept] == [(2, 80), (1, 90), (2, 90), (2, 120)]
+    codes = [lean[entry.at + 64 : entry.at + 64 + entry.payload_bytes] for entry in kept]
+    assert codes == [bytes(5), bytes(5), b"ours", bytes(5)]
+    with pytest.raises(ValueError, match=r"no section \.nv_fatbin"):
+        lean_wheel.trimmed(published.replace(b".nv_fatbin", b".nv_nothing"[:10]), 90)
 
 
 # Steps for the driver, each resolved by its name in a process of its own.
