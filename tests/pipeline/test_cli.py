@@ -222,7 +222,7 @@ def test_the_flags_of_a_recipe_are_these(tmp_path: Path) -> None:
         "--parity.call-limit-s", "--parity.depth", "--parity.max-peak-ratio", "--parity.max-rms-ratio",
         "--parity.max-slope-ulps", "--parity.metric-margin", "--parity.nonfinite-inputs", "--parity.rows-count",
         "--process.memory-bytes", "--process.wall-s",
-        "--quiet", "--required", "--seed", "--train.batch-rows", "--train.deterministic", "--train.epochs",
+        "--quiet", "--required", "--seed", "--train.batch-rows", "--train.epochs",
         "--train.keep", "--train.lr", "--train.momentum", "--train.no-deterministic", "--train.optimizer",
         "--train.print-every-epochs", "--train.save-every-s", "--train.schedule", "--train.weight-decay",
     ]  # fmt: skip
