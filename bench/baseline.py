@@ -59,7 +59,7 @@ def new_baseline(run: Path, logs: Logs) -> Baseline:
         cores_count=machine.cores_count,
         device=where.name,
         gpus=machine.gpus if where.asynchronous else (),
-        versions=relevant_versions(device_of(run)),
+        versions=relevant_versions(where),
         logs={what: tuple(ratios) for what, ratios in logs.items()},
         observed=observed(0.0),
     )
@@ -79,6 +79,6 @@ def committed(run: Path) -> tuple[Baseline | None, str]:
     ):
         if stored != present:
             return None, f"the committed baseline has other {field}: {stored}, here {present}"
-    if device_of(run).asynchronous and not here.gpus:
+    if device(here.device).asynchronous and not here.gpus:
         return None, f"which GPU {here.device} is cannot be known here: the driver lists none"
     return baseline, ""
