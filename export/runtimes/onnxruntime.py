@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -258,17 +258,21 @@ class OnnxSession:
 
     def witness(self) -> Witness:
         """Nodes per execution provider, as the runtime assigned them."""
-        import onnx
-
         wanted = self._device.provider
         rewritten = _rewritten(self._model, self._options, self._runtime)
-        source = onnx.load(str(self._model), load_external_data=False).graph
-        placed = placement(self._session, wanted, (rewritten, source))
+        placed = placement(self._session, wanted, self._graphs_with(rewritten))
         return Witness(
             device=self._device.name,
             evidence=placed.evidence() | {"precision": precision(rewritten)},
             fallback=placed.fallback(wanted),
         )
+
+    def _graphs_with(self, rewritten: Any) -> Iterator[Any]:
+        """The graph as it runs, and as it came: read only where nodes are looked for, since it holds the weights."""
+        import onnx
+
+        yield rewritten
+        yield onnx.load(str(self._model), load_external_data=False).graph
 
     def _run_bound(self, inputs: Sequence[Array]) -> Any:
         """A binding to ``inputs`` that has run once, into outputs that ONNX Runtime allocated on the device."""
