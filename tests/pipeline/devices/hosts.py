@@ -36,8 +36,8 @@ class Recording(Session):
         fallback = False
         try:
             fallback = settings.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
-        except Exception:
-            pass
+        except (AttributeError, RuntimeError):
+            pass  # no settings were given, or none of this name
         self.asked = [one if isinstance(one, str) else one[0] for one in providers]
         if self.asked != ["CPUExecutionProvider"]:
             note(providers=providers, cpu_refused=fallback, more=more)
@@ -49,8 +49,8 @@ class Recording(Session):
         graph = None
         try:
             graph = run_options.get_run_config_entry("gpu_graph_id")
-        except Exception:
-            pass
+        except (AttributeError, RuntimeError):
+            pass  # no settings were given, or none of this name
         if self.asked != ["CPUExecutionProvider"]:
             note(bound_graph=graph)
         super().run_with_iobinding(binding, run_options)
