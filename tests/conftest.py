@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from filelock import FileLock
@@ -120,24 +121,27 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return (out / "seed" / "latest").resolve()
 
 
-Builder = Callable[[str, str], tuple[Path, Artifact]]
+class Builder(Protocol):
+    """Builds one backend's artifact of a model of tests/models.py for a device, once."""
+
+    def __call__(self, model: str, backend: str, device: str = "cpu") -> tuple[Path, Artifact]: ...
 
 
 @pytest.fixture(scope="session")
 def build_model(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     """``build_model(model, backend)``: one backend's artifact of a model of tests/models.py, made once."""
     base = tmp_path_factory.mktemp("models")
-    known: dict[tuple[str, str], tuple[Path, Artifact]] = {}
+    known: dict[tuple[str, str, str], tuple[Path, Artifact]] = {}
 
-    def one(model: str, backend: str) -> tuple[Path, Artifact]:
-        if (model, backend) not in known:
-            known[model, backend] = _build(base / model, model, backend)
-        return known[model, backend]
+    def built(model: str, backend: str, device: str = "cpu") -> tuple[Path, Artifact]:
+        if (model, backend, device) not in known:
+            known[model, backend, device] = _build(base / device / model, model, backend, device)
+        return known[model, backend, device]
 
-    return one
+    return built
 
 
-def _build(base: Path, model: str, backend: str) -> tuple[Path, Artifact]:
+def _build(base: Path, model: str, backend: str, device: str = "cpu") -> tuple[Path, Artifact]:
     signature = complete(make(model), SIGNATURES[model], seed=0)
     program, folder = base / "program", base / backend
     if not program.exists():
@@ -150,7 +154,7 @@ def _build(base: Path, model: str, backend: str) -> tuple[Path, Artifact]:
     build(
         BuildJob(
             backend=backend,
-            device="cpu",
+            device=device,
             source=source(model),
             signature=signature,
             seed=0,

@@ -8,17 +8,19 @@ inputs; the driver does, which also hands it contiguous memory (compiled code ig
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from export.arrays import to_numpy
-from export.backend import Backend, BuildInput, Loaded, LoadOptions, Threads
+from export.backend import BuildInput, Loaded, LoadOptions, Threads
 from export.device import Device, device
 from export.environment import missing_compiler, version
-from export.exporters.inductor import prepare
+from export.exporters.inductor import check_runtime, prepare, runtime_libraries
 from export.foreign.graphs import PackageFormat
+from export.runtimes.torch import TorchBackend
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from export.contents import Contents
 
 FILE = "model.pt2"
-_SETTINGS = {
+_SETTINGS: dict[str, object] = {
     # Of 24 s from nothing for a 17-parameter model, 8 s went into precompiling headers that are used once.
     "aot_inductor.precompile_headers": False,
     # O0 builds one of ten seconds faster, and a call of one row then takes twice as long (docs/measured/inductor.md).
@@ -37,7 +39,7 @@ _SETTINGS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class AotInductor(Backend):
+class AotInductor(TorchBackend):
     """The package, opened by PyTorch's own loader."""
 
     exporter: str = "aotinductor"
@@ -63,8 +65,11 @@ class AotInductor(Backend):
         with tempfile.TemporaryDirectory(prefix="torchstone-aotinductor-") as cache, quiet():
             prepare(Path(cache))
             torch._inductor.aoti_compile_and_package(
-                program, package_path=str(folder / FILE), inductor_configs=dict(_SETTINGS)
+                program,
+                package_path=str(folder / FILE),
+                inductor_configs=_SETTINGS | {"aot_inductor.custom_op_libs": runtime_libraries()},
             )
+            check_runtime(_unpack(folder / FILE, Path(cache)))
         return {"form": "AOTInductor package"}
 
     def contents(self, artifact: Artifact, folder: Path) -> Contents | None:
@@ -90,28 +95,34 @@ class AotInductor(Backend):
 
     def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
         """Open the package with flat tensors in and out."""
-        from export.runtimes.torch import TorchSession
-
-        run = open_package(folder / FILE, device(options.device))
+        alone = self.captures(options)
+        run, in_turn = open_package(folder / FILE, device(options.device), alone=alone), threading.Lock()
 
         def call(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
             return run(list(tensors))
 
-        return TorchSession(call, options)
+        def call_alone(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
+            with in_turn:
+                return run(list(tensors))
+
+        return self.session(call_alone if alone else call, options)
 
 
-def open_package(path: Path, where: Device) -> Callable[[list[Any]], Sequence[Any]]:
-    """The package's flat call: PyTorch's C++ loader where it has the shape known here, else its public Python one."""
+def open_package(path: Path, where: Device, *, alone: bool = False) -> Callable[[list[Any]], Sequence[Any]]:
+    """The package's flat call: PyTorch's C++ loader where it has the shape known here, else its public Python one.
+
+    ``alone``: one call at a time, without the events that keep several apart and that no CUDA graph can hold.
+    """
     import torch
 
     index = where.index if where.asynchronous else -1  # the loader's number of the CPU
     loader = getattr(getattr(torch._C, "_aoti", None), "AOTIModelPackageLoader", None)
     if loader is not None and hasattr(loader, "boxed_run"):
-        run: Callable[[list[Any]], Sequence[Any]] = loader(str(path), "model", False, 1, index).boxed_run
+        run: Callable[[list[Any]], Sequence[Any]] = loader(str(path), "model", alone, 1, index).boxed_run
         return run
     import torch._inductor
 
-    package = torch._inductor.aoti_load_package(str(path), device_index=index)
+    package = torch._inductor.aoti_load_package(str(path), run_single_threaded=alone, device_index=index)
     return lambda tensors: package(*tensors)
 
 

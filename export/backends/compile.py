@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from export.arrays import to_torch
-from export.backend import Backend, BuildInput, Loaded, LoadOptions, Threads, Witness
+from export.backend import BuildInput, Loaded, LoadOptions, Threads, Witness
 from export.device import Device, device
 from export.environment import missing_compiler, version
 from export.errors import UserError
 from export.exporters.inductor import prepare
+from export.runtimes.torch import TorchBackend
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +43,7 @@ _SLOW_CALL_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compile(Backend):
+class Compile(TorchBackend):
     """The program and what Inductor made of it."""
 
     exporter: str = "inductor"
@@ -110,7 +111,6 @@ class Compile(Backend):
         import torch
 
         from export.program import load_exported
-        from export.runtimes.torch import TorchSession
 
         torch.set_num_threads(options.threads_count)
         cache = Path(tempfile.mkdtemp(prefix="torchstone-cache-"))
@@ -144,7 +144,7 @@ class Compile(Backend):
                 fallback=fallback,
             )
 
-        return TorchSession(compiled.call, options, witness)
+        return self.session(compiled.call, options, witness)
 
 
 class _Compiled:

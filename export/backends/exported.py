@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.backend import Backend, BuildInput, Loaded, LoadOptions
+from export.backend import BuildInput, Loaded, LoadOptions
 from export.device import device
 from export.environment import version
 from export.foreign.graphs import ProgramFormat, call_of_program
+from export.runtimes.torch import TorchBackend
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +26,7 @@ FILE = "model.pt2"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported(Backend):
+class Exported(TorchBackend):
     """The captured program as a file."""
 
     exporter: str = "export"
@@ -59,12 +60,11 @@ class Exported(Backend):
     def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
         """The program's module on the device, with its own input guards."""
         from export.program import load_exported, on_device
-        from export.runtimes.torch import TorchSession
 
         program = on_device(load_exported(folder / FILE), device(options.device))
         if artifact.is_foreign:
-            return TorchSession(call_of_program(program, artifact.signature, artifact.facts), options)
-        return TorchSession(program.module(), options)
+            return self.session(call_of_program(program, artifact.signature, artifact.facts), options)
+        return self.session(program.module(), options)
 
 
 BACKENDS = (Exported(name="exported", foreign=ProgramFormat(main_file=FILE)),)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.arrays import to_numpy, to_torch
-from export.backend import Backend, BuildInput, Loaded, LoadOptions
+from export.backend import BuildInput, Loaded, LoadOptions
 from export.device import HOST, Device, device
 from export.foreign.graphs import TorchScriptFormat, call_of_graph
+from export.runtimes.torch import TorchBackend
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ _SCRIPT, _TRACE = "script", "trace"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchScript(Backend):
+class TorchScript(TorchBackend):
     """A frozen graph in PyTorch's older format."""
 
     exporter: str = "script"
@@ -100,13 +101,11 @@ class TorchScript(Backend):
 
     def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
         """The frozen graph on the device; a scripted one keeps the module's own arguments and nested result."""
-        from export.runtimes.torch import TorchSession
-
         where = device(options.device)
         if artifact.is_foreign:
             graph = opened_graph(folder / FILE, where)
-            return TorchSession(call_of_graph(graph.eval(), artifact.signature, artifact.facts), options)
-        return TorchSession(_opened(folder / FILE, artifact.facts["form"], artifact.signature, where), options)
+            return self.session(call_of_graph(graph.eval(), artifact.signature, artifact.facts), options)
+        return self.session(_opened(folder / FILE, artifact.facts["form"], artifact.signature, where), options)
 
 
 def scripted(module: nn.Module) -> Any:

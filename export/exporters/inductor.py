@@ -3,14 +3,23 @@
 Measured on 2 cores for the default recipe (docs/measured/inductor.md): precompiling PyTorch's headers costs 8 of 24 s
 for a package and is off; proving each instruction set by compiling a program for it costs 6 s more, and is skipped
 where GCC is new enough to know them all.
+
+A compiler that finds no ``libstdc++.so`` (images without its development package's link are common) takes
+``libstdc++.a``: the library then brings a second C++ runtime into the process, and torch's loader dies in the first
+regular expression (docs/measured/gpu.md; https://github.com/crosstool-ng/crosstool-ng/issues/2478 has the same frames).
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
+from export.errors import UserError
+from export.runtimes.needed_libraries import needed_libraries
+
+_CXX_RUNTIME = "libstdc++.so"
 _GCC_KNOWS_ALL_ISAS = 11
 """GCC 11 accepts the flags of every instruction set that torch 2.11-2.15 may ask for (AMX came last)."""
 
@@ -27,11 +36,41 @@ def prepare(cache: Path) -> None:
         config.cpp.vec_isa_ok = True
 
 
+def runtime_libraries() -> list[str]:
+    """What to link besides, as ``-l`` takes it: the C++ runtime, where the compiler has no link to it."""
+    has_link = _compiler_says(f"-print-file-name={_CXX_RUNTIME}") != _CXX_RUNTIME  # it repeats what it does not find
+    return [] if has_link else [f":{_CXX_RUNTIME}.6"]
+
+
+def check_runtime(library: Path) -> None:
+    """See that a compiled library shares the process's C++ runtime, where its file is one that can be read.
+
+    Raises:
+        UserError: it brings its own.
+    """
+    if sys.platform != "linux":
+        return
+    needed = needed_libraries(library)
+    if not any(name.startswith(("libstdc++.so", "libc++.so")) for name in needed):
+        raise UserError(
+            f"the C++ compiler linked its runtime statically ({library.name} needs {', '.join(needed)} alone), and two "
+            "runtimes crash the process that loads it: install g++ with its libstdc++.so (apt-get install g++), or "
+            "name another compiler in CXX"
+        )
+
+
 def _gcc_major() -> int:
     """The major version of g++, 0 if the compiler is no GCC (it then proves each instruction set by compiling)."""
-    compiler = os.environ.get("CXX", "g++")
     try:
-        answer = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=True, timeout=30)
-        return int(answer.stdout.split(".")[0])
-    except (OSError, subprocess.SubprocessError, ValueError):
+        return int(_compiler_says("-dumpfullversion").split(".")[0])
+    except ValueError:
         return 0
+
+
+def _compiler_says(question: str) -> str:
+    """Its answer without the line's end; nothing where it has none."""
+    command = [os.environ.get("CXX", "g++"), question]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

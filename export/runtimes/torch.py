@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from export.arrays import Array, is_numpy, to_numpy, to_torch
-from export.backend import LoadOptions, Witness
+from export.backend import Backend, LoadOptions, Witness
 from export.device import device
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchOptions:
+    """What a torch backend can be told otherwise."""
+
+    cuda_graph: bool = False
+    """Whether a bound call on a GPU is captured once, and replayed from then on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchBackend(Backend):
+    """A backend without its model's source that torch executes."""
+
+    options: type = TorchOptions
+
+    def settings(self, before: LoadOptions, cores_count: int) -> list[LoadOptions]:
+        """On a GPU whether a bound call is captured: the host's threads compute nothing there."""
+        if not device(before.device).asynchronous:
+            return super().settings(before, cores_count)
+        now: TorchOptions = self.runtime_options(before)
+        return [self.with_runtime(before, replace(now, cuda_graph=not now.cuda_graph))]
+
+    def session(
+        self, call: Callable[..., Sequence[Array]], options: LoadOptions, witness: Callable[[], Witness] | None = None
+    ) -> TorchSession:
+        """The call as these options ask for it."""
+        return TorchSession(call, options, witness, captures=self.captures(options))
+
+    def captures(self, options: LoadOptions) -> bool:
+        """Whether bound calls become CUDA graphs."""
+        return bool(self.runtime_options(options).cuda_graph)
 
 
 class TorchSession:
@@ -20,6 +52,8 @@ class TorchSession:
         call: Callable[..., Sequence[Array]],
         options: LoadOptions,
         witness: Callable[[], Witness] | None = None,
+        *,
+        captures: bool = False,
     ) -> None:
         import torch
 
@@ -28,6 +62,7 @@ class TorchSession:
         self._device.strict_float32()
         self._call = call
         self._witness = witness
+        self._captures = captures
         self._inference_mode = torch.inference_mode
         self._is_inference_mode = torch.is_inference_mode_enabled
 
@@ -58,9 +93,11 @@ class TorchSession:
         return [to_numpy(output) for output in outputs] if is_numpy(inputs[0]) else outputs
 
     def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:
-        """The call itself on these tensors; run it inside ``torch.inference_mode()``."""
+        """The call itself on these tensors, or its CUDA graph; run it inside ``torch.inference_mode()``."""
         tensors = [to_torch(array, self._device) for array in inputs]
         self._run(tensors)  # which finds out whether the call needs gradients
+        if self._captures:
+            return self._device.captured(lambda: self._run(tensors))
         call = self._call
         return lambda: call(*tensors)
 

@@ -20,6 +20,7 @@ from export.backend import LoadOptions
 from export.backends.torchscript import make_tensors_on, opened_graph
 from export.device import DEVICES, Cuda, Device, choose, device
 from export.errors import ContractError, UserError
+from tests.conftest import Builder
 from tests.model_run import ModelRun
 from tests.models import SIGNATURES, make, source
 
@@ -53,6 +54,18 @@ class Ledger(Device):
 
     def enter_thread(self) -> None:
         ASKED["enter_thread"] += 1
+
+    def captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """As a graph does: each replay reads the same inputs, and writes into the results of the first call."""
+        kept = call()
+
+        def replay() -> Any:
+            ASKED["replayed"] += 1
+            for result, value in zip(kept, call(), strict=True):
+                result.copy_(value)
+            return kept
+
+        return replay
 
 
 class Meta(Device):
@@ -103,6 +116,32 @@ def _ledger(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ASKED.clear()
     yield
     ASKED.clear()
+
+
+@pytest.mark.parametrize("name", ["exported", "torchscript"])
+def test_a_bound_call_is_captured_where_that_is_asked_for(name: str, build_model: Builder) -> None:
+    folder, artifact = build_model("Mlp", name)
+    options = LoadOptions(device="ledger:1", runtime={"cuda_graph": True})
+    x = torch.from_numpy(artifact.signature.example({"batch": 4}, seed=0)["x"])
+    with torch.inference_mode():
+        plain = registry.load(folder, LoadOptions(device="ledger:1")).bind({"x": x})
+        plain.run()
+        assert ASKED["replayed"] == 0
+        bound = registry.load(folder, options).bind({"x": x})
+        first: Any = bound.run()[0]
+        before = first.clone()
+        x += 1
+        assert bound.run()[0] is first
+        torch.testing.assert_close(first, plain.run()[0])
+        assert not torch.equal(torch.as_tensor(first), before)
+    assert ASKED["replayed"] == 3  # Runner.bind holds the first one to the signature
+
+
+def test_a_cuda_graph_is_refused_where_there_are_none(build_model: Builder) -> None:
+    folder, artifact = build_model("Mlp", "exported")
+    runner = registry.load(folder, LoadOptions(runtime={"cuda_graph": True}))
+    with pytest.raises(UserError, match="cpu has no CUDA graphs; leave the option out, or use --device cuda"):
+        runner.bind(artifact.signature.example({"batch": 4}, seed=0))
 
 
 @pytest.mark.parametrize("name", ["exported", "torchscript", "eager"])

@@ -29,7 +29,7 @@ def artifacts(run: Path) -> dict[str, Path]:
 
 
 def load(folder: Path, device: str, module: Callable[[], nn.Module] | None = None, *, cuda_graph: bool = False) -> Any:
-    """A runner; ``module`` builds the model for ``eager``, ``cuda_graph`` is ONNX Runtime's."""
+    """A runner; ``module`` builds the model for ``eager``, ``cuda_graph`` captures its bound calls."""
     from export.backend import LoadOptions
     from export.registry import load as load_artifact
 

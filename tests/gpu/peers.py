@@ -56,8 +56,12 @@ def _loads(context: Context, recipe: str, run: Path) -> dict[str, Callable[[], A
         )
 
     found = {f"here: {name}": load(folder) for name, folder in adapter.artifacts(run).items()}
-    if context.device == "cuda" and (run / "artifacts" / "onnx").exists():
-        found["here: onnx, cuda_graph"] = load(run / "artifacts" / "onnx", cuda_graph=True)
+    if context.device == "cuda":
+        found |= {
+            f"here: {name}, cuda_graph": load(folder, cuda_graph=True)
+            for name, folder in adapter.artifacts(run).items()
+            if name != "eager"
+        }
     return found
 
 

@@ -17,8 +17,8 @@ _SHORT = (
     "--bench.rounds-count", "5", "--bench.cold-starts-count", "1",
 )  # fmt: skip
 """A dry run's flags."""
-_DEVICE = ("--bench.cold-starts-count", "1")
-"""A process that opens a GPU takes many seconds to start: one start of each artifact."""
+_DEVICE = ("--bench.processes-count", "2", "--bench.cold-starts-count", "1")
+"""A process that opens a GPU takes many seconds to start: one start of each artifact, two processes that time."""
 
 
 def gpu_tests(context: Context) -> None:

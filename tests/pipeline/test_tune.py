@@ -45,6 +45,9 @@ def test_every_setting_that_a_runtime_has_is_tried_and_no_other() -> None:
         (4, "all", False), (4, "all", True), (4, "extended", False), (4, "extended", True),
     ]  # fmt: skip
     on_gpu = onnx.settings(replace(before, device="cuda"), 4)
+    for backend in (compiled, script):
+        (captured,) = backend.settings(replace(before, device="cuda"), 4)
+        assert captured == replace(before, device="cuda", runtime={"cuda_graph": True})
     assert {options.threads_count for options in on_gpu} == {2}  # the host's threads compute nothing there
     tried_there = [onnx.runtime_options(options) for options in on_gpu]
     assert [(runtime.optimization, runtime.cuda_graph, runtime.cudnn_search) for runtime in tried_there[:6]] == [
