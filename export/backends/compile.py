@@ -153,9 +153,9 @@ class _Compiled:
     def __init__(self, exported: Any, signature: Signature, where: Device) -> None:
         import torch
 
-        from export.program import on_device
+        from export.program import flat_call, on_device
 
-        self.call = torch.compile(on_device(exported, where).module(), fullgraph=True, dynamic=True)
+        self.call = torch.compile(flat_call(on_device(exported, where)), fullgraph=True, dynamic=True)
         self._signature = signature
         self._device = where
 
