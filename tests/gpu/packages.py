@@ -1,12 +1,10 @@
-"""AOTInductor by itself: a linear layer compiled and loaded in a fresh process, without anything of ours.
+"""AOTInductor by itself: a linear layer compiled and loaded in a fresh process, with nothing of ours but what to link.
 
-Where the loader crashes, the way there is written down: what it had loaded, and the frames of the crash.
+Where a loader crashes, its frames are written down, as torch's own handler of signals sees them.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,7 +12,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from tests.gpu.step import ROOT, Context, environ, python
+from export.exporters.inductor import runtime_libraries
+from export.runtimes.needed_libraries import needed_libraries
+from tests.gpu.step import Context, python
 
 _SETTINGS: dict[str, object] = {"aot_inductor.precompile_headers": False}
 """The headers are used once here; nothing of the code depends on it."""
@@ -23,52 +23,20 @@ _FRAMES = 25
 
 
 def packages(context: Context) -> None:
-    """A line for each way to load the package; then the frames of the first crash."""
+    """What the package is linked to, and a line for each way to load it."""
     path = context.work / "package.pt2"
     started = time.monotonic()
     done = python("-m", "tests.gpu.packages", "compile", str(path), context.device)
     context.put("compile_s", time.monotonic() - started)
     if done.code:
         raise RuntimeError(done.cause)
-    crashed = False
+    context.row("libraries", needed=done.lines[-1])
     for loader in _LOADERS:
         done = python("-m", "tests.gpu.packages", loader, str(path), context.device)
         context.row("packages", loader=loader, answer=done.lines[-1] if done.code == 0 else f"exit code {done.code}")
-        if done.code < 0 and not crashed:
-            crashed = True
-            for line in [line for line in done.lines if "frame #" in line or "0x" in line][:_FRAMES]:
+        if done.code < 0:
+            for line in [line for line in done.lines if "frame #" in line][:_FRAMES]:
                 context.row("native frames", line=line[:300])
-    if crashed:
-        _frames(context, path)
-
-
-def _frames(context: Context, path: Path) -> None:
-    """What cuda-gdb and the dynamic loader see of the crash."""
-    command = [sys.executable, "-m", "tests.gpu.packages", "torch._C._aoti", str(path), context.device]
-    if (debugger := shutil.which("cuda-gdb") or shutil.which("gdb")) is not None:
-        asked = ["run", f"bt {_FRAMES}", "info sharedlibrary aoti", "x/3i $pc"]
-        script = [part for line in asked for part in ("-ex", line)]
-        for line in _said([debugger, "-batch", "-nx", *script, "--args", *command], 90)[-2 * _FRAMES :]:
-            context.row("frames", line=line[:300])
-    with tempfile.TemporaryDirectory() as folder:
-        for line in _said(["readelf", "-d", str(_library(path, Path(folder)))], 20):
-            if any(kind in line for kind in ("NEEDED", "RUNPATH", "RPATH")):
-                context.row("needs", line=" ".join(line.split()))
-    traced = _said(["env", "LD_DEBUG=libs,files", *command], 60)
-    for line in [line for line in traced if "calling init" in line or "error" in line or "dlopen" in line][-12:]:
-        context.row("libraries", line=line[:300])
-
-
-def _said(command: list[str], limit_s: float) -> list[str]:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False, timeout=limit_s, cwd=ROOT,
-            env=environ(),
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return [str(error)[:300]]
-    print(done.stdout[-20_000:], done.stderr[-20_000:], flush=True)
-    return [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
 
 
 def _compile(path: Path, device: str) -> None:
@@ -77,7 +45,10 @@ def _compile(path: Path, device: str) -> None:
     torch.manual_seed(0)
     module, x = torch.nn.Linear(8, 4).eval().to(device), torch.randn(3, 8, device=device)
     program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(_SETTINGS))
+    settings = _SETTINGS | {"aot_inductor.custom_op_libs": runtime_libraries()}
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
+    with tempfile.TemporaryDirectory() as folder:
+        print(" ".join(needed_libraries(_library(path, Path(folder)))), flush=True)
 
 
 def _load(path: Path, device: str, loader: str) -> None:

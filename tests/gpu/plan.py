@@ -76,6 +76,10 @@ STEPS = (
         about="`pipeline.all seed`: the verdict and the bundle",
     ),
     Step(
+        name="peers", function="tests.gpu.peers:peers", expected_s=60, limit_s=150,
+        about="The artifacts beside what other tools give by default, every call waited for",
+    ),
+    Step(
         name="timing", function="tests.gpu.timing:timing", expected_s=50, limit_s=150,
         about="One call by several clocks: what a block, a waited call, events and a CUDA graph say",
     ),
@@ -98,9 +102,5 @@ STEPS = (
     Step(
         name="train", function="tests.gpu.training:train", expected_s=40, limit_s=120,
         about="Training twice bit by bit; a step in float32, TF32, bfloat16 and as a CUDA graph",
-    ),
-    Step(
-        name="peers", function="tests.gpu.peers:peers", expected_s=60, limit_s=150,
-        about="The artifacts beside what other tools give by default, every call waited for",
     ),
 )  # fmt: skip

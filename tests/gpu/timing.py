@@ -40,6 +40,9 @@ def _recipe(context: Context, recipe: str, wait: Callable[[], None]) -> None:
     if run is None:
         context.row("clocks", recipe=recipe, error="there is no run: the step seed-parity or digits-parity makes it")
         return
+    if context.device == "cuda" and "onnx" in adapter.artifacts(run):
+        with context.attempt("bound parts", recipe=recipe) as found:
+            found.update(_bound_parts(adapter.load(adapter.artifacts(run)["onnx"], context.device), wait))
     for name, folder in adapter.artifacts(run).items():
         runner = None
         for rows in (1, 1024):
@@ -53,6 +56,40 @@ def _recipe(context: Context, recipe: str, wait: Callable[[], None]) -> None:
                 if context.device == "cuda":
                     found["events_us"] = clocks.events_s(run_bound) * 1e6
                     found.update(_graph(name, run_bound, wait))
+
+
+def _bound_parts(runner: Any, wait: Callable[[], None]) -> dict[str, float]:
+    """Where the time of ONNX Runtime's bound call goes: microseconds of each part by itself, queued."""
+    import onnxruntime
+
+    arrays = adapter.example(runner, 1)
+    loaded, tensors = runner._loaded, adapter.on_device(arrays, "cuda")
+    session, stream, current = loaded._session, loaded._stream, torch.cuda.current_stream()
+    binding = loaded._run_bound(list(tensors.values()))
+    entered, left = torch.cuda.Event(), torch.cuda.Event()
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def waits() -> None:
+        stream.wait_stream(current)
+        current.wait_stream(stream)
+
+    def waits_by_kept_events() -> None:
+        entered.record(current)
+        stream.wait_event(entered)
+        left.record(stream)
+        current.wait_event(left)
+
+    parts: dict[str, Callable[[], Any]] = {
+        "whole": adapter.bound(runner, tensors),
+        "current_stream": loaded._device.current_stream,
+        "waits": waits,
+        "waits_by_kept_events": waits_by_kept_events,
+        "run_with_iobinding": lambda: session.run_with_iobinding(binding, options),
+        "run_with_iobinding_waited": lambda: session.run_with_iobinding(binding),
+        "run_from_numpy": lambda: session.run(None, dict(arrays)),
+    }
+    return {f"{name}_us": clocks.block_s(part, wait) * 1e6 for name, part in parts.items()}
 
 
 def _host_clocks(run: Callable[[], Any], wait: Callable[[], None]) -> dict[str, float]:
