@@ -1,6 +1,6 @@
 """Why Inductor is set as it is: build time and call time of the default recipe's program under each choice.
 
-    python -m tests.measure.inductor_settings RUN [--write docs/measured/inductor.md]
+    python -m tests.measure.compiled.inductor_settings RUN [--write docs/measured/inductor.md]
 
 Each build runs in a fresh process with an empty cache; latencies are taken interleaved, in one process.
 """
@@ -144,7 +144,8 @@ def main(arguments: list[str]) -> int:
     ]
     lines += [f"cache artifacts (`torch.compiler.load_cache_artifacts`) compiled {counts[1]} of them again."]
     machine = environment().machine
-    where = f"`python -m tests.measure.inductor_settings` at {commit()}, {machine.cores_count} cores of {machine.cpu}."
+    script = "python -m tests.measure.compiled.inductor_settings"
+    where = f"`{script}` at {commit()}, {machine.cores_count} cores of {machine.cpu}."
     text = "\n".join(["# Inductor's settings", "", where, "", *lines, ""])
     print(text)
     if arguments[1:2] == ["--write"]:

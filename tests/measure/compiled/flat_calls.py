@@ -1,6 +1,6 @@
 """What a call of a traced program costs by the way it is made, for a model so small that nothing else counts.
 
-    python -m tests.measure.flat_calls [--write docs/measured/flat.md]
+    python -m tests.measure.compiled.flat_calls [--write docs/measured/flat.md]
 
 All ways take turns in one process on one thread; the median over turns, each the mean of 100 calls of one row.
 """
@@ -47,8 +47,8 @@ def main(options: Options) -> int:
     lines = [
         "# A call of a traced program",
         "",
-        f"`python -m tests.measure.flat_calls` at {commit()}, one thread of {machine().cpu}, torch {torch.__version__}:"
-        " microseconds for a call of one row, and the ratio to eager's.",
+        f"`python -m tests.measure.compiled.flat_calls` at {commit()}, one thread of {machine().cpu}, torch "
+        f"{torch.__version__}: microseconds for a call of one row, and the ratio to eager's.",
         "",
         "| model | eager | `module()` | flat | `torch.compile(model)` | compiled `module()` | compiled flat |",
         "|---|---|---|---|---|---|---|",
