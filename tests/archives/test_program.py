@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,16 @@ from tests.archives.forgeries import FORGERIES, small_program
 from tests.archives.models import REAL
 from tests.archives.pack import pack, parts_of
 from tests.conftest import ROOT, environ
+from tests.torches import since
+
+_SINCE = {
+    "an object of some class": since("2.13", "does not load such objects"),
+    "vmap, and infinity": since("2.13", "cannot save a program with vmap"),
+}
+
+
+def _known_since(name: str) -> Any:
+    return pytest.param(name, marks=[_SINCE[name]] if name in _SINCE else [])
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +63,7 @@ def test_code_in_a_program_is_refused_and_does_not_run(name: str, program: bytes
     assert not (tmp_path / "forged" / "ran").exists()
 
 
-@pytest.mark.parametrize("name", [name for name, forgery in FORGERIES.items() if forgery.runs])
+@pytest.mark.parametrize("name", [_known_since(name) for name, forgery in FORGERIES.items() if forgery.runs])
 def test_torch_alone_runs_it(name: str, unguarded: dict[str, str | None]) -> None:
     """The twin of the test above."""
     assert unguarded[name] == FORGERIES[name].runs
@@ -144,7 +155,7 @@ def test_an_argument_may_be_an_operator_on_tensors_alone(operator: str) -> None:
 # --- programs of torch's own ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [_known_since(name) for name in REAL])
 def test_what_torch_saves_loads_as_it_was(name: str, tmp_path: Path) -> None:
     module, inputs, shapes = REAL[name]
     with quiet():

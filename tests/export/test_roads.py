@@ -26,6 +26,7 @@ from export.signature import SizeRange
 from export.trial import Trial
 from tests.conftest import Builder
 from tests.models import SIGNATURES, make
+from tests.torches import since
 
 OPTIONS = LoadOptions(threads_count=2)
 
@@ -213,6 +214,7 @@ def test_a_refusal_is_one_line_of_what_caused_it() -> None:
     assert Refusal("a", error).reason == "ValueError: inner"
 
 
+@since("2.13", "fixes sizes that are halved")
 def test_sizes_that_torch_cannot_prove_stay_dynamic(build_model: Builder) -> None:
     folder, artifact = build_model("Halved", "exported")
     assert artifact.facts["program_road"].startswith("torch.export with deferred checks")

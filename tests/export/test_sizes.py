@@ -13,6 +13,7 @@ from export.errors import ContractError, UserError
 from export.program import capture
 from export.signature import Signature, SizeRange, TensorSpec
 from export.sizes import UNKNOWN, from_torch, size_of, symbols_of
+from tests.torches import since
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,7 @@ IMAGE = Signature(
 )
 
 
+@since("2.13", "fixes sizes that are halved")
 def test_a_traced_program_says_what_its_sizes_are() -> None:
     signature = capture(Pooled(), complete(Pooled(), IMAGE, seed=0), seed=0).signature
     sizes = {"batch": 5, "height": 9, "width": 33}

@@ -13,6 +13,7 @@ from export.completion import complete
 from export.device import device
 from export.program import capture, on_device
 from tests.models import SIGNATURES, make
+from tests.torches import CUDA_BUILD_WITHOUT_DRIVER
 
 
 def without_values(model: str) -> tuple[torch.export.ExportedProgram, Any, list[Any]]:
@@ -38,7 +39,9 @@ def without_values(model: str) -> tuple[torch.export.ExportedProgram, Any, list[
     return exported, mode, inputs
 
 
-@pytest.mark.parametrize("model", ["ConvNorm", "Masked", "Nested", "Recurrent"])
+@pytest.mark.parametrize(
+    "model", ["ConvNorm", "Masked", "Nested", pytest.param("Recurrent", marks=CUDA_BUILD_WITHOUT_DRIVER)]
+)
 def test_a_program_computes_on_the_gpu_that_it_was_moved_to(model: str) -> None:
     exported, mode, inputs = without_values(model)
     with mode, torch.no_grad():
