@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from export.errors import UserError
+from export.gpus import graph
 from export.gpus.nvml import Board, board
 
 if TYPE_CHECKING:
     import torch
 
 _Result = TypeVar("_Result")
+_NO_GRAPHS = "cuda_graph: {} has no CUDA graphs; leave the option out, or use --device cuda"
 CHILD_ENVIRONMENT = {"NVIDIA_TF32_OVERRIDE": "0"}
 """What must stand in a process's environment before its first CUDA call: no library multiplies float32 as TF32."""
-_CALLS_BEFORE_CAPTURE = 3
 _NAME = re.compile(r"([a-z]+)(?::(\d+))?")
 _OPERATORS = ("matmul", "conv", "rnn")
 """The operators that have a setting of their own."""
@@ -88,12 +89,21 @@ class Device:
         return None
 
     def captured(self, call: Callable[[], _Result]) -> Callable[[], _Result]:
-        """What ``call`` queues, recorded once and from then on replayed by one launch; results keep their memory.
+        """What ``call`` queues, recorded once and from then on replayed by one launch (export/gpus/graph.py).
 
         Raises:
-            UserError: the device has no such graphs, or the call does what none can hold: it reads a value on the host.
+            UserError: the device has no such graphs, or the call does what none can hold.
         """
-        raise UserError(f"cuda_graph: {self.name} has no CUDA graphs; leave the option out, or use --device cuda")
+        raise UserError(_NO_GRAPHS.format(self.name))
+
+    def check_captures(self) -> None:
+        """See that calls can be captured here.
+
+        Raises:
+            UserError: the device has no graphs.
+        """
+        if not self.asynchronous:
+            raise UserError(_NO_GRAPHS.format(self.name))
 
     def board(self) -> Board | str | None:
         """What its driver tells of it, without a CUDA context; or why that is not known; None for the host."""
@@ -227,33 +237,8 @@ class Cuda(Device):
         return float(began.elapsed_time(ended)) * 1e-3
 
     def captured(self, call: Callable[[], _Result]) -> Callable[[], _Result]:
-        """A CUDA graph, captured on a stream of its own after calls that let libraries and compilers settle.
-
-        What other threads queue meanwhile does not end the capture: its mode is that of the thread.
-        """
-        import torch
-
-        stream = torch.cuda.Stream(self.index)
-        stream.wait_stream(self.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_CALLS_BEFORE_CAPTURE):
-                call()
-        self.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                results = call()
-        except RuntimeError as error:
-            raise UserError(
-                f"cuda_graph: the call cannot be captured ({str(error).strip().splitlines()[0]}): "
-                "it may compute on the host, or wait for the GPU. Leave the option out"
-            ) from error
-
-        def replay() -> _Result:
-            graph.replay()
-            return results
-
-        return replay
+        """A CUDA graph."""
+        return graph.captured(call, self.index)
 
     def board(self) -> Board | str | None:
         """By NVML."""

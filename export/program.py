@@ -28,6 +28,9 @@ from export.flat import FlatModule
 from export.roads import NoRoadError
 from export.signature import Signature
 
+FlatCall = Callable[..., Sequence[torch.Tensor]]
+_KNOWN_SHAPES = 4096
+
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
@@ -103,18 +106,39 @@ def on_device(exported: torch.export.ExportedProgram, where: Device) -> torch.ex
     return move_to_device_pass(exported, where.torch_name)
 
 
-def flat_call(exported: torch.export.ExportedProgram) -> Callable[..., Sequence[torch.Tensor]]:
-    """The program as a function of its flat tensors, without what ``module()`` adds to every call.
+def flat_call(exported: torch.export.ExportedProgram, *, guarded: bool = True) -> FlatCall:
+    """The program as a function of its flat tensors: ``module()`` takes nested arguments apart at every call.
 
-    That is taking nested arguments apart, putting results together, and guards: 2 to 7 times the time of a small model
-    (docs/measured/flat.md). Its callers hold each call to the signature, which says all that the guards do.
+    Guards hold what the tracer took for granted of several sizes together, which no signature says. A compiler needs
+    them too: they tell it which sizes never vary.
     """
-    module = exported.module(check_guards=False)
-    module._forward_pre_hooks.clear()
+    module = exported.module(check_guards=guarded)
     module.graph.set_codegen(torch.fx.graph.CodeGen())
     module.recompile()
-    forward: Callable[..., Sequence[torch.Tensor]] = module.forward
+    forward: FlatCall = module.forward
     return forward
+
+
+def checked_call(exported: torch.export.ExportedProgram) -> FlatCall:
+    """The flat call, its guards asked once for all calls of the same shapes: they cost more than a small model does.
+
+    Raises:
+        AssertionError: when it is called with shapes that a guard refuses.
+    """
+    guarded, bare = flat_call(exported), flat_call(exported, guarded=False)
+    known: set[tuple[torch.Size, ...]] = set()
+
+    def call(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
+        shapes = tuple(tensor.shape for tensor in tensors)
+        if shapes in known:
+            return bare(*tensors)
+        results = guarded(*tensors)
+        if len(known) >= _KNOWN_SHAPES:
+            known.clear()
+        known.add(shapes)
+        return results
+
+    return call
 
 
 def casts_in_view() -> AbstractContextManager[Any]:

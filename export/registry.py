@@ -107,9 +107,12 @@ def load(folder: Path, options: LoadOptions, module: Callable[[], nn.Module] | N
 
     Raises:
         RecordError: a file is missing or altered: nothing of it was loaded.
+        UserError: an option that its runtime does not have.
     """
     artifact = open_artifact(folder)
-    return Runner(artifact, get(artifact.backend).load(artifact, folder, options, module or _no_module), options)
+    backend = get(artifact.backend)
+    backend.runtime_options(options)
+    return Runner(artifact, backend.load(artifact, folder, options, module or _no_module), options)
 
 
 def plugin_sha256(name: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 from bench.timing.block import Block, waited
 from bench.timing.clock import now_s
 from bench.timing.energy import energy_counter
-from bench.timing.inputs import mismatched_output
+from bench.timing.inputs import mismatched_output, stale_output
 from bench.timing.spec import BenchSpec
 from export import registry
 from export.arrays import Array
@@ -72,6 +72,8 @@ def warm(
     for buffer, call in zip(inputs, bound, strict=True):
         if (output := mismatched_output(runner(buffer), call.run())) is not None:
             raise RuntimeError(f"{candidate.label}: bound and checked calls disagree on {output}")
+    if len(inputs) > 1 and (output := stale_output(runner, bound[0], inputs, where)) is not None:
+        raise RuntimeError(f"{candidate.label}: a bound call answers for what {output} was when it was bound")
     checked, calls_count = None, 0
     if candidate.whole:
         checks: list[Callable[[], Any]] = [partial(runner, buffer) for buffer in on_host]

@@ -8,7 +8,9 @@ import numpy as np
 
 from bench.parity.cases import Pool, Tensors
 from bench.timing.spec import BenchSpec
-from export.arrays import Array, to_numpy
+from export.arrays import Array, to_numpy, to_torch
+from export.backend import Bound, Runner
+from export.device import Device
 from export.errors import UserError
 from export.signature import Signature
 
@@ -54,3 +56,24 @@ def mismatched_output(expected: Mapping[str, Array], got: Sequence[Array]) -> st
         if not np.allclose(wanted, to_numpy(other), rtol=0.0, atol=_MISMATCHED * scale, equal_nan=True):
             return name
     return None
+
+
+def stale_output(runner: Runner, bound: Bound, inputs: Sequence[Mapping[str, Array]], where: Device) -> str | None:
+    """The output that stays behind when the first buffer is given the second one's content; None if all follow.
+
+    A call that was bound, or captured, with a value of that moment in it would answer for it for ever. Buffers of
+    different shapes tell nothing.
+    """
+    first, second = inputs[:2]
+    if any(array.shape != second[name].shape for name, array in first.items()):
+        return None
+    before = {name: to_numpy(array).copy() for name, array in first.items()}
+    _fill(first, second, where)
+    output = mismatched_output(runner(second), bound.run())
+    _fill(first, before, where)
+    return output
+
+
+def _fill(buffers: Mapping[str, Array], content: Mapping[str, Array], where: Device) -> None:
+    for name, buffer in buffers.items():
+        to_torch(buffer, where).copy_(to_torch(content[name], where))

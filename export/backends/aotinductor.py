@@ -7,6 +7,7 @@ inputs; the driver does, which also hands it contiguous memory (compiled code ig
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -69,7 +70,8 @@ class AotInductor(TorchBackend):
                 package_path=str(folder / FILE),
                 inductor_configs=_SETTINGS | {"aot_inductor.custom_op_libs": runtime_libraries()},
             )
-            check_runtime(_unpack(folder / FILE, Path(cache)))
+            if sys.platform == "linux":
+                check_runtime(_unpack(folder / FILE, Path(cache)))
         return {"form": "AOTInductor package"}
 
     def contents(self, artifact: Artifact, folder: Path) -> Contents | None:

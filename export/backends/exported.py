@@ -58,13 +58,13 @@ class Exported(TorchBackend):
         return GraphTaps(load_exported(folder / FILE), trace)
 
     def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
-        """The program on the device; one that another tool made keeps its own input guards."""
-        from export.program import flat_call, load_exported, on_device
+        """The program on the device, with its own guards."""
+        from export.program import checked_call, load_exported, on_device
 
         program = on_device(load_exported(folder / FILE), device(options.device))
         if artifact.is_foreign:
             return self.session(call_of_program(program, artifact.signature, artifact.facts), options)
-        return self.session(flat_call(program), options)
+        return self.session(checked_call(program), options)
 
 
 BACKENDS = (Exported(name="exported", foreign=ProgramFormat(main_file=FILE)),)

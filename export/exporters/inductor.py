@@ -38,18 +38,18 @@ def prepare(cache: Path) -> None:
 
 def runtime_libraries() -> list[str]:
     """What to link besides, as ``-l`` takes it: the C++ runtime, where the compiler has no link to it."""
+    if sys.platform != "linux":
+        return []
     has_link = _compiler_says(f"-print-file-name={_CXX_RUNTIME}") != _CXX_RUNTIME  # it repeats what it does not find
     return [] if has_link else [f":{_CXX_RUNTIME}.6"]
 
 
 def check_runtime(library: Path) -> None:
-    """See that a compiled library shares the process's C++ runtime, where its file is one that can be read.
+    """See that a library compiled on Linux shares the process's C++ runtime.
 
     Raises:
         UserError: it brings its own.
     """
-    if sys.platform != "linux":
-        return
     needed = needed_libraries(library)
     if not any(name.startswith(("libstdc++.so", "libc++.so")) for name in needed):
         raise UserError(

@@ -182,6 +182,8 @@ class OnnxSession:
 
     def __init__(self, model: Path, signature: Signature, options: LoadOptions, runtime: OnnxRuntimeOptions) -> None:
         self._device = device(options.device)
+        if runtime.cuda_graph:
+            self._device.check_captures()
         self._stream = self._device.new_stream()
         self._session = open_session(str(model), options, runtime, stream=self._stream)
         self._graphs = itertools.count(1)  # the runtime itself gives 0 to calls that name none

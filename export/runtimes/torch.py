@@ -40,8 +40,15 @@ class TorchBackend(Backend):
         return TorchSession(call, options, witness, captures=self.captures(options))
 
     def captures(self, options: LoadOptions) -> bool:
-        """Whether bound calls become CUDA graphs."""
-        return bool(self.runtime_options(options).cuda_graph)
+        """Whether bound calls become CUDA graphs.
+
+        Raises:
+            UserError: the device has none.
+        """
+        chosen: TorchOptions = self.runtime_options(options)
+        if chosen.cuda_graph:
+            device(options.device).check_captures()
+        return chosen.cuda_graph
 
 
 class TorchSession:
@@ -97,7 +104,12 @@ class TorchSession:
         tensors = [to_torch(array, self._device) for array in inputs]
         self._run(tensors)  # which finds out whether the call needs gradients
         if self._captures:
-            return self._device.captured(lambda: self._run(tensors))
+            replay = self._device.captured(lambda: self._run(tensors))
+
+            def captured(kept: Sequence[Array] = tensors) -> Sequence[Array]:  # a graph keeps no tensor alive
+                return replay()
+
+            return captured
         call = self._call
         return lambda: call(*tensors)
 

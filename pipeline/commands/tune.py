@@ -23,9 +23,8 @@ from pipeline.cli import GOOD, NOT_GOOD
 if TYPE_CHECKING:
     from bench.parity.report import ParityReport
     from bench.run_folder import RunFolder
-    from bench.stats.effects import Effect
     from bench.timing.measure import Session
-    from bench.tune import Tuning
+    from bench.tune import Searched, Tuning
     from export.artifact import Artifact
     from export.backend import LoadOptions
     from export.worker import Workspace
@@ -80,9 +79,9 @@ def _tune(run: RunFolder, options: Options) -> int:
         for name, artifact in artifacts.items()
     }
     started = time.monotonic()
-    effects = search(session, choices, recheck.workspace, lambda text: console.stage("tune", text))
+    searched = search(session, choices, recheck.workspace, lambda text: console.stage("tune", text))
     tunings = [
-        _tuning(artifact, reports[name], effects.get(name, {}), session.key, recheck, started)
+        _tuning(artifact, reports[name], searched[name], session.key, recheck, started)
         for name, artifact in artifacts.items()
     ]
     for tuning in tunings:
@@ -161,7 +160,7 @@ class Recheck:
 def _tuning(
     artifact: Artifact,
     report: ParityReport,
-    effects: dict[LoadOptions, Effect],
+    searched: Searched,
     key: str,
     recheck: Recheck,
     started: float,
@@ -173,7 +172,7 @@ def _tuning(
 
     refused: dict[str, str] = {}
     best = report.options
-    for options, effect in sorted(effects.items(), key=lambda pair: pair[1].ratio.value):
+    for options, effect in sorted(searched.effects.items(), key=lambda pair: pair[1].ratio.value):
         if effect.comparison != "faster":
             continue
         why = recheck.differs(artifact, options, report)
@@ -188,8 +187,9 @@ def _tuning(
         machine=machine(),
         before=report.options,
         options=best,
-        gains={options.summary: effect for options, effect in effects.items()},
+        gains={options.summary: effect for options, effect in searched.effects.items()},
         refused=refused,
+        failed={options.summary: why for options, why in searched.failed.items()},
         observed=observed(time.monotonic() - started),
     )
 
@@ -209,6 +209,8 @@ def _show(console: Console, tunings: Sequence[Tuning]) -> None:
         for setting, effect in tuning.gains.items():
             verdict = tuning.refused.get(setting, "taken" if setting == tuning.options.summary else "")
             table.add_row("", setting, gain(effect), verdict)
+        for setting, why in tuning.failed.items():
+            table.add_row("", setting, "-", why)
     console.show(table)
     taken = ", ".join(tuning.artifact for tuning in tunings if tuning.options != tuning.before)
     console.say(f"tuned: {taken}; pipeline.all uses these settings from now on" if taken else "nothing was faster")

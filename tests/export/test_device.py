@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,14 +60,21 @@ class Ledger(Device):
         ASKED["enter_thread"] += 1
 
     def captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
-        """As a graph does: each replay reads the same inputs, and writes into the results of the first call."""
-        kept = call()
+        """As a graph does: each replay reads the same inputs, and writes into the results of the first call.
+
+        It keeps none of them alive.
+        """
+        reads = inspect.getclosurevars(call).nonlocals
+        session, inputs = reads["self"], [weakref.ref(tensor) for tensor in reads["tensors"]]
+        results = call()
 
         def replay() -> Any:
             ASKED["replayed"] += 1
-            for result, value in zip(kept, call(), strict=True):
+            tensors = [tensor() for tensor in inputs]
+            assert None not in tensors, "the graph reads memory that was given back"
+            for result, value in zip(results, session._run(tensors), strict=True):
                 result.copy_(value)
-            return kept
+            return results
 
         return replay
 
@@ -137,11 +148,52 @@ def test_a_bound_call_is_captured_where_that_is_asked_for(name: str, build_model
     assert ASKED["replayed"] == 3  # Runner.bind holds the first one to the signature
 
 
-def test_a_cuda_graph_is_refused_where_there_are_none(build_model: Builder) -> None:
+def test_what_a_captured_call_reads_lives_as_long_as_the_call(build_model: Builder) -> None:
+    """NumPy inputs are copied to a device when they are bound: nobody else holds those copies."""
     folder, artifact = build_model("Mlp", "exported")
-    runner = registry.load(folder, LoadOptions(runtime={"cuda_graph": True}))
+    inputs = artifact.signature.example({"batch": 4}, seed=0)
+    options = LoadOptions(device="ledger:1", runtime={"cuda_graph": True})
+    with torch.inference_mode():
+        run = registry.load(folder, options).bind(inputs).run
+        gc.collect()
+        answer = torch.as_tensor(run()[0])
+    torch.testing.assert_close(answer, make("Mlp")(torch.from_numpy(inputs["x"])), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["exported", "torchscript", "onnx"])
+def test_a_cuda_graph_is_refused_where_there_are_none(name: str, build_model: Builder) -> None:
     with pytest.raises(UserError, match="cpu has no CUDA graphs; leave the option out, or use --device cuda"):
-        runner.bind(artifact.signature.example({"batch": 4}, seed=0))
+        registry.load(build_model("Mlp", name)[0], LoadOptions(runtime={"cuda_graph": True}))
+
+
+def test_an_option_that_a_runtime_does_not_have_is_refused(build_model: Builder) -> None:
+    folder, _ = build_model("Mlp", "eager")
+    with pytest.raises(UserError, match="eager has no runtime option 'cuda_graph', it has none"):
+        registry.load(folder, LoadOptions(runtime={"cuda_graph": True}), lambda: make("Mlp"))
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_bound_call_with_a_value_of_its_moment_in_it_is_not_timed(
+    stale: bool, build_model: Builder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder, _ = build_model("Mlp", "exported")
+    if stale:
+        monkeypatch.setattr(Ledger, "captured", lambda self, call: partial(tuple, call()))
+    options = LoadOptions(device="ledger:1", runtime={"cuda_graph": True})
+    job = SampleJob(
+        candidates=(Candidate(label="exported", folder=str(folder), options=options, whole=False),),
+        source=source("Mlp"),
+        spec=BenchSpec(batch_rows=(2,), processes_count=2, rounds_count=5, warmup_s=0.01, callers_s=0.01),
+        samples=None,
+        seed=0,
+        process=0,
+        current=str(tmp_path / "current"),
+    )
+    if not stale:
+        assert sample(job).series["exported"]
+        return
+    with pytest.raises(RuntimeError, match="exported: a bound call answers for what y was when it was bound"):
+        sample(job)
 
 
 @pytest.mark.parametrize("name", ["exported", "torchscript", "eager"])

@@ -83,7 +83,7 @@ def main(options: Options) -> int:
 def _known(path: Path) -> dict[tuple[str, str], Row]:
     lines = path.read_text().splitlines() if path.exists() else []
     rows = [Row(**json.loads(line)) for line in lines]
-    return {(row.python, row.torch): row for row in rows}
+    return {(row.python, row.torch): row for row in rows if row.exit_code is not None}  # an installation is tried again
 
 
 def _tried(python: str, torch: str) -> Row:
@@ -96,14 +96,18 @@ def _tried(python: str, torch: str) -> Row:
             versions = tuple(json.loads(_said([here, "-c", _ASKED], _INSTALL_LIMIT_S)))
             return _main_job(Row(python=python, torch=torch, commit=at, versions=versions), here, Path(folder))
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        last = next((line for line in reversed(str(said).splitlines()) if line.strip()), type(error).__name__)
-        return Row(python=python, torch=torch, commit=at, error=last[:200])
+        said = getattr(error, "stderr", None) if isinstance(error, subprocess.CalledProcessError) else None
+        return Row(python=python, torch=torch, commit=at, error=_last_line(said or str(error)))
+
+
+def _last_line(said: str) -> str:
+    return next((line for line in reversed(said.splitlines()) if line.strip()), "nothing was said")[:200]
 
 
 def _interpreter(python: str) -> str:
-    in_pyenv = sorted((Path.home() / ".pyenv" / "versions").glob(f"{python}.*/bin/python"))
-    found = str(in_pyenv[-1]) if in_pyenv else shutil.which(f"python{python}")
+    in_pyenv = list((Path.home() / ".pyenv" / "versions").glob(f"{python}.*/bin/python"))
+    newest = max(in_pyenv, key=lambda path: [int(part) for part in path.parts[-3].split(".")], default=None)
+    found = str(newest) if newest else shutil.which(f"python{python}")
     if found is None:
         raise FileNotFoundError(f"there is no python{python}")
     return found
@@ -136,7 +140,7 @@ def _main_job(row: Row, here: str, folder: Path) -> Row:
             "seconds": round(seconds, 1),
             "winner": json.loads(verdict.read_text()).get("winner") if verdict.exists() else None,
             "parity": {name: report["status"] for name, report in reports.items()},
-            "error": None if done.returncode == 0 else (done.stdout + done.stderr).strip().splitlines()[-1][:200],
+            "error": None if done.returncode == 0 else _last_line(done.stdout + done.stderr),
         }
     )
 

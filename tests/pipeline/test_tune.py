@@ -9,12 +9,16 @@ import pytest
 
 from bench.run_folder import RunFolder
 from bench.stats.effects import Effect, Ratio
-from bench.tune import Tuning, gain
+from bench.timing.measure import Session
+from bench.timing.spec import BenchSpec
+from bench.tune import Tuning, gain, search
 from export import registry
 from export.artifact import open_artifact
 from export.backend import LoadOptions
+from export.build import Source
 from export.environment import cores_count, machine
 from export.record import Observed, digest, read, write
+from export.worker import Workspace
 from pipeline.console import Console
 from pipeline.find import find
 from pipeline.run import open_run
@@ -69,6 +73,45 @@ def test_the_command_says_what_each_setting_gained_and_writes_it_down(built: Pat
     assert len(tuning.gains) >= 1
     assert tuning.options == tuning.before or tuning.gains[tuning.options.summary].comparison == "faster"
     RunFolder(built).tuning("onnx").unlink()
+
+
+def test_a_setting_that_fails_is_left_out_and_the_others_race_on(built: Path, tmp_path: Path) -> None:
+    present = LoadOptions(threads_count=1)
+    impossible = replace(present, runtime={"cuda_graph": True})  # there is no GPU
+    other = replace(present, runtime={"optimization": "extended"})
+    session = Session(
+        folders={"onnx": built / "artifacts" / "onnx"},
+        options={"onnx": present},
+        source=Source(function="", argument=""),
+        program=None,
+        spec=BenchSpec(batch_rows=(1,), processes_count=2, rounds_count=5),
+        samples=None,
+        seed=0,
+        key="k",
+    )
+    said: list[str] = []
+    searched = search(session, {"onnx": [impossible, other]}, Workspace(folder=tmp_path), said.append)["onnx"]
+    assert set(searched.effects) == {other}
+    assert "cpu has no CUDA graphs" in searched.failed[impossible]
+    assert said[0].startswith("2 settings")
+    assert said[-1].startswith("1 settings")
+
+
+def test_an_artifact_that_fails_as_it_is_ends_the_search(built: Path, tmp_path: Path) -> None:
+    """The twin: nothing can be compared with it."""
+    broken = LoadOptions(threads_count=1, runtime={"cuda_graph": True})
+    session = Session(
+        folders={"onnx": built / "artifacts" / "onnx"},
+        options={"onnx": broken},
+        source=Source(function="", argument=""),
+        program=None,
+        spec=BenchSpec(batch_rows=(1,), processes_count=2, rounds_count=5),
+        samples=None,
+        seed=0,
+        key="k",
+    )
+    with pytest.raises(RuntimeError, match=r"(?s)failed: cuda_graph: cpu has no CUDA graphs.*The whole story"):
+        search(session, {"onnx": [LoadOptions(threads_count=1)]}, Workspace(folder=tmp_path), lambda _: None)
 
 
 def test_an_artifact_that_is_not_there_is_named(built: Path) -> None:

@@ -1,50 +1,77 @@
-"""Programs called flat: the same answers as through ``module()``, the signature's check instead of torch's guards."""
+"""Programs called flat: the same answers as through ``module()``, and the same guards."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from export import program, registry
 from export.artifact import PROGRAM_FILE
 from export.backend import LoadOptions
-from export.errors import ContractError
-from export.program import flat_call, load_exported
+from export.completion import complete
+from export.program import FlatCall, checked_call, flat_call, load_exported
+from export.signature import Signature, SizeRange, TensorSpec
 from tests.conftest import Builder, _build
+
+
+class Sized(nn.Module):
+    """Another rule for large calls: the tracer takes the small one for granted, and guards it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[0] * x.shape[1] > 900 else x + 1
+
+
+def traced() -> torch.export.ExportedProgram:
+    signature = Signature(
+        inputs=(TensorSpec("x", "float32", ("batch", "items")),),
+        ranges={"batch": SizeRange(max=64), "items": SizeRange(max=64)},
+    )
+    sizes = {0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("items", max=64)}
+    complete(Sized(), signature, seed=0)
+    return torch.export.export(
+        Sized(), (torch.ones(4, 5),), dynamic_shapes=(sizes,), prefer_deferred_runtime_asserts_over_guards=False
+    )
 
 
 @pytest.mark.parametrize("model", ["Mlp", "ConvNorm", "Masked", "Nested", "Recurrent"])
 def test_a_flat_call_answers_as_the_module_does(model: str, build_model: Builder) -> None:
     folder, artifact = build_model(model, "exported")
     file, signature = folder.parent / "program" / PROGRAM_FILE, artifact.signature
-    for rows in (1, 3):
+    calls = [flat_call(load_exported(file)), checked_call(load_exported(file))]
+    for rows in (1, 3, 3):
         tensors = [torch.from_numpy(array) for array in signature.example(signature.sizes_at(rows), seed=rows).values()]
-        answers = flat_call(load_exported(file))(*tensors)
-        assert len(answers) == len(signature.outputs)
-        torch.testing.assert_close(tuple(answers), tuple(load_exported(file).module()(*tensors)), rtol=0, atol=0)
+        expected = tuple(load_exported(file).module()(*tensors))
+        assert len(expected) == len(signature.outputs)
+        for call in calls:
+            torch.testing.assert_close(tuple(call(*tensors)), expected, rtol=0, atol=0)
 
 
-def test_what_a_guard_would_refuse_the_signature_does(build_model: Builder) -> None:
-    folder, artifact = build_model("Mlp", "exported")
-    (given,) = artifact.signature.example({"batch": 3}, seed=0).values()
-    wrong = given[:, :-1]
-    with pytest.raises(AssertionError, match="Guard failed"):
-        load_exported(folder.parent / "program" / PROGRAM_FILE).module()(torch.from_numpy(wrong.copy()))
-    with pytest.raises(ContractError):
-        registry.load(folder, LoadOptions())({"x": wrong})
+@pytest.mark.parametrize("call", [flat_call, checked_call])
+def test_what_the_tracer_took_for_granted_is_guarded(call: Callable[..., FlatCall]) -> None:
+    flat = call(traced())
+    small, large = torch.ones(4, 6), torch.ones(40, 40)
+    for _ in range(2):
+        torch.testing.assert_close(flat(small)[0], small + 1)
+        with pytest.raises(AssertionError, match="Guard failed"):
+            flat(large)
+    unguarded = flat_call(traced(), guarded=False)
+    torch.testing.assert_close(unguarded(large)[0], large + 1)  # the twin: eager answers large * 2
 
 
 def test_an_artifact_of_an_older_version_holds_the_kernels_of_the_flat_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Version 0.1 compiled ``module()``."""
+    """Version 0.1 compiled ``module()``; sizes that no weight fixes are told by guards alone."""
     with monkeypatch.context() as older:
         older.setattr(program, "flat_call", lambda exported: exported.module())
-        folder, artifact = _build(tmp_path, "Mlp", "compile")
-    runner = registry.load(folder, LoadOptions())
-    assert np.isfinite(runner(artifact.signature.example({"batch": 3}, seed=0))["y"]).all()
-    witness = runner.witness()
-    assert (witness.fallback, witness.evidence["objects_compiled_at_load"]) == (None, "0")
+        folder, _ = _build(tmp_path, "ConvNorm", "compile")
+    options = LoadOptions(threads_count=torch.get_num_threads())  # kernels have theirs built in
+    assert registry.load(folder, options).witness().fallback is None
+    monkeypatch.setattr(program, "flat_call", partial(flat_call, guarded=False))  # the twin: other kernels
+    torch._dynamo.reset()
+    assert "the cache did not hold" in str(registry.load(folder, options).witness().fallback)

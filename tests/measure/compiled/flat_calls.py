@@ -24,7 +24,7 @@ from export.artifact import PROGRAM_FILE
 from export.build import CaptureJob, capture
 from export.completion import complete
 from export.environment import machine
-from export.program import flat_call, load_exported
+from export.program import checked_call, flat_call, load_exported
 from tests.measure.speed import commit
 from tests.models import SIGNATURES, make, source
 
@@ -77,7 +77,7 @@ def _row(model: str) -> str:
         ways: dict[str, Callable[..., Any]] = {
             "eager": module,
             "module()": load_exported(file).module(),
-            "flat": flat_call(load_exported(file)),
+            "flat": checked_call(load_exported(file)),
             "torch.compile(model)": torch.compile(module, **_COMPILED),
             "compiled module()": torch.compile(load_exported(file).module(), **_COMPILED),
             "compiled flat": torch.compile(flat_call(load_exported(file)), **_COMPILED),

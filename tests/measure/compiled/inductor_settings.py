@@ -64,7 +64,7 @@ def compiles_after_loading(payload: dict[str, Any]) -> int:
     import torch
 
     from export.exporters.inductor import prepare
-    from export.program import load_exported, quiet
+    from export.program import flat_call, load_exported, quiet
 
     prepare(Path(payload["cache"]))
     compilations = []
@@ -79,7 +79,7 @@ def compiles_after_loading(payload: dict[str, Any]) -> int:
     subprocess.Popen.__init__ = spy  # type: ignore[method-assign]
     if payload["load"]:
         torch.compiler.load_cache_artifacts(Path(payload["file"]).read_bytes())
-    compiled = torch.compile(load_exported(Path(payload["program"])).module(), fullgraph=True, dynamic=True)
+    compiled = torch.compile(flat_call(load_exported(Path(payload["program"]))), fullgraph=True, dynamic=True)
     with torch.inference_mode(), quiet():
         for rows in (3, 1):
             compiled(torch.zeros(rows, 2))
