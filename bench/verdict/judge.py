@@ -18,6 +18,7 @@ from bench.verdict.baseline import remarks_on_eager
 from bench.verdict.figures import ColdFigures, ConcurrencyFigures, Figures, Rounds, Speed, figures
 from bench.verdict.limits import Limits
 from bench.verdict.ranking import Eligible, Ranking, rank
+from bench.verdict.servable import not_servable
 from export import registry
 from export.artifact import Artifact
 from export.backend import LoadOptions
@@ -214,6 +215,8 @@ def _reasons(evidence: Evidence, measured: Figures, required: Requirements) -> l
         reasons += measured.impossible
     if evidence.artifact and not evidence.artifact.source_free:
         reasons.append("needs the model's source: the baseline, never ships")
+    if evidence.artifact and registry.get(evidence.backend).serving_form is not None:
+        reasons += not_servable(evidence.artifact.signature)
     return reasons
 
 

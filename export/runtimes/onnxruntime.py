@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _NO_GRAPH = "-1"
 """The run option ``gpu_graph_id`` of a call that is not captured."""
+_BFLOAT16, _BFLOAT16_IN_ONNX = "bfloat16", 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +83,9 @@ def open_session(
         import torch  # noqa: F401 - brings the CUDA libraries that the provider is linked against
     import onnxruntime
 
-    levels = onnxruntime.GraphOptimizationLevel
+    level = "DISABLE_ALL" if runtime.optimization == "off" else f"ENABLE_{runtime.optimization.upper()}"
     settings = onnxruntime.SessionOptions()
-    settings.graph_optimization_level = {
-        "off": levels.ORT_DISABLE_ALL,
-        "basic": levels.ORT_ENABLE_BASIC,
-        "extended": levels.ORT_ENABLE_EXTENDED,
-        "all": levels.ORT_ENABLE_ALL,
-    }[runtime.optimization]
+    settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
     settings.intra_op_num_threads = options.threads_count
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
@@ -144,18 +141,11 @@ def quantize_file(plain: Path, quantized: Path, calls: Sequence[Mapping[str, Arr
     onnx.save(model, str(plain))
     prepared = plain.with_name("prepared.onnx")
     quantization.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._calls = iter(calls)
-
-        def get_next(self) -> Mapping[str, Array] | None:
-            return next(self._calls, None)
-
+    left = iter(calls)
     quantization.quantize_static(
         str(prepared),
         str(quantized),
-        Reader(),
+        SimpleNamespace(get_next=lambda: next(left, None)),
         quant_format=quantization.QuantFormat.QDQ,
         op_types_to_quantize=["Conv", "Gemm", "MatMul"],
         per_channel=True,
@@ -165,6 +155,15 @@ def quantize_file(plain: Path, quantized: Path, calls: Sequence[Mapping[str, Arr
     nodes = onnx.load(str(quantized)).graph.node
     dequantized = {output for node in nodes if node.op_type == "DequantizeLinear" for output in node.output}
     return sum(node.op_type in {"Conv", "Gemm", "MatMul"} and dequantized.issuperset(node.input[:2]) for node in nodes)
+
+
+def _in_place(array: np.ndarray[Any, Any]) -> Any:
+    """The array's own memory as the runtime takes it: bfloat16 by ONNX's number, since its NumPy knows of none."""
+    from onnxruntime import OrtValue
+
+    if array.dtype.name != _BFLOAT16:
+        return OrtValue.ortvalue_from_numpy(array)
+    return OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16_IN_ONNX)
 
 
 def _rewritten(model: Path, options: LoadOptions, runtime: OnnxRuntimeOptions) -> Any:
@@ -195,16 +194,17 @@ class OnnxSession:
         self._signature = signature
         self._inputs = [spec.name for spec in signature.inputs]
         self._outputs = [spec.name for spec in signature.outputs]
+        self._has_bfloat16 = any(spec.dtype == _BFLOAT16 for spec in (*signature.inputs, *signature.outputs))
 
     def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
         """One run with outputs that ONNX Runtime allocates, where the inputs lie."""
         as_numpy = is_numpy(inputs[0])
-        if as_numpy or self._stream is None:
+        if (as_numpy or self._stream is None) and not self._has_bfloat16:
             fed = dict(zip(self._inputs, inputs if as_numpy else map(to_numpy, inputs), strict=True))
             with self._in_turn:
                 outputs: list[Array] = self._session.run(self._outputs, fed, self._uncaptured())
             return outputs if as_numpy else [to_torch(output) for output in outputs]
-        return self._views(self._run_bound(inputs).get_outputs(), as_numpy=False)
+        return self._views(self._run_bound(inputs).get_outputs(), as_numpy=as_numpy)
 
     def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:
         """Inputs and outputs bound once to fixed memory, which ONNX Runtime then reads and writes in place."""
@@ -293,13 +293,14 @@ class OnnxSession:
 
         binding = self._session.io_binding()
         for spec, array in zip(self._signature.inputs, inputs, strict=True):
-            if self._stream is None:
-                binding.bind_ortvalue_input(spec.name, onnxruntime.OrtValue.ortvalue_from_numpy(to_numpy(array)))
+            if self._stream is None or (spec.dtype == _BFLOAT16 and isinstance(array, np.ndarray)):
+                binding.bind_ortvalue_input(spec.name, _in_place(to_numpy(array)))
             elif isinstance(array, np.ndarray):
                 value = onnxruntime.OrtValue.ortvalue_from_numpy(array, self._device.kind, self._device.index)
                 binding.bind_ortvalue_input(spec.name, value)
             else:
-                dtype, shape = np.dtype(spec.dtype), tuple(array.shape)
+                shape = tuple(array.shape)
+                dtype = _BFLOAT16_IN_ONNX if spec.dtype == _BFLOAT16 else np.dtype(spec.dtype)
                 binding.bind_input(spec.name, self._device.kind, self._device.index, dtype, shape, array.data_ptr())
         return binding
 
@@ -308,10 +309,12 @@ class OnnxSession:
 
     def _view(self, value: Any, spec: TensorSpec, as_numpy: bool) -> Array:
         """The memory of a runtime value, without a copy where it lies on the device of the answer."""
-        if as_numpy or self._stream is None:
+        if (as_numpy or self._stream is None) and spec.dtype != _BFLOAT16:
             array: np.ndarray[Any, Any] = value.numpy()
             return array if as_numpy else to_torch(array)
         import torch
 
         tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(value)
+        if as_numpy:
+            return to_numpy(tensor)
         return tensor.view(torch.bool) if spec.dtype == "bool" else tensor  # ONNX Runtime hands booleans over as bytes
