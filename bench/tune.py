@@ -65,7 +65,7 @@ def search(
     """By artifact; a setting that fails is left out, and the others race on.
 
     Raises:
-        RuntimeError: an artifact failed with its present settings.
+        RuntimeError: an artifact failed with its present settings, or what failed was none of the candidates.
     """
     searched = {name: Searched() for name in choices}
     left = {name: list(options) for name, options in choices.items() if options}
@@ -103,7 +103,7 @@ def _race(
         label, failure = failed
         culprit = next((key for key, known in labels.items() if known == label), None)
         if culprit is None:
-            raise RuntimeError(f"{label} {failure.summary}\nThe whole story: {failure.log}")
+            raise RuntimeError(f"{label or 'measuring'} {failure.summary}\nThe whole story: {failure.log}")
         name, options = culprit
         say(f"{name}, {options.summary}: {failure.summary}")
         searched[name].failed[options] = failure.summary

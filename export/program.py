@@ -7,6 +7,7 @@ hash verified.
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -30,6 +31,8 @@ from export.signature import Signature
 
 FlatCall = Callable[..., Sequence[torch.Tensor]]
 _KNOWN_SHAPES = 4096
+_GUARDS = "_guards_fn"
+"""What ``module()`` calls the check of its guards, which takes all flat inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,17 +109,13 @@ def on_device(exported: torch.export.ExportedProgram, where: Device) -> torch.ex
     return move_to_device_pass(exported, where.torch_name)
 
 
-def flat_call(exported: torch.export.ExportedProgram, *, guarded: bool = True) -> FlatCall:
+def flat_call(exported: torch.export.ExportedProgram) -> FlatCall:
     """The program as a function of its flat tensors: ``module()`` takes nested arguments apart at every call.
 
     Guards hold what the tracer took for granted of several sizes together, which no signature says. A compiler needs
     them too: they tell it which sizes never vary.
     """
-    module = exported.module(check_guards=guarded)
-    module.graph.set_codegen(torch.fx.graph.CodeGen())
-    module.recompile()
-    forward: FlatCall = module.forward
-    return forward
+    return _flat(exported.module())
 
 
 def checked_call(exported: torch.export.ExportedProgram) -> FlatCall:
@@ -125,20 +124,33 @@ def checked_call(exported: torch.export.ExportedProgram) -> FlatCall:
     Raises:
         AssertionError: when it is called with shapes that a guard refuses.
     """
-    guarded, bare = flat_call(exported), flat_call(exported, guarded=False)
-    known: set[tuple[torch.Size, ...]] = set()
+    module = exported.module()
+    guards = [node for node in module.graph.nodes if node.op == "call_module" and node.target == _GUARDS]
+    for node in guards:
+        module.graph.erase_node(node)
+    bare = _flat(module)
+    if not guards:
+        return bare
+    ask, asking, known = getattr(module, _GUARDS), threading.Lock(), set[tuple[torch.Size, ...]]()
 
     def call(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
         shapes = tuple(tensor.shape for tensor in tensors)
-        if shapes in known:
-            return bare(*tensors)
-        results = guarded(*tensors)
-        if len(known) >= _KNOWN_SHAPES:
-            known.clear()
-        known.add(shapes)
-        return results
+        if shapes not in known:
+            with asking:  # torch 2.11 sets a global option while it asks
+                ask(*tensors)
+            if len(known) >= _KNOWN_SHAPES:
+                known.clear()
+            known.add(shapes)
+        return bare(*tensors)
 
     return call
+
+
+def _flat(module: torch.fx.GraphModule) -> FlatCall:
+    module.graph.set_codegen(torch.fx.graph.CodeGen())
+    module.recompile()
+    forward: FlatCall = module.forward
+    return forward
 
 
 def casts_in_view() -> AbstractContextManager[Any]:

@@ -16,7 +16,7 @@ from bench.timing.contender import Candidate
 from bench.timing.inputs import batch_sizes
 from bench.timing.measurement import CONTROL, Measurement, Samples, SessionRecord
 from bench.timing.roofline import Roofline, RooflineJob, counted, reached
-from bench.timing.sample import Sampled, SampleJob, sample
+from bench.timing.sample import NOBODY, Sampled, SampleJob, sample
 from bench.timing.spec import BenchSpec
 from export import registry
 from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, ProgramRecord, read_artifact
@@ -84,6 +84,7 @@ def measure_together(session: Session, workspace: Workspace, advance: Callable[[
                 dropped=dropped,
             )
         label, outcome = failed
+        label = label or next(iter(folders))
         name = _control_name(folders) if label == CONTROL else label.partition("@")[0]
         dropped[name] = outcome
         del folders[name]
@@ -134,7 +135,7 @@ def _candidates(session: Session, folders: Mapping[str, Path]) -> tuple[Candidat
 def sample_processes(
     session: Session, candidates: tuple[Candidate, ...], workspace: Workspace, advance: Callable[[int], None]
 ) -> tuple[list[Sampled], tuple[str, Failed] | None]:
-    """What every fresh process measured; or the label of the candidate that brought one down, and how."""
+    """What every fresh process measured; or who brought one down, a candidate's label or ``NOBODY``, and how."""
     sampled: list[Sampled] = []
     current = workspace.folder / "measure.current"
     spec = session.spec
@@ -151,7 +152,7 @@ def sample_processes(
         current.unlink(missing_ok=True)
         end = workspace.run(sample, job, f"measure-{process}", fresh=True, poll_s=_POLL_S)
         if isinstance(end, Failed):
-            culprit = current.read_text(encoding="utf-8") if current.exists() else candidates[0].label
+            culprit = current.read_text(encoding="utf-8") if current.exists() else NOBODY
             return [], (culprit, end)
         sampled.append(end.result)
         # What one process found too slow the others need not try.

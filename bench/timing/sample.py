@@ -31,6 +31,8 @@ from export.environment import cores_count
 from export.task import task
 
 _SLOW_CALL_S = 0.02
+NOBODY = ""
+"""At work where no candidate is: what goes wrong then is the session's own fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class SampleJob:
     process: int
     """Which of the session's processes this is."""
     current: str
-    """A file that always names the candidate being worked on, for the parent to know who crashed."""
+    """A file that names the candidate being worked on, or ``NOBODY``, for the parent to know who crashed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,7 @@ def sample(job: SampleJob) -> Sampled:
     where = device(job.candidates[0].options.device)
     watch = Watch(cores_count(), where)
     runners = load_all(job, order)
+    _note(job, NOBODY)
     series: dict[str, tuple[Samples, ...]] = {candidate.label: () for candidate in job.candidates}
     left_out = {}
     batches = batch_sizes(job.spec, next(iter(runners.values())).signature)
@@ -85,8 +88,10 @@ def sample(job: SampleJob) -> Sampled:
             else:
                 for label, samples in outcome.items():
                     series[label] += (samples,)
+            _note(job, NOBODY)
             watch.look()
         concurrency = _concurrency(job, runners, job.spec.callers_rows or batches[0], order)
+        _note(job, NOBODY)
         watch.look()
         empty = Block([_nothing] * BUFFERS_COUNT, where.synchroniser())
         empty.warm_up(job.spec.warmup_calls_count, 0.0, 0.0, job.spec.block_s)

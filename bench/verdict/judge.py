@@ -215,7 +215,7 @@ def _reasons(evidence: Evidence, measured: Figures, required: Requirements) -> l
         reasons += measured.impossible
     if evidence.artifact and not evidence.artifact.source_free:
         reasons.append("needs the model's source: the baseline, never ships")
-    if evidence.artifact and registry.get(evidence.backend).serving_form is not None:
+    elif evidence.artifact:
         reasons += not_servable(evidence.artifact.signature)
     return reasons
 

@@ -31,12 +31,13 @@ def captured(call: Callable[[], R], index: int) -> Callable[[], R]:
     caller = torch.cuda.current_stream(index)
     with _CAPTURING:
         stream.wait_stream(caller)
+        with torch.cuda.stream(stream):
+            for _ in range(_CALLS_BEFORE):
+                call()
         try:
-            with torch.cuda.stream(stream):  # left also where a capture that failed does not leave it
-                for _ in range(_CALLS_BEFORE):
-                    call()
-                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                    results = call()
+            # The stream is left by the outer block also where a capture that failed does not leave it.
+            with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                results = call()
         except RuntimeError as error:
             _ABANDONED.append(graph)
             first = error.__context__ or error  # ending the capture raises as well, and says less

@@ -1,6 +1,6 @@
 """ONNX Runtime: the one place that opens a session and runs it; the ONNX backends differ in how the file came to be.
 
-Loading and running need numpy and onnxruntime alone; torch is imported only where torch tensors are passed in.
+Loading and running need numpy and onnxruntime alone; torch is imported only for tensors of torch, and bfloat16.
 """
 
 from __future__ import annotations

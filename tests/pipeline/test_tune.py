@@ -114,6 +114,25 @@ def test_an_artifact_that_fails_as_it_is_ends_the_search(built: Path, tmp_path: 
         search(session, {"onnx": [LoadOptions(threads_count=1)]}, Workspace(folder=tmp_path), lambda _: None)
 
 
+@pytest.mark.parametrize("seed", [0, 2])
+def test_what_is_no_settings_fault_ends_the_search(built: Path, tmp_path: Path, seed: int) -> None:
+    """Whatever candidate was loaded last."""
+    present = LoadOptions(threads_count=1)
+    session = Session(
+        folders={"onnx": built / "artifacts" / "onnx"},
+        options={"onnx": present},
+        source=Source(function="", argument=""),
+        program=None,
+        spec=BenchSpec(batch_rows=(10**9,), processes_count=2, rounds_count=5),
+        samples=None,
+        seed=seed,
+        key="k",
+    )
+    other = replace(present, runtime={"optimization": "extended"})
+    with pytest.raises(RuntimeError, match=r"measuring failed: bench.batch_rows must have a size in \[1, 65536\]"):
+        search(session, {"onnx": [other]}, Workspace(folder=tmp_path), lambda _: None)
+
+
 def test_an_artifact_that_is_not_there_is_named(built: Path) -> None:
     done = tune(built, "--artifacts", "openvino")
     assert done.returncode == 2

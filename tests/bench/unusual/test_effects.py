@@ -286,7 +286,7 @@ def test_onnx_takes_and_gives_bfloat16_in_place(tmp_path: Path) -> None:
     x += 1
     torch.testing.assert_close(torch.as_tensor(bound.run()[0]), CastInside()(x))
     (reason,) = not_servable(open_artifact(folder).signature)
-    assert reason == "x, output in bfloat16, which its served forms do not take: hand over float32, and cast inside"
+    assert reason == "x, output in bfloat16, which bundles and servers do not take: hand over float32, and cast inside"
 
 
 def test_cases_in_bfloat16_are_read_by_a_process_that_has_loaded_no_onnx(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,7 @@ from torch import nn
 from export import program, registry
 from export.artifact import PROGRAM_FILE
 from export.backend import LoadOptions
-from export.completion import complete
-from export.program import FlatCall, checked_call, flat_call, load_exported
-from export.signature import Signature, SizeRange, TensorSpec
+from export.program import FlatCall, _flat, checked_call, flat_call, load_exported
 from tests.conftest import Builder, _build
 
 
@@ -27,15 +24,12 @@ class Sized(nn.Module):
 
 
 def traced() -> torch.export.ExportedProgram:
-    signature = Signature(
-        inputs=(TensorSpec("x", "float32", ("batch", "items")),),
-        ranges={"batch": SizeRange(max=64), "items": SizeRange(max=64)},
-    )
     sizes = {0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("items", max=64)}
-    complete(Sized(), signature, seed=0)
-    return torch.export.export(
-        Sized(), (torch.ones(4, 5),), dynamic_shapes=(sizes,), prefer_deferred_runtime_asserts_over_guards=False
-    )
+    return torch.export.export(Sized(), (torch.ones(4, 5),), dynamic_shapes=(sizes,))
+
+
+def _unguarded(exported: torch.export.ExportedProgram) -> FlatCall:
+    return _flat(exported.module(check_guards=False))
 
 
 @pytest.mark.parametrize("model", ["Mlp", "ConvNorm", "Masked", "Nested", "Recurrent"])
@@ -59,8 +53,7 @@ def test_what_the_tracer_took_for_granted_is_guarded(call: Callable[..., FlatCal
         torch.testing.assert_close(flat(small)[0], small + 1)
         with pytest.raises(AssertionError, match="Guard failed"):
             flat(large)
-    unguarded = flat_call(traced(), guarded=False)
-    torch.testing.assert_close(unguarded(large)[0], large + 1)  # the twin: eager answers large * 2
+    torch.testing.assert_close(_unguarded(traced())(large)[0], large + 1)  # the twin: eager answers large * 2
 
 
 def test_an_artifact_of_an_older_version_holds_the_kernels_of_the_flat_call(
@@ -72,6 +65,6 @@ def test_an_artifact_of_an_older_version_holds_the_kernels_of_the_flat_call(
         folder, _ = _build(tmp_path, "ConvNorm", "compile")
     options = LoadOptions(threads_count=torch.get_num_threads())  # kernels have theirs built in
     assert registry.load(folder, options).witness().fallback is None
-    monkeypatch.setattr(program, "flat_call", partial(flat_call, guarded=False))  # the twin: other kernels
+    monkeypatch.setattr(program, "flat_call", _unguarded)  # the twin: other kernels
     torch._dynamo.reset()
     assert "the cache did not hold" in str(registry.load(folder, options).witness().fallback)
