@@ -17,6 +17,7 @@ from filelock import FileLock
 from export.artifact import Artifact, open_artifact
 from export.build import BuildJob, CaptureJob, build, capture
 from export.completion import complete
+from export.environment import environment, machine
 from tests.models import SIGNATURES, make, source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +56,14 @@ def _threads_restored() -> Iterator[None]:
     threads_count = torch.get_num_threads()
     yield
     torch.set_num_threads(threads_count)
+
+
+@pytest.fixture(autouse=True)
+def _own_machine() -> Iterator[None]:
+    """What the machine is is read once in a process: not from the stand-in for a driver that an earlier test had."""
+    yield
+    environment.cache_clear()
+    machine.cache_clear()
 
 
 def pipeline(*arguments: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
