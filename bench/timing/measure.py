@@ -84,7 +84,7 @@ def measure_together(session: Session, workspace: Workspace, advance: Callable[[
                 dropped=dropped,
             )
         label, outcome = failed
-        label = label or next(iter(folders))
+        label = label or next(iter(folders))  # nobody's fault is laid to the first: the rest may do without it
         name = _control_name(folders) if label == CONTROL else label.partition("@")[0]
         dropped[name] = outcome
         del folders[name]

@@ -105,7 +105,7 @@ class AotInductor(TorchBackend):
 
         def call_alone(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
             with in_turn:
-                return run(list(tensors))
+                return call(*tensors)
 
         return self.session(call_alone if alone else call, options)
 

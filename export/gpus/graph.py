@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from export.errors import UserError
 
 R = TypeVar("R")
-_CALLS_BEFORE = 3
+CALLS_BEFORE = 3
 """In which libraries and compilers settle: none of that may be recorded."""
 _CAPTURING = threading.Lock()
 _ABANDONED: list[Any] = []
@@ -32,7 +32,7 @@ def captured(call: Callable[[], R], index: int) -> Callable[[], R]:
     with _CAPTURING:
         stream.wait_stream(caller)
         with torch.cuda.stream(stream):
-            for _ in range(_CALLS_BEFORE):
+            for _ in range(CALLS_BEFORE):
                 call()
         try:
             # The stream is left by the outer block also where a capture that failed does not leave it.

@@ -172,6 +172,19 @@ def test_an_option_that_a_runtime_does_not_have_is_refused(build_model: Builder)
         registry.load(folder, LoadOptions(runtime={"cuda_graph": True}), lambda: make("Mlp"))
 
 
+def job_of(candidate: Candidate, folder: Path) -> SampleJob:
+    """A short timing of one candidate."""
+    return SampleJob(
+        candidates=(candidate,),
+        source=source("Mlp"),
+        spec=BenchSpec(batch_rows=(1,), processes_count=2, rounds_count=5, warmup_s=0.01, callers_s=0.01),
+        samples=None,
+        seed=0,
+        process=0,
+        current=str(folder / "current"),
+    )
+
+
 @pytest.mark.parametrize("stale", [False, True])
 def test_a_bound_call_with_a_value_of_its_moment_in_it_is_not_timed(
     stale: bool, build_model: Builder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -180,15 +193,7 @@ def test_a_bound_call_with_a_value_of_its_moment_in_it_is_not_timed(
     if stale:
         monkeypatch.setattr(Ledger, "captured", lambda self, call: partial(tuple, call()))
     options = LoadOptions(device="ledger:1", runtime={"cuda_graph": True})
-    job = SampleJob(
-        candidates=(Candidate(label="exported", folder=str(folder), options=options, whole=False),),
-        source=source("Mlp"),
-        spec=BenchSpec(batch_rows=(2,), processes_count=2, rounds_count=5, warmup_s=0.01, callers_s=0.01),
-        samples=None,
-        seed=0,
-        process=0,
-        current=str(tmp_path / "current"),
-    )
+    job = job_of(Candidate(label="exported", folder=str(folder), options=options, whole=False), tmp_path)
     if not stale:
         assert sample(job).series["exported"]
         return
@@ -207,17 +212,7 @@ def test_a_device_is_one_class_that_capture_parity_and_timing_ask(name: str, tmp
     assert ASKED[f"move to {where}"] > 0
     assert ASKED["strict_float32"] > 0
     waited = ASKED[f"wait for {where}"]
-    sampled = sample(
-        SampleJob(
-            candidates=(Candidate(label=name, folder=str(artifact), options=options),),
-            source=source("Mlp"),
-            spec=BenchSpec(batch_rows=(1,), processes_count=2, rounds_count=5, warmup_s=0.01, callers_s=0.01),
-            samples=None,
-            seed=0,
-            process=0,
-            current=str(tmp_path / "current"),
-        )
-    )
+    sampled = sample(job_of(Candidate(label=name, folder=str(artifact), options=options), tmp_path))
     assert len(sampled.series[name]) >= 1
     assert ASKED[f"wait for {where}"] - waited > 5 * 2
     assert ASKED["enter_thread"] > 0

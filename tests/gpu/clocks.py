@@ -10,13 +10,12 @@ from typing import Any
 import torch
 
 from bench.timing.clock import now_s
+from export.gpus import graph
 
 Run = Callable[[], Any]
 _LEAST_S = 0.02
 _WARMUP_S = 0.05
 _MOST_COUNT = 10_000
-WARMUPS_COUNT = 3
-"""How often a call is made before it is captured."""
 
 
 def waiter(device: str) -> Callable[[], None]:
@@ -79,18 +78,8 @@ def events_s(run: Run, count: int = 200) -> float:
 
 
 def captured(run: Run) -> Run:
-    """The call as a CUDA graph; raises what capturing it raises."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARMUPS_COUNT):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    replay: Run = graph.replay
-    return replay
+    """The call as a CUDA graph, after ``CALLS_BEFORE`` plain ones; raises what capturing it raises."""
+    return graph.captured(run, torch.cuda.current_device())
 
 
 def in_turns(calls: Mapping[str, Run], wait: Callable[[], None], rounds_count: int = 30) -> dict[str, float]:

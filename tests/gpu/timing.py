@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from export.errors import UserError
 from tests.gpu import adapter, clocks
 from tests.gpu.step import Context
 
@@ -106,7 +107,7 @@ def _graph(name: str, run: Callable[[], Any], wait: Callable[[], None]) -> dict[
         return {}
     try:
         replay = clocks.captured(run)
-    except RuntimeError as error:
+    except UserError as error:
         torch.cuda.synchronize()
         return {"graph_error": " ".join(str(error).split())[:200]}
     return {"graph_block_us": clocks.block_s(replay, wait) * 1e6, "graph_waited_us": clocks.call_s(replay, wait) * 1e6}

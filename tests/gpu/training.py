@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from export.gpus.graph import CALLS_BEFORE
 from tests.gpu import clocks
 from tests.gpu.models import Cnn
 from tests.gpu.step import Context, python
@@ -70,7 +71,7 @@ def _steps(context: Context, way: str) -> dict[str, object]:
     if context.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     run: Callable[[], Any] = clocks.captured(step) if "graph" in way else step
-    for _ in range(_STEPS_COUNT - (clocks.WARMUPS_COUNT if "graph" in way else 0)):
+    for _ in range(_STEPS_COUNT - (CALLS_BEFORE if "graph" in way else 0)):
         run()
     loss = float(kept["loss"])
     seconds = clocks.block_s(run, clocks.waiter(context.device), least_s=0.1, repeats_count=3)

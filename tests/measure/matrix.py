@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import tyro
@@ -96,7 +96,7 @@ def _tried(python: str, torch: str) -> Row:
             versions = tuple(json.loads(_said([here, "-c", _ASKED], _INSTALL_LIMIT_S)))
             return _main_job(Row(python=python, torch=torch, commit=at, versions=versions), here, Path(folder))
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) if isinstance(error, subprocess.CalledProcessError) else None
+        said = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
         return Row(python=python, torch=torch, commit=at, error=_last_line(said or str(error)))
 
 
@@ -133,15 +133,13 @@ def _main_job(row: Row, here: str, folder: Path) -> Row:
     run = out / "seed" / "latest"
     reports = {path.stem: json.loads(path.read_text()) for path in sorted(run.glob("parity/*.json"))}
     verdict = run / "verdict.json"
-    return Row(
-        **asdict(row)
-        | {
-            "exit_code": done.returncode,
-            "seconds": round(seconds, 1),
-            "winner": json.loads(verdict.read_text()).get("winner") if verdict.exists() else None,
-            "parity": {name: report["status"] for name, report in reports.items()},
-            "error": None if done.returncode == 0 else _last_line(done.stdout + done.stderr),
-        }
+    return replace(
+        row,
+        exit_code=done.returncode,
+        seconds=round(seconds, 1),
+        winner=json.loads(verdict.read_text()).get("winner") if verdict.exists() else None,
+        parity={name: report["status"] for name, report in reports.items()},
+        error=None if done.returncode == 0 else _last_line(done.stdout + done.stderr),
     )
 
 

@@ -75,11 +75,9 @@ def test_the_command_says_what_each_setting_gained_and_writes_it_down(built: Pat
     RunFolder(built).tuning("onnx").unlink()
 
 
-def test_a_setting_that_fails_is_left_out_and_the_others_race_on(built: Path, tmp_path: Path) -> None:
-    present = LoadOptions(threads_count=1)
-    impossible = replace(present, runtime={"cuda_graph": True})  # there is no GPU
-    other = replace(present, runtime={"optimization": "extended"})
-    session = Session(
+def session(built: Path, present: LoadOptions) -> Session:
+    """What a search races the built run's ONNX artifact in, with these settings as its present ones."""
+    return Session(
         folders={"onnx": built / "artifacts" / "onnx"},
         options={"onnx": present},
         source=Source(function="", argument=""),
@@ -89,8 +87,15 @@ def test_a_setting_that_fails_is_left_out_and_the_others_race_on(built: Path, tm
         seed=0,
         key="k",
     )
+
+
+def test_a_setting_that_fails_is_left_out_and_the_others_race_on(built: Path, tmp_path: Path) -> None:
+    present = LoadOptions(threads_count=1)
+    impossible = replace(present, runtime={"cuda_graph": True})  # there is no GPU
+    other = replace(present, runtime={"optimization": "extended"})
     said: list[str] = []
-    searched = search(session, {"onnx": [impossible, other]}, Workspace(folder=tmp_path), said.append)["onnx"]
+    choices = {"onnx": [impossible, other]}
+    searched = search(session(built, present), choices, Workspace(folder=tmp_path), said.append)["onnx"]
     assert set(searched.effects) == {other}
     assert "cpu has no CUDA graphs" in searched.failed[impossible]
     assert said[0].startswith("2 settings")
@@ -100,37 +105,19 @@ def test_a_setting_that_fails_is_left_out_and_the_others_race_on(built: Path, tm
 def test_an_artifact_that_fails_as_it_is_ends_the_search(built: Path, tmp_path: Path) -> None:
     """The twin: nothing can be compared with it."""
     broken = LoadOptions(threads_count=1, runtime={"cuda_graph": True})
-    session = Session(
-        folders={"onnx": built / "artifacts" / "onnx"},
-        options={"onnx": broken},
-        source=Source(function="", argument=""),
-        program=None,
-        spec=BenchSpec(batch_rows=(1,), processes_count=2, rounds_count=5),
-        samples=None,
-        seed=0,
-        key="k",
-    )
+    choices = {"onnx": [LoadOptions(threads_count=1)]}
     with pytest.raises(RuntimeError, match=r"(?s)failed: cuda_graph: cpu has no CUDA graphs.*The whole story"):
-        search(session, {"onnx": [LoadOptions(threads_count=1)]}, Workspace(folder=tmp_path), lambda _: None)
+        search(session(built, broken), choices, Workspace(folder=tmp_path), lambda _: None)
 
 
 @pytest.mark.parametrize("seed", [0, 2])
 def test_what_is_no_settings_fault_ends_the_search(built: Path, tmp_path: Path, seed: int) -> None:
     """Whatever candidate was loaded last."""
     present = LoadOptions(threads_count=1)
-    session = Session(
-        folders={"onnx": built / "artifacts" / "onnx"},
-        options={"onnx": present},
-        source=Source(function="", argument=""),
-        program=None,
-        spec=BenchSpec(batch_rows=(10**9,), processes_count=2, rounds_count=5),
-        samples=None,
-        seed=seed,
-        key="k",
-    )
+    too_many = replace(session(built, present), seed=seed, spec=BenchSpec(batch_rows=(10**9,), processes_count=2))
     other = replace(present, runtime={"optimization": "extended"})
     with pytest.raises(RuntimeError, match=r"measuring failed: bench.batch_rows must have a size in \[1, 65536\]"):
-        search(session, {"onnx": [other]}, Workspace(folder=tmp_path), lambda _: None)
+        search(too_many, {"onnx": [other]}, Workspace(folder=tmp_path), lambda _: None)
 
 
 def test_an_artifact_that_is_not_there_is_named(built: Path) -> None:
