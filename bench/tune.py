@@ -14,8 +14,9 @@ from typing import ClassVar
 
 from bench.stats.effects import Effect, effects, noise_floor, paired_logs
 from bench.timing.contender import Candidate
-from bench.timing.measure import Session, sample_processes
 from bench.timing.measurement import CONTROL
+from bench.timing.processes.session import Session
+from bench.timing.processes.together import Culprit, sample_processes
 from bench.timing.sample import Sampled
 from export.backend import LoadOptions
 from export.environment import Machine
@@ -97,17 +98,17 @@ def _race(
     labels = {(name, options): f"{name}#{index}" for name in left for index, options in enumerate(left[name])}
     while labels:
         say(f"{len(labels)} settings in {session.spec.processes} processes of {session.spec.rounds_count} rounds")
-        sampled, failed = sample_processes(session, _candidates(session, labels), workspace, lambda _: None)
-        if failed is None:
+        sampled = sample_processes(session, _candidates(session, labels), workspace, lambda _: None)
+        if not isinstance(sampled, Culprit):
             return _compared(session, labels, sampled)
-        label, failure = failed
-        culprit = next((key for key, known in labels.items() if known == label), None)
-        if culprit is None:
-            raise RuntimeError(f"{label or 'measuring'} {failure.summary}\nThe whole story: {failure.log}")
-        name, options = culprit
+        failure = sampled.end
+        setting = next((key for key, known in labels.items() if known == sampled.label), None)
+        if setting is None:
+            raise RuntimeError(f"{sampled.label or 'measuring'} {failure.summary}\nThe whole story: {failure.log}")
+        name, options = setting
         say(f"{name}, {options.summary}: {failure.summary}")
         searched[name].failed[options] = failure.summary
-        del labels[culprit]
+        del labels[setting]
     return {}
 
 

@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -129,12 +130,14 @@ class Workspace:
         source_free: bool = False,
         fresh: bool = False,
         poll_s: float = _POLL_S,
+        stop: threading.Event | None = None,
     ) -> Done[R] | Failed:
         """Do ``task`` in a process of its own and wait for it; ``name`` is that of its files.
 
         ``source_free`` hides the model's source from the child. ``fresh`` is for what is timed, or must not share even
         an imported torch with others: a new Python; the others are forked from one that has only imported
-        (export/forked.py). ``poll_s`` is how often the parent looks at the child.
+        (export/forked.py). ``poll_s`` is how often the parent looks at the child;
+        once ``stop`` is set it is killed, and its end is that of a failure.
 
         Raises:
             OSError: the disk is full, which no other child would survive either.
@@ -164,7 +167,7 @@ class Workspace:
                 )  # fmt: skip
             else:
                 child = fork_server(environment).start(files.job, output)
-            stopped = _watch(child, self.limits, poll_s)
+            stopped = _watch(child, self.limits, poll_s, stop or threading.Event())
         duration_s = time.monotonic() - started
         answer = stopped or _collect(child.wait(), files)
         if isinstance(answer, Answer):
@@ -199,8 +202,10 @@ class _Files:
         return self.folder / f"{self.name}.sh"
 
 
-def _watch(child: psutil.Popen | Forked, limits: ProcessLimits, poll_s: float) -> tuple[FailedStatus, str] | None:
-    """Wait for the child; kill its tree past a limit. None if it ended by itself."""
+def _watch(
+    child: psutil.Popen | Forked, limits: ProcessLimits, poll_s: float, stop: threading.Event
+) -> tuple[FailedStatus, str] | None:
+    """Wait for the child; kill its tree past a limit, or when told to stop. None if it ended by itself."""
     memory_bytes = memory_limit_bytes(limits)
     deadline = time.monotonic() + limits.wall_s
     try:
@@ -210,6 +215,9 @@ def _watch(child: psutil.Popen | Forked, limits: ProcessLimits, poll_s: float) -
                 return None
             except psutil.TimeoutExpired:
                 pass
+            if stop.is_set():
+                _kill_tree(child)
+                return "failed", "stopped: it was no longer needed"
             if time.monotonic() > deadline:
                 _kill_tree(child)
                 return "timeout", f"stopped after its limit of {limits.wall_s:g} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass
 
 from export.record import to_json
@@ -23,6 +24,7 @@ class InlineWorkspace(Workspace):
         source_free: bool = False,
         fresh: bool = False,
         poll_s: float = 0.0,
+        stop: threading.Event | None = None,
     ) -> Done[R] | Failed:
         payload = json.loads(json.dumps(to_json(job)))
         return Done(result=task.result(json.loads(json.dumps(to_json(task.from_payload(payload))))), duration_s=0.0)

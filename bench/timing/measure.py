@@ -15,38 +15,18 @@ from bench.timing.cold import ColdJob, ColdStart, first_answer
 from bench.timing.contender import Candidate
 from bench.timing.inputs import batch_sizes
 from bench.timing.measurement import CONTROL, Measurement, Samples, SessionRecord
+from bench.timing.processes.session import Session
+from bench.timing.processes.together import POLL_S, Culprit, sample_processes
 from bench.timing.roofline import Roofline, RooflineJob, counted, reached
-from bench.timing.sample import NOBODY, Sampled, SampleJob, sample
-from bench.timing.spec import BenchSpec
+from bench.timing.sample import NOBODY, Sampled
 from export import registry
 from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, ProgramRecord, read_artifact
-from export.backend import LoadOptions
-from export.build import Source
 from export.device import device
 from export.environment import environment
+from export.errors import UserError
 from export.files import verify_files
 from export.record import digest, observed, read
 from export.worker import Failed, Workspace
-
-_POLL_S = 0.5
-"""How often the parent looks at a measuring child: seldom, since looking costs a core that is being measured."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """What to measure together, and how."""
-
-    folders: Mapping[str, Path]
-    """The artifacts' folders by name."""
-    options: Mapping[str, LoadOptions]
-    """The settings with which each passed parity."""
-    source: Source
-    program: Path | None
-    """The folder of the traced program, for the roofline."""
-    spec: BenchSpec
-    samples: Path | None
-    seed: int
-    key: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +45,16 @@ def measure_together(session: Session, workspace: Workspace, advance: Callable[[
     """Every candidate in as many fresh processes as were asked for, then their cold starts.
 
     ``advance`` hears how many steps are done, of ``steps_count``.
+
+    Raises:
+        UserError: a process ended badly while no candidate was at work: leaving one out would mend nothing.
     """
     folders = dict(session.folders)
     dropped: dict[str, Failed] = {}
     started = time.monotonic()
     while folders:
-        sampled, failed = sample_processes(session, _candidates(session, folders), workspace, advance)
-        if failed is None:
+        sampled = sample_processes(session, _candidates(session, folders), workspace, advance)
+        if not isinstance(sampled, Culprit):
             left_out = {rows: reason for process in sampled for rows, reason in process.left_out.items()}
             cold, cold_failed = _cold_starts(session, folders, left_out, workspace, advance)
             dropped |= cold_failed
@@ -83,10 +66,12 @@ def measure_together(session: Session, workspace: Workspace, advance: Callable[[
                 },
                 dropped=dropped,
             )
-        label, outcome = failed
-        label = label or next(iter(folders))  # nobody's fault is laid to the first: the rest may do without it
-        name = _control_name(folders) if label == CONTROL else label.partition("@")[0]
-        dropped[name] = outcome
+        if sampled.label == NOBODY:
+            raise UserError(
+                f"measuring {sampled.end.summary}, while no candidate was at work\nThe whole story: {sampled.end.log}"
+            )
+        name = _control_name(folders) if sampled.label == CONTROL else sampled.label.partition("@")[0]
+        dropped[name] = sampled.end
         del folders[name]
     return Measured(session=None, measurements={}, dropped=dropped)
 
@@ -132,36 +117,6 @@ def _candidates(session: Session, folders: Mapping[str, Path]) -> tuple[Candidat
     return tuple(candidates)
 
 
-def sample_processes(
-    session: Session, candidates: tuple[Candidate, ...], workspace: Workspace, advance: Callable[[int], None]
-) -> tuple[list[Sampled], tuple[str, Failed] | None]:
-    """What every fresh process measured; or who brought one down, a candidate's label or ``NOBODY``, and how."""
-    sampled: list[Sampled] = []
-    current = workspace.folder / "measure.current"
-    spec = session.spec
-    for process in range(session.spec.processes):
-        job = SampleJob(
-            candidates=candidates,
-            source=session.source,
-            spec=spec,
-            samples=str(session.samples) if session.samples else None,
-            seed=session.seed + process,
-            process=process,
-            current=str(current),
-        )
-        current.unlink(missing_ok=True)
-        end = workspace.run(sample, job, f"measure-{process}", fresh=True, poll_s=_POLL_S)
-        if isinstance(end, Failed):
-            culprit = current.read_text(encoding="utf-8") if current.exists() else NOBODY
-            return [], (culprit, end)
-        sampled.append(end.result)
-        # What one process found too slow the others need not try.
-        spec = replace(spec, batch_rows=tuple(n for n in spec.batch_rows if str(n) not in sampled[-1].left_out))
-        advance(process + 1)
-    current.unlink(missing_ok=True)
-    return sampled, None
-
-
 def _cold_starts(
     session: Session,
     folders: Mapping[str, Path],
@@ -191,7 +146,7 @@ def _cold_starts(
                 began_s=time.monotonic(),
             )
             end = workspace.run(
-                first_answer, job, f"cold-{name}", source_free=artifact.source_free, fresh=True, poll_s=_POLL_S
+                first_answer, job, f"cold-{name}", source_free=artifact.source_free, fresh=True, poll_s=POLL_S
             )
             if isinstance(end, Failed):
                 failed[name] = end
@@ -218,7 +173,7 @@ def _roofline(session: Session, left_out: Mapping[str, str], workspace: Workspac
     work = workspace.run(counted, job, "work")
     if isinstance(work, Failed):
         return work.summary
-    ceilings = workspace.run(reached, job, "roofline", fresh=True, poll_s=_POLL_S)
+    ceilings = workspace.run(reached, job, "roofline", poll_s=POLL_S)
     return ceilings.summary if isinstance(ceilings, Failed) else replace(ceilings.result, work=work.result.work)
 
 

@@ -9,6 +9,7 @@ where they last long enough for that.
 from __future__ import annotations
 
 import random
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from bench.timing.conditions import Conditions, Watch
 from bench.timing.contender import Candidate, Contender, backend_of, joules_per_call, warm
 from bench.timing.inputs import BUFFERS_COUNT, batch_sizes, buffers
 from bench.timing.measurement import CONTROL, Samples
+from bench.timing.processes.turns import Turn, taken
 from bench.timing.spec import BenchSpec
 from bench.timing.threads import ThreadSwitch
 from export import registry
@@ -50,6 +52,8 @@ class SampleJob:
     """Which of the session's processes this is."""
     current: str
     """A file that names the candidate being worked on, or ``NOBODY``, for the parent to know who crashed."""
+    turn: Turn | None = None
+    """None: no other process loads beside this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +75,23 @@ class Sampled:
 
 @task
 def sample(job: SampleJob) -> Sampled:
-    """Load all, then for each batch size bind all, warm all up, and time them round by round."""
+    """Load all, then in this process's turn for each batch size bind all, warm all up, and time them round by round."""
     order = random.Random(job.seed)
-    where = device(job.candidates[0].options.device)
-    watch = Watch(cores_count(), where)
     runners = load_all(job, order)
     _note(job, NOBODY)
+    with taken(job.turn) as too_slow:
+        sampled = _timed(job, runners, order, too_slow)
+        too_slow.update(int(rows) for rows in sampled.left_out)
+    return sampled
+
+
+def _timed(job: SampleJob, runners: dict[str, Runner], order: random.Random, too_slow: Set[int]) -> Sampled:
+    """All samples; none at sizes that are known to be too slow."""
+    where = device(job.candidates[0].options.device)
+    watch = Watch(cores_count(), where)
     series: dict[str, tuple[Samples, ...]] = {candidate.label: () for candidate in job.candidates}
     left_out = {}
-    batches = batch_sizes(job.spec, next(iter(runners.values())).signature)
+    batches = [rows for rows in batch_sizes(job.spec, next(iter(runners.values())).signature) if rows not in too_slow]
     with _inference_mode():
         for rows in batches:
             outcome = _at_batch(job, runners, rows, order, may_leave_out=rows > batches[0])

@@ -23,7 +23,7 @@ from pipeline.cli import GOOD, NOT_GOOD
 if TYPE_CHECKING:
     from bench.parity.report import ParityReport
     from bench.run_folder import RunFolder
-    from bench.timing.measure import Session
+    from bench.timing.processes.session import Session
     from bench.tune import Searched, Tuning
     from export.artifact import Artifact
     from export.backend import LoadOptions
@@ -116,7 +116,7 @@ def _session(
     run: RunFolder, artifacts: dict[str, Artifact], reports: dict[str, ParityReport], options: Options
 ) -> Session:
     """A measuring session on the recipe's own settings, save what the options change."""
-    from bench.timing.measure import Session
+    from bench.timing.processes.session import Session
     from bench.timing.spec import BenchSpec
     from bench.verdict.limits import Limits
     from export.build import Source

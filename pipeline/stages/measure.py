@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bench.parity.report import ParityReport
-from bench.timing.measure import Session, measure_together, steps_count
+from bench.timing.measure import measure_together, steps_count
 from bench.timing.measurement import Measurement, SessionRecord
+from bench.timing.processes.session import Session
 from bench.verdict.figures import Rounds, figures
 from export.artifact import Artifact, ProgramRecord
 from export.environment import machine

@@ -17,14 +17,16 @@ from bench.timing.block import Block
 from bench.timing.conditions import Watch, warnings
 from bench.timing.contender import Candidate
 from bench.timing.inputs import mismatched_output
-from bench.timing.measure import Session, measure_together
+from bench.timing.measure import measure_together
 from bench.timing.measurement import CONTROL
+from bench.timing.processes.session import Session
 from bench.timing.roofline import Ceilings, RooflineJob, Work, floor, roofline
 from bench.timing.sample import Sampled, SampleJob, load_all, sample
 from bench.timing.spec import BenchSpec
 from export import registry
 from export.artifact import PROGRAM_FILE
 from export.backend import LoadOptions
+from export.errors import UserError
 from export.program import load_exported
 from export.record import from_json
 from export.worker import Workspace
@@ -182,6 +184,23 @@ def test_a_candidate_that_brings_the_process_down_is_named_and_left_out(build_mo
     assert cold.first_bytes is not None
     assert cold.peak_bytes is not None
     assert 10 << 20 < cold.first_bytes <= cold.peak_bytes < 1 << 30
+
+
+def test_what_is_no_candidates_fault_ends_the_session_with_its_reason(build_model: Builder, tmp_path: Path) -> None:
+    """Real rows that are not there, which no candidate reads."""
+    session = Session(
+        folders={"onnx": build_model("Mlp", "onnx")[0]},
+        options={"onnx": LoadOptions(threads_count=2)},
+        source=source("Mlp"),
+        program=None,
+        spec=QUICK,
+        samples=tmp_path / "rows.safetensors",
+        seed=0,
+        key="k",
+    )
+    with pytest.raises(UserError, match=r"no candidate was at work\nThe whole story: .*measure-.\.log") as caught:
+        measure_together(session, Workspace(folder=tmp_path / "workspace"), lambda _: None)
+    assert "rows.safetensors" in str(caught.value)
 
 
 def test_the_machine_is_watched_and_what_is_bad_is_said_with_its_number() -> None:

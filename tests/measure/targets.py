@@ -27,8 +27,9 @@ from bench.run_folder import RunFolder
 from bench.stats.effects import mean_ratio, paired_logs
 from bench.timing.block import Block
 from bench.timing.contender import Candidate
-from bench.timing.measure import Session, sample_processes
 from bench.timing.measurement import CONTROL
+from bench.timing.processes.session import Session
+from bench.timing.processes.together import Culprit, sample_processes
 from bench.timing.roofline import RooflineJob, floor, roofline
 from bench.timing.sample import Sampled
 from bench.timing.spec import BenchSpec
@@ -80,9 +81,9 @@ def _recipe(name: str, options: Options) -> bool:
     source = TrainedModule(location=location, weights=str(RunFolder(run).weights)).source()
     session, candidates = _candidates(run, tested_sizes, source, batches, options.processes)
     with tempfile.TemporaryDirectory() as workspace:
-        sampled, failed = sample_processes(session, candidates, Workspace(folder=Path(workspace)), lambda _: None)
-    if failed is not None:
-        raise RuntimeError(f"{failed[0]}: {failed[1].cause}")
+        sampled = sample_processes(session, candidates, Workspace(folder=Path(workspace)), lambda _: None)
+    if isinstance(sampled, Culprit):
+        raise RuntimeError(f"{sampled.label}: {sampled.end.cause}")
     print(f"\n### {name}, batch {', '.join(map(str, batches))}: {options.processes} processes\n")
     met = _ratios(sampled, candidates, batches, TARGETS.get(name, {}), run, next(iter(tested_sizes.values())))
     _overhead(run, tested_sizes)

@@ -9,7 +9,7 @@ import pytest
 
 from bench.run_folder import RunFolder
 from bench.stats.effects import Effect, Ratio
-from bench.timing.measure import Session
+from bench.timing.processes.session import Session
 from bench.timing.spec import BenchSpec
 from bench.tune import Tuning, gain, search
 from export import registry

@@ -1,0 +1,1 @@
+"""Fresh processes for measuring: loaded side by side, timed in turn."""
