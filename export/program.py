@@ -86,18 +86,21 @@ def load_exported(path: Path) -> torch.export.ExportedProgram:
 
 
 def _forget_derived_sizes(exported: torch.export.ExportedProgram) -> None:
-    """Keep ranges of symbols alone: loading notes one of a size that was declared as a multiple, ``4*height``, as well.
+    """Keep ranges and values of symbols alone: loading notes those of other sizes, such as ``4*height``, as well.
 
     PyTorch's own passes take every key for a symbol (``run_decompositions`` in torch 2.13: "expected sympy.Symbol").
+    Examples are known as ``backed_var_to_val``, before torch 2.12 as ``var_to_val``.
     """
     import sympy
     from torch._guards import detect_fake_mode
 
     values = [node.meta.get("val") for node in exported.graph.nodes]
     mode = detect_fake_mode([value for value in values if isinstance(value, torch.Tensor)])
-    known = getattr(getattr(mode, "shape_env", None), "var_to_range", {})
-    for size in [size for size in known if not isinstance(size, sympy.Symbol)]:
-        del known[size]
+    sizes = getattr(mode, "shape_env", None)
+    examples = "backed_var_to_val" if hasattr(sizes, "backed_var_to_val") else "var_to_val"
+    for known in (getattr(sizes, name, {}) for name in ("var_to_range", examples)):
+        for size in [size for size in known if not isinstance(size, sympy.Symbol)]:
+            del known[size]
 
 
 def on_device(exported: torch.export.ExportedProgram, where: Device) -> torch.export.ExportedProgram:
