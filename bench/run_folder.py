@@ -93,6 +93,10 @@ class RunFolder:
         """One artifact's parity report."""
         return self.parity / plain_name(f"{artifact}.json")
 
+    def parity_as_asked(self, artifact: str) -> Path:
+        """Its report with the settings that were asked for; only there where it is compared with others."""
+        return self.parity / "as-asked" / plain_name(f"{artifact}.json")
+
     def parity_reports(self) -> dict[str, Path]:
         """The reports that there are, by artifact."""
         names = (path.stem for path in sorted(self.parity.glob("*.json")))

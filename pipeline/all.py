@@ -79,6 +79,7 @@ def story(run: Run, only: Stage | None = None) -> Ending:
     from pipeline.stages.judge import judge
     from pipeline.stages.measure import measure
     from pipeline.stages.parity import parity
+    from pipeline.stages.threads import at_better_threads
     from pipeline.stages.train import check, train
 
     failures = check(run)
@@ -95,10 +96,11 @@ def story(run: Run, only: Stage | None = None) -> Ending:
     end.reports = reports = parity(run, trained, program, artifacts, failures)
     if only == "parity":
         return end
-    session, end.measurements = measure(run, trained, program, artifacts, reports, failures)
+    session, measured = measure(run, trained, program, artifacts, reports, failures)
+    end.reports, end.measurements = at_better_threads(run, trained, program, artifacts, reports, measured)
     if only == "measure":
         return end
-    end.verdict = judge(run, trained, artifacts, reports, session, end.measurements, failures)
+    end.verdict = judge(run, trained, artifacts, end.reports, session, end.measurements, failures)
     if only != "judge":
         end.bundle = bundle(run, end.verdict)
     return end

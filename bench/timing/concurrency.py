@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.timing.clock import now_s
 from export.device import Device
+from export.record import OMITTED
 
 _KEPT_CALLS = 1000
 
@@ -24,6 +25,8 @@ class ConcurrencySample:
     calls_count: int
     latencies_s: tuple[float, ...]
     """The latency of every k-th call, k such that no more than about a thousand are kept."""
+    threads_count: int | None = field(default=None, metadata=OMITTED)
+    """The artifact's; None in records of when only one count was measured."""
 
 
 def callers_together(
@@ -87,4 +90,5 @@ def callers_together(
         duration_s=elapsed_s,
         calls_count=len(every),
         latencies_s=tuple(every[:: max(1, len(every) // _KEPT_CALLS)]),
+        threads_count=threads_count,
     )

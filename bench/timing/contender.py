@@ -34,6 +34,8 @@ class Candidate:
     options: LoadOptions
     whole: bool = True
     """Whether checked calls, single calls and concurrent callers are measured as well as the bound call."""
+    energy: bool = True
+    """Whether the energy of a whole one's calls is measured as well, which takes a second for each batch size."""
 
 
 @dataclass

@@ -109,7 +109,7 @@ def _candidates(session: Session, folders: Mapping[str, Path]) -> tuple[Candidat
                 label=f"{name}@{count}",
                 folder=str(folder),
                 options=replace(options, threads_count=count),
-                whole=False,
+                energy=False,
             )
             for count in wanted
             if count != options.threads_count
@@ -217,7 +217,9 @@ def _record(
         (label for label in labels if label.startswith(f"{name}@")), key=lambda label: int(label.partition("@")[2])
     )
     every = [samples for label in (name, *others) for samples in _samples(sampled, label, left_out)]
-    concurrency = [concurrent for process in sampled for concurrent in process.concurrency.get(name, ())]
+    concurrency = [
+        concurrent for process in sampled for label in (name, *others) for concurrent in process.concurrency[label]
+    ]
     artifact = read_artifact(folders[name])
     return Measurement(
         key=session.key,

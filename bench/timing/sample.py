@@ -199,7 +199,7 @@ def _at_batch(
             queued_s=tuple(queued[contender.candidate.label]),
             checked_s=tuple(checked[contender.candidate.label]),
             calls_s=tuple(calls[contender.candidate.label]),
-            joules_per_call=joules_per_call(contender, where) if contender.candidate.whole and first_process else None,
+            joules_per_call=joules_per_call(contender, where) if _counts(contender) and first_process else None,
         )
         for contender in timed
     }
@@ -230,6 +230,10 @@ def _concurrency(
             )
             by_label[candidate.label] += (concurrent,)
     return by_label
+
+
+def _counts(contender: Contender) -> bool:
+    return contender.candidate.whole and contender.candidate.energy
 
 
 def _nothing() -> None:

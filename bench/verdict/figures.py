@@ -120,7 +120,10 @@ def figures(rounds: Rounds, baseline: str | None) -> dict[str, Figures]:
 
 
 class Rounds:
-    """The samples of a session as proved, by artifact and batch size, cut to the rounds in which all were steady."""
+    """The samples of a session, by artifact and batch size, at the thread count that each is compared with.
+
+    They are cut to the rounds in which all were steady. The A/A control is held to its own thread count.
+    """
 
     def __init__(self, session: SessionRecord, measurements: Mapping[str, Measurement]) -> None:
         session.check_own(measurements.values())
@@ -133,8 +136,10 @@ class Rounds:
             name: _by_batch(measured.samples, measured.options.threads_count) for name, measured in measurements.items()
         }
         control = _by_batch(session.control_samples, None)
+        twice = next((samples.threads_count for samples in session.control_samples), None)
+        itself = _by_batch(measurements[session.control].samples, twice) if session.control in measurements else {}
         self.samples: dict[tuple[str, int], list[Sequence[float]]] = {}
-        self._control: dict[int, list[Sequence[float]]] = {}
+        self._control: dict[int, tuple[list[Sequence[float]], list[Sequence[float]]]] = {}
         self._unsettled: dict[tuple[str, int], int] = {}
         for rows in self.batches:
             names = [name for name in whole if rows in whole[name]]
@@ -148,7 +153,11 @@ class Rounds:
             for name in names:
                 self.samples[name, rows] = [times_s[at:] for times_s, at in zip(whole[name][rows], firsts, strict=True)]
             if rows in control:
-                self._control[rows] = [times_s[at:] for times_s, at in zip(control[rows], firsts, strict=True)]
+                both = (
+                    [times_s[at:] for times_s, at in zip(series[rows], firsts, strict=True)]
+                    for series in (control, itself)
+                )
+                self._control[rows] = (next(both), next(both))
 
     def settled(self, name: str, rows: int) -> bool:
         """Whether it had a steady level in most processes."""
@@ -156,7 +165,7 @@ class Rounds:
 
     def control_logs(self, rows: int) -> list[float]:
         """Per process, the log-ratio of the artifact that was measured twice to itself."""
-        return paired_logs(self._control[rows], self.samples[self.session.control, rows])
+        return paired_logs(*self._control[rows])
 
     def process_times(self, name: str) -> list[float]:
         """Per process, the mean over batch sizes of the log of its median time."""
@@ -236,8 +245,11 @@ def _floor(session: SessionRecord, rows: int, threads_count: int) -> Floor | Non
 
 def _concurrency(measured: Measurement) -> tuple[ConcurrencyFigures, ...]:
     concurrency = []
-    for key in sorted({(sample.batch_rows, sample.callers_count) for sample in measured.concurrency}):
-        samples = [sample for sample in measured.concurrency if (sample.batch_rows, sample.callers_count) == key]
+    at_count = [
+        sample for sample in measured.concurrency if sample.threads_count in {None, measured.options.threads_count}
+    ]
+    for key in sorted({(sample.batch_rows, sample.callers_count) for sample in at_count}):
+        samples = [sample for sample in at_count if (sample.batch_rows, sample.callers_count) == key]
         latencies_s = [latency for sample in samples for latency in sample.latencies_s]
         concurrency.append(
             ConcurrencyFigures(

@@ -18,6 +18,7 @@ from bench.parity.report import ParityReport
 from bench.parity.run import ParityRun, known_variants, read_calibration
 from bench.verdict.judge import Failure
 from export.artifact import Artifact, ProgramRecord
+from export.backend import LoadOptions
 from export.device import device
 from export.errors import UserError
 from export.record import digest, write
@@ -54,8 +55,27 @@ class ParityStage:
         self._users_turn = threading.Lock()
 
     def report(self, artifact: Artifact) -> ParityReport | Failure:
-        """The report of one artifact, made or reused."""
-        run, options = self._run, load_options(self._run, artifact)
+        """The report of one artifact with the settings that are asked for, made or reused."""
+        run, path = self._run, self._run.files.parity_report(artifact.name)
+        beside = run.files.parity_as_asked(artifact.name)
+        report, known = self._judged(artifact, load_options(run, artifact), beside, path)
+        if isinstance(report, Failure):
+            return report
+        run.console.stage("parity", f"{artifact.name}: {report.summary}{', reused' if known else ''}")
+        if known:
+            return report
+        write(path, report)
+        if report.worst is not None:
+            run.console.stage("parity", f"{artifact.name}: {report.worst.text}")
+        return report
+
+    def recheck(self, artifact: Artifact, options: LoadOptions) -> ParityReport | Failure:
+        """The report with other settings, made or reused; whoever asks keeps it, or not."""
+        return self._judged(artifact, options, self._run.files.parity_report(artifact.name))[0]
+
+    def _judged(self, artifact: Artifact, options: LoadOptions, *places: Path) -> tuple[ParityReport | Failure, bool]:
+        """The report, and whether it lay in one of the places."""
+        run = self._run
         calibration = read_calibration(run.files, self.reference)
         key = run.key(
             "parity",
@@ -66,18 +86,11 @@ class ParityStage:
             calibration=digest(calibration) if calibration else None,
             spec=run.found.recipe.parity,
         )
-        path = run.files.parity_report(artifact.name)
-        if (known := reused(run, ParityReport, path, key)) is not None:
-            run.console.stage("parity", f"{artifact.name}: {known.summary}, reused")
-            return known
-        report = self._parity_run.judge(run.files.artifact(artifact.name), options, run.workspace, key)
-        if isinstance(report, Failed):
-            return failure(run, "parity", report)
-        write(path, report)
-        run.console.stage("parity", f"{artifact.name}: {report.summary}")
-        if report.worst is not None:
-            run.console.stage("parity", f"{artifact.name}: {report.worst.text}")
-        return report
+        for path in places:
+            if (known := reused(run, ParityReport, path, key)) is not None:
+                return known, True
+        end = self._parity_run.judge(run.files.artifact(artifact.name), options, run.workspace, key)
+        return (failure(run, "parity", end) if isinstance(end, Failed) else end), False
 
     def calibrate(self) -> Calibration:
         """Vary the model, plant faults in it, write down what was found: reports are judged by it from now on."""

@@ -1,0 +1,41 @@
+"""The thread count at which an artifact is compared: the better of those that it was timed with in the same rounds.
+
+Two threads beside a neighbour on two cores take milliseconds for what one does in microseconds: a comparison at one
+fixed count would be of the neighbour. One count serves all batch sizes, as a deployment has one.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bench.stats.effects import median_s
+from bench.timing.measurement import Measurement, Samples
+from export.backend import LoadOptions
+
+
+def better_options(measured: Measurement, asked: LoadOptions, tie_ratio: float) -> LoadOptions:
+    """``asked`` with the thread count of the smallest geometric mean over all batch sizes.
+
+    Another count than the asked one must be faster by more than ``tie_ratio``, a share of the time.
+    """
+    batches = {samples.batch_rows for samples in measured.samples}
+    times = {
+        count: statistics.mean(math.log(median_s(times_s)) for times_s in by_batch.values())
+        for count in sorted({samples.threads_count for samples in measured.samples})
+        if (by_batch := _by_batch(measured.samples, count)).keys() == batches
+    }
+    fastest = min(times, key=lambda count: times[count])
+    if times[fastest] < times[asked.threads_count] + math.log1p(-tie_ratio):
+        return replace(asked, threads_count=fastest)
+    return asked
+
+
+def _by_batch(series: Sequence[Samples], threads_count: int) -> dict[int, list[Sequence[float]]]:
+    table: dict[int, list[Sequence[float]]] = {}
+    for samples in series:
+        if samples.threads_count == threads_count:
+            table.setdefault(samples.batch_rows, []).append(samples.samples_s)
+    return table
