@@ -66,7 +66,7 @@ def ratios(options: Options) -> Ratios:
     candidates = _candidates(run)
     if not any(candidate.label == BASELINE for candidate in candidates):
         raise RuntimeError(f"{run} has no eager artifact that passed parity: ratios are taken to it")
-    rows = RunFolder(run).existing_real_rows()
+    rows = RunFolder(run).existing_samples()
     with tempfile.TemporaryDirectory() as scratch:
         job = SampleJob(
             candidates=tuple(candidates),

@@ -118,13 +118,15 @@ class RunFolder:
         return self.reference / "reference.json"
 
     @property
-    def real_rows(self) -> Path:
-        """Real rows for parity and measurement, as safetensors; only there if the recipe has data."""
+    def samples(self) -> Path:
+        """What parity and measurement call with, as safetensors: real rows, if the recipe has data, and what functions
+        drew for the calls that are timed, if it has such functions.
+        """
         return self.reference / "samples.safetensors"
 
-    def existing_real_rows(self) -> Path | None:
-        """The real rows; None if there are none."""
-        return self.real_rows if self.real_rows.exists() else None
+    def existing_samples(self) -> Path | None:
+        """The samples; None if there are none."""
+        return self.samples if self.samples.exists() else None
 
     def tuning(self, artifact: str) -> Path:
         """The settings found fastest for one artifact; only there if that was asked for."""

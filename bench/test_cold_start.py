@@ -17,15 +17,16 @@ from bench.conftest import Bench
 _FIRST_ANSWER = """
 import json, sys
 from pathlib import Path
+from bench.timing.inputs import first_call
 from export.registry import LoadOptions, load
 runner = load(Path(sys.argv[1]), LoadOptions(device=sys.argv[2]))
-outputs = runner(runner.signature.example(runner.signature.sizes_at(1), seed=0))
+outputs = runner(first_call(runner.signature, sys.argv[3] or None, 1))
 print(json.dumps({name: list(output.shape) for name, output in outputs.items()}))
 """
 
 
 def test_cold_start(bench: Bench, benchmark: BenchmarkFixture) -> None:
-    command = [sys.executable, "-c", _FIRST_ANSWER, str(bench.folder), bench.artifact.device]
+    command = [sys.executable, "-c", _FIRST_ANSWER, str(bench.folder), bench.artifact.device, str(bench.samples or "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
     def start() -> str:

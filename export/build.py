@@ -139,6 +139,8 @@ def build(job: BuildJob) -> str:
             verify_files(program_folder, program.files)
         elif not backend.other_roads:
             raise UserError(program.failure)
+    if job.signature.has_draw_functions:
+        job.source.module()  # with the recipe come its functions
     source = BuildInput(
         signature=job.signature,
         seed=job.seed,

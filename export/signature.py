@@ -119,6 +119,11 @@ class Signature:
                 )
 
     @property
+    def has_draw_functions(self) -> bool:
+        """Whether a function of the recipe's draws one of the inputs."""
+        return any(spec.by_function for spec in self.inputs)
+
+    @property
     def batch(self) -> str | None:
         """The symbol that counts rows: the first dimension of the first input, where that is dynamic."""
         shape = self.inputs[0].shape
@@ -143,8 +148,13 @@ class Signature:
         return sizes[self.batch] if self.batch else 1
 
     def example(self, sizes: Sizes, seed: int) -> dict[str, np.ndarray[Any, Any]]:
-        """Inputs of the given sizes, drawn from ``seed``: normal floats, integers between ``low`` and ``high``."""
-        return {spec.name: np.asarray(draw(spec, sizes, seed)) for spec in self.inputs}
+        """Inputs of the given sizes, drawn from ``seed``: normal floats, integers between ``low`` and ``high``, or what
+        functions draw.
+
+        Raises:
+            UserError: see ``export.tensor.draw``.
+        """
+        return {spec.name: draw(spec, sizes, seed) for spec in self.inputs}
 
     def shapes(self, sizes: Sizes) -> list[tuple[TensorSpec, tuple[int, ...]]]:
         """Every input with its shape at ``sizes``."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from export.arrays import numpy_dtype
+from export.arrays import dtype_name, numpy_dtype, to_numpy
 from export.errors import UserError
 from export.record import OMITTED
 from export.sizes import UNKNOWN, Sizes, check_expression, size_of, symbols_of
@@ -20,7 +22,18 @@ DTYPES = (
     "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
     "uint64", "bool",
 )  # fmt: skip
-Draw = Literal["auto", "uniform", "prefix"]
+_WAYS = ("auto", "uniform", "prefix")
+if TYPE_CHECKING:
+    import torch
+
+    DrawFunction: TypeAlias = Callable[[dict[str, int], torch.Generator], torch.Tensor]
+    Draw: TypeAlias = Literal["auto", "uniform", "prefix"] | DrawFunction | str
+else:
+    Draw = str  # what a record holds of a function: its name
+
+_functions: dict[str, DrawFunction] = {}
+"""What names of functions stand for, in a process that has loaded their recipe. None is ever imported by its name,
+which may come out of anybody's file."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,10 @@ class TensorSpec:
     draw: Draw = field(default="auto", metadata=OMITTED)
     """How an example of integers or booleans is drawn: each value for itself (``uniform``), or as a mask, ones up to
     some length and then zeros along the last dimension (``prefix``); ``auto``: as a mask where only 0 and 1 are legal.
+
+    Values that belong together (sorted ids, a permutation, a positive definite matrix) are drawn by a function,
+    ``function(sizes, generator)``: the whole tensor of a call at ``sizes``, all its random numbers from the
+    ``torch.Generator``. It stands at the top of a module; records hold its name, ``module:function``.
     """
 
     def __post_init__(self) -> None:
@@ -58,6 +75,10 @@ class TensorSpec:
         for dim in self.shape:
             if isinstance(dim, str):
                 check_expression(dim)
+        if callable(self.draw):
+            object.__setattr__(self, "draw", _registered(self.draw, self.name))
+        elif self.draw not in _WAYS and not self.by_function:
+            raise UserError(f"{self.name}: draw must be a function or one of {', '.join(_WAYS)}, got {self.draw!r}")
 
     def _check_bounds(self) -> None:
         for bound in (self.low, self.high):
@@ -88,6 +109,11 @@ class TensorSpec:
         return {symbol for bound in (self.low, self.high) if isinstance(bound, str) for symbol in symbols_of(bound)}
 
     @property
+    def by_function(self) -> bool:
+        """Whether a function draws it, a whole call at a time."""
+        return isinstance(self.draw, str) and ":" in self.draw
+
+    @property
     def is_mask(self) -> bool:
         """Whether an example is drawn as a mask: ones up to some length, then zeros."""
         known = self.dtype == "bool" or (self.is_integer and (self.low or 0) == 0 and self.high in (None, 1))
@@ -100,7 +126,17 @@ def shape_of(spec: TensorSpec, sizes: Sizes) -> tuple[int, ...]:
 
 
 def draw(spec: TensorSpec, sizes: Sizes, seed: int) -> np.ndarray[Any, Any]:
-    """An example of a tensor at ``sizes``: normal floats, integers between ``low`` and ``high``."""
+    """An example of a tensor at ``sizes``: normal floats, integers between ``low`` and ``high``; or what its function
+    draws.
+
+    Raises:
+        UserError: no value is legal at these sizes; or the function is not at hand, raises, or draws something else.
+    """
+    return _by_function(spec, sizes, seed) if spec.by_function else np.asarray(_by_bounds(spec, sizes, seed))
+
+
+def _by_bounds(spec: TensorSpec, sizes: Sizes, seed: int) -> Any:
+    """An array; a plain number for a shape without dimensions."""
     shape = shape_of(spec, sizes)
     generator = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
     low, high = spec.bounds(sizes)
@@ -134,3 +170,51 @@ def _prefix(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarra
         return np.ones(shape, np.int64)
     lengths = generator.integers(1, max(shape[-1], 1), shape[:-1], endpoint=True)
     return (np.arange(shape[-1]) < lengths[..., None]).astype(np.int64)
+
+
+def _registered(function: DrawFunction, name: str) -> str:
+    """``module:function``, by which other processes that load the recipe know the function, too."""
+    module, path = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    if not path.isidentifier() or getattr(sys.modules.get(str(module)), path, function) is not function:
+        raise UserError(
+            f"{name}: draw must be a function that stands at the top of a module, so that other processes know it by "
+            f"its name, got {function!r}"
+        )
+    _functions[f"{module}:{path}"] = function
+    return f"{module}:{path}"
+
+
+def _by_function(spec: TensorSpec, sizes: Sizes, seed: int) -> np.ndarray[Any, Any]:
+    where = f"{spec.name} at {', '.join(f'{symbol}={size}' for symbol, size in sizes.items())}"
+    if (function := _functions.get(str(spec.draw))) is None:
+        raise UserError(
+            f"{where} is drawn by {spec.draw}, which this process does not have: draws are kept for the sizes in the "
+            "recipe's bench.batch_rows, take one of them"
+        )
+    state = np.random.SeedSequence([seed, zlib.crc32(spec.name.encode())]).generate_state(1, np.uint64)
+    drawn = [_call(function, where, sizes, int(state[0])) for _ in range(2)]
+    shape, low, high = shape_of(spec, sizes), _bound(spec.low, -np.inf, sizes), _bound(spec.high, np.inf, sizes)
+    kinds = [f"{dtype_name(array)}{list(array.shape)}" for array in drawn]
+    if kinds[0] != (wanted := f"{spec.dtype}{list(shape)}"):
+        raise UserError(f"{spec.draw} must draw {where} as {wanted}, got {kinds[0]}")
+    array, again = drawn
+    if array.tobytes() != again.tobytes():
+        raise UserError(
+            f"{spec.draw} draws {where} differently from the same generator: take every random number from it"
+        )
+    values = array.astype(np.float64)
+    if (strange := values[~((low <= values) & (values <= high))]).size:
+        raise UserError(f"{spec.draw} must draw {where} with values between {low:g} and {high:g}, got {strange[0]:g}")
+    return array
+
+
+def _call(function: DrawFunction, where: str, sizes: Sizes, seed: int) -> np.ndarray[Any, Any]:
+    import torch
+
+    try:
+        drawn = function(dict(sizes), torch.Generator().manual_seed(seed))
+    except Exception as error:
+        raise UserError(f"{where} cannot be drawn: {type(error).__name__}: {error}") from error
+    if not isinstance(drawn, torch.Tensor):
+        raise UserError(f"{where} must be drawn as a tensor, got {type(drawn).__name__}")
+    return np.ascontiguousarray(to_numpy(drawn))

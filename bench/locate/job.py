@@ -248,12 +248,12 @@ def _location(trace: Trace, taps: Taps | None, suspect: Suspect | None, message:
 
 
 def _inputs(job: LocateJob, case: int, signature: Signature) -> dict[str, Values]:
-    """The rows of a case that the artifact gets most wrong, and its first ones."""
+    """The rows of a case that the artifact gets most wrong, and its first ones; all, where a function drew them."""
     reference = Path(job.reference)
     inputs = load_case(reference / INPUTS, case, [spec.name for spec in signature.inputs])
     batch = signature.batch
     count = next((len(inputs[spec.name]) for spec in signature.inputs if spec.shape[:1] == (batch,)), 0)
-    if batch is None or count <= 2 * _ROWS:
+    if batch is None or count <= 2 * _ROWS or signature.has_draw_functions:
         return inputs
     rows = np.union1d(np.arange(_ROWS), _worst_rows(job, case, signature, inputs, count))
     return {

@@ -2,7 +2,8 @@
 
 Rows come from a pool: real rows first, then real rows with noise (drawn from the signature where there are none). It is
 made in blocks when asked for, and a smaller batch is always the beginning of a larger one, so that the same rows can be
-compared across batches. Constants of the extremes follow the literature on what exporters get wrong (docs/parity.md).
+compared across batches. What a function of the recipe's draws is drawn for each call as a whole: its rows may belong
+together. Constants of the extremes follow the literature on what exporters get wrong (docs/parity.md).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bench.parity.changes import EXTREMES, NON_FINITE, VALUES, changed
 from bench.parity.spec import ParitySpec
 from export.arrays import is_floating, numpy_dtype
 from export.signature import Signature, TensorSpec
-from export.tensor import shape_of
+from export.tensor import draw, shape_of
 
 Values = np.ndarray[Any, Any]
 Tensors = dict[str, Values]
@@ -47,7 +48,10 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Where rows come from. ``samples`` holds real rows of inputs by name, each ``(rows, ...)``; it may be empty."""
+    """Where rows come from. ``samples`` holds real rows of inputs by name, each ``(rows, ...)``; it may be empty.
+
+    It may also hold what functions drew for some calls, as ``draws`` returns it, for processes that have no functions.
+    """
 
     signature: Signature
     samples: Tensors
@@ -82,12 +86,35 @@ class Pool:
         """The inputs of one case, in the signature's order."""
         batch = self.signature.batch
         if batch is None or any(case.sizes[name] != size for name, size in self.sizes.items() if name != batch):
-            drawn = self.signature.example(case.sizes, self.seed + 1000 * case.start + sum(case.sizes.values()))
+            drawn = self._drawn(case.sizes, self._seed_of(case))
         else:
             drawn = self._rows(case.start, case.sizes[batch])
-        if case.change is None:
-            return drawn
-        return {spec.name: changed(spec, drawn[spec.name], case.change) for spec in self.signature.inputs}
+        for spec in self.whole:
+            kept = self.samples.get(_draw_name(spec, case))
+            drawn[spec.name] = draw(spec, case.sizes, self._seed_of(case)) if kept is None else kept
+        return {
+            spec.name: drawn[spec.name] if case.change is None else changed(spec, drawn[spec.name], case.change)
+            for spec in self.signature.inputs
+        }
+
+    @property
+    def whole(self) -> tuple[TensorSpec, ...]:
+        """The inputs that functions draw, a call at a time; real rows go before."""
+        fitting = self._fitting() if self.signature.has_draw_functions else set()
+        return tuple(spec for spec in self.signature.inputs if spec.by_function and spec.name not in fitting)
+
+    def draws(self, batch_rows: int, start: int) -> Tensors:
+        """What functions draw for an ordinary call, by the names under which a pool finds it among its samples."""
+        case = Case(group="rows", name="call", sizes=self._sizes_of(batch_rows), start=start)
+        return {_draw_name(spec, case): draw(spec, case.sizes, self._seed_of(case)) for spec in self.whole}
+
+    def _seed_of(self, case: Case) -> int:
+        return self.seed + 1000 * case.start + sum(case.sizes.values())
+
+    def _drawn(self, sizes: Mapping[str, int], seed: int) -> Tensors:
+        """An example of all inputs but the whole ones."""
+        whole = self.whole
+        return {spec.name: draw(spec, sizes, seed) for spec in self.signature.inputs if spec not in whole}
 
     def _rows(self, start: int, count: int) -> Tensors:
         first = start // _BLOCK_ROWS
@@ -100,11 +127,12 @@ class Pool:
             if self._has_rows(spec)
             else blocks[0][spec.name]
             for spec in self.signature.inputs
+            if spec.name in blocks[0]
         }
-        if pointing := [spec.name for spec in self.signature.inputs if self.signature.batch in spec.bounded_by]:
-            # Those of a larger call point past the end of this one.
-            call = self.signature.example(self._sizes_of(count), self.seed + start)
-            drawn |= {name: call[name] for name in pointing}
+        for spec in self.signature.inputs:
+            if self.signature.batch in spec.bounded_by and spec.name in drawn:
+                # Those of a larger call point past the end of this one.
+                drawn[spec.name] = draw(spec, self._sizes_of(count), self.seed + start)
         return drawn
 
     def _sizes_of(self, batch_rows: int) -> dict[str, int]:
@@ -113,11 +141,11 @@ class Pool:
 
     def _block(self, index: int) -> Tensors:
         sizes = self._sizes_of(_BLOCK_ROWS)
-        shared = self.signature.example(sizes, self.seed)
-        drawn = self.signature.example(sizes, self.seed + index)
+        shared = self._drawn(sizes, self.seed)
+        drawn = self._drawn(sizes, self.seed + index)
         fitting = self._fitting()
         for spec in self.signature.inputs:
-            if not self._has_rows(spec):
+            if spec.name in shared and not self._has_rows(spec):
                 drawn[spec.name] = shared[spec.name]
             elif spec.name in fitting:
                 drawn[spec.name] = _from_real(spec, self.samples[spec.name], index, self.seed)
@@ -153,7 +181,7 @@ def plan(pool: Pool, spec: ParitySpec) -> tuple[Case, ...]:
         *_sizes(signature, sizes, spec.batch_rows),
     ]
     one_row = few if batch is None else few | {batch: signature.ranges[batch].fit(1)}
-    if any(is_floating(numpy_dtype(tensor.dtype)) for tensor in signature.inputs):
+    if any(is_floating(numpy_dtype(tensor.dtype)) and not tensor.by_function for tensor in signature.inputs):
         cases += [
             Case(group="values", name=f"{name}{_at(at)}", sizes=at, start=step * (2 + index), change=name)
             for index, name in enumerate(VALUES)
@@ -197,6 +225,11 @@ def _sizes(signature: Signature, sizes: Mapping[str, int], batch_rows: tuple[int
     return cases
 
 
+def _draw_name(spec: TensorSpec, case: Case) -> str:
+    """``ids@0:batch=32,length=16``; no input can be called so."""
+    return f"{spec.name}@{case.start}:{','.join(f'{name}={size}' for name, size in case.sizes.items())}"
+
+
 def _at(sizes: Mapping[str, int]) -> str:
     return f" at {', '.join(f'{name}={size}' for name, size in sizes.items())}" if sizes else ""
 
@@ -206,7 +239,7 @@ def _from_real(spec: TensorSpec, rows: Values, block: int, seed: int) -> Values:
     wanted = np.arange(block * _BLOCK_ROWS, (block + 1) * _BLOCK_ROWS)
     taken = rows[wanted % len(rows)].copy()
     repeated = wanted >= len(rows)
-    if is_floating(rows.dtype) and repeated.any():
+    if is_floating(rows.dtype) and repeated.any() and not spec.by_function:
         generator = np.random.default_rng([seed, block])
         deviation = float(rows.astype(np.float64).std())
         noise = generator.standard_normal(taken[repeated].shape) * (_NOISE_OF_DEVIATION * deviation)

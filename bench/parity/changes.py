@@ -1,7 +1,8 @@
 """What is made of a call's real numbers: other values, extremes, NaN and Inf. What is declared of them stays true.
 
 Changed values stay between the signature's ``low`` and ``high``. Integers and booleans are never changed: ids, masks
-and lengths stand in relations to each other that nobody declared, and other ones are other rows.
+and lengths stand in relations to each other that nobody declared, and other ones are other rows. Nor is what a function
+draws, whose values belong together.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ _CHANGES = {**VALUES, **EXTREMES, **NON_FINITE}
 
 def changed(spec: TensorSpec, values: Values, change: str) -> Values:
     """One input under a change, in the dtype that it has."""
-    if not is_floating(values.dtype):
+    if not is_floating(values.dtype) or spec.by_function:
         return values
     with np.errstate(over="ignore"):  # float16 has no 1e30: Inf is what a caller would pass
         wide = _CHANGES[change](values.astype(np.float64), float(float_limits(values.dtype).max))

@@ -76,7 +76,7 @@ def golden(
         for name, tally in tallies.items():
             tally.add(_answers(folder, index, case, name))
     inputs = [spec.name for spec in signature.inputs]
-    for index in _chosen(reference, folder, left_out):
+    for index in _chosen(reference, folder, left_out, of_each_size=signature.has_draw_functions):
         case = reference.cases[index]
         by_output = {name: _answers(folder, index, case, name) for name in tallies}
         yield Golden(
@@ -119,15 +119,21 @@ def _allowed(answers: Answers, most: float) -> Values:
     return np.where(answers.defined & ~open_to_choice, allowed, np.inf).astype(np.float32)
 
 
-def _chosen(reference: Reference, folder: Path, left_out: Set[tuple[str, str]]) -> list[int]:
-    """Numbers of the cases, in order of groups, as far as the budget goes; never none."""
+def _chosen(reference: Reference, folder: Path, left_out: Set[tuple[str, str]], *, of_each_size: bool) -> list[int]:
+    """Numbers of the cases, in order of groups, as far as the budget goes; never none.
+
+    ``of_each_size``: real rows in every number that was tested, where no call can be cut to another one.
+    """
     sizes = {index: _bytes(folder, index) for index in range(len(reference.cases))}
     chosen: list[int] = []
     for group, most in _MOST.items():
         determined = [
             index for index in reference.indices(group) if (group, reference.cases[index].name) not in left_out
         ]
-        chosen += _spread(determined, most)
+        if group == "rows" and of_each_size:
+            chosen += {str(reference.cases[index].sizes): index for index in reversed(determined)}.values()
+        else:
+            chosen += _spread(determined, most)
     kept: list[int] = []
     for index in chosen:
         if sum(sizes[earlier] for earlier in kept) + sizes[index] <= _BUDGET_BYTES:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from bench.parity.cases import Case, Pool, Tensors, plan
 from bench.parity.equivalent import EquivalentVariant, equivalent_variants
 from bench.parity.oracle import Oracle
-from bench.parity.remarks import ROWS_TOGETHER, effects, rows_are_own
+from bench.parity.remarks import DRAWN_TOGETHER, ROWS_TOGETHER, effects, rows_are_own
 from bench.parity.scores import SCORES, keep_scores
 from bench.parity.spec import ParitySpec
 from bench.parity.store import load_case, save_case
@@ -95,13 +95,14 @@ def reference(job: ReferenceJob) -> None:
     if (why := keep_scores(oracle, folder / INPUTS, folder / SCORES, len(kept))) is not None:
         left_out["scores of choices"] = why
     variants: tuple[EquivalentVariant, ...] = ()
-    own_rows = True
+    own_rows = not pool.whole
     if not oracle.failure and not oracle.has_moved:
         first = next(index for index, case in enumerate(kept) if case.group == "rows")
-        own_rows = rows_are_own(oracle, load_case(folder / INPUTS, first, [spec.name for spec in job.signature.inputs]))
+        inputs = load_case(folder / INPUTS, first, [spec.name for spec in job.signature.inputs])
+        own_rows = own_rows and rows_are_own(oracle, inputs)
         variants = equivalent_variants(oracle, folder, kept, job.spec, job.seed, own_rows=own_rows)
     if not own_rows:
-        remarks.append(ROWS_TOGETHER)
+        remarks.append(DRAWN_TOGETHER if pool.whole else ROWS_TOGETHER)
     write(
         folder / REFERENCE_RECORD,
         Reference(

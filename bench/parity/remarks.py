@@ -22,6 +22,9 @@ from export.flat import FlatModule
 _TRIED_ROWS = 64
 _PART_ROWS = 5
 ROWS_TOGETHER = "the rows of a call look at each other: a row's answer is not held to be the same in other batches"
+DRAWN_TOGETHER = (
+    "a function draws inputs of whole calls: no call is taken apart, and a row's answer is not compared between batches"
+)
 
 
 def effects(oracle: Oracle, inputs: Tensors) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.timing.clock import now_s
+from bench.timing.inputs import first_call
 from export import registry
 from export.artifact import read_artifact
 from export.backend import LoadOptions
@@ -32,6 +33,8 @@ class ColdJob:
     batch_rows: tuple[int, ...]
     began_s: float
     """When the parent started this process, by the machine's monotonic clock."""
+    samples: str | None = None
+    """Real rows, and what functions drew, as safetensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +77,13 @@ def first_answer(job: ColdJob) -> ColdStart:
     runner = registry.load(folder, job.options, job.source.module if job.source else None)
     loaded = now_s()
     smallest = job.batch_rows[0]
-    inputs = runner.signature.example(runner.signature.sizes_at(smallest), seed=0)
+    inputs = first_call(runner.signature, job.samples, smallest)
     calling = now_s()
     runner(inputs)
     answered = now_s()
     first_bytes = _peak_bytes()
     for rows in job.batch_rows:
-        runner(runner.signature.example(runner.signature.sizes_at(rows), seed=0))
+        runner(first_call(runner.signature, job.samples, rows))
     return ColdStart(
         start_s=entered_s - job.began_s,
         import_s=imported - began,

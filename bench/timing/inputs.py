@@ -44,6 +44,30 @@ def buffers(signature: Signature, samples: str | None, rows: int, seed: int) -> 
     return [pool.call(rows, start=index * rows) for index in range(BUFFERS_COUNT)]
 
 
+def first_call(signature: Signature, samples: str | None, rows: int) -> Tensors:
+    """Inputs of a call whose values do not matter: an example; those of the first buffer where functions draw."""
+    if not signature.has_draw_functions:
+        return signature.example(signature.sizes_at(rows), seed=0)
+    from safetensors.numpy import load_file
+
+    return Pool(signature=signature, samples=load_file(samples) if samples else {}, seed=0).call(rows)
+
+
+def draws(signature: Signature, samples: Tensors, spec: BenchSpec, seed: int) -> Tensors:
+    """What functions draw for all buffers of all batch sizes, to be kept among the samples: what is timed, or started
+    from nothing, has no recipe and so no function.
+    """
+    pool = Pool(signature=signature, samples=samples, seed=seed)
+    batch = signature.batch
+    sizes = [rows for rows in spec.batch_rows if rows in signature.ranges[batch]] if batch else [1]
+    return {
+        name: array
+        for rows in sizes
+        for index in range(BUFFERS_COUNT)
+        for name, array in pool.draws(rows, start=index * rows).items()
+    }
+
+
 def mismatched_output(expected: Mapping[str, Array], got: Sequence[Array]) -> str | None:
     """The first output of a bound call that does not answer the inputs it was bound to, by the checked call's answer.
 

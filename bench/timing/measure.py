@@ -143,6 +143,7 @@ def _cold_starts(
                 options=session.options[name],
                 source=None if artifact.source_free else session.source,
                 batch_rows=tuple(rows for rows in sizes if str(rows) not in left_out),
+                samples=session.samples_file,
                 began_s=time.monotonic(),
             )
             end = workspace.run(
@@ -169,6 +170,7 @@ def _roofline(session: Session, left_out: Mapping[str, str], workspace: Workspac
         spec=replace(session.spec, batch_rows=tuple(n for n in session.spec.batch_rows if str(n) not in left_out)),
         device=options[0].device,
         threads_counts=tuple(sorted({setting.threads_count for setting in options})),
+        samples=session.samples_file,
     )
     work = workspace.run(counted, job, "work")
     if isinstance(work, Failed):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.timing.clock import now_s
-from bench.timing.inputs import batch_sizes
+from bench.timing.inputs import batch_sizes, first_call
 from bench.timing.spec import BenchSpec
 from export.arrays import to_torch
 from export.device import Device, device
@@ -71,6 +71,8 @@ class RooflineJob:
     spec: BenchSpec
     device: str
     threads_counts: tuple[int, ...]
+    samples: str | None = None
+    """Real rows, and what functions drew, as safetensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ def roofline(job: RooflineJob) -> Roofline:
 @task
 def counted(job: RooflineJob) -> Roofline:
     """The work alone, by batch size: nothing of it is timed."""
-    work = tuple(_work(Path(job.program), job.signature, rows) for rows in batch_sizes(job.spec, job.signature))
+    work = tuple(_work(job, rows) for rows in batch_sizes(job.spec, job.signature))
     return Roofline(work=work, ceilings=())
 
 
@@ -113,14 +115,14 @@ def floor(work: Work, ceilings: Ceilings) -> Floor:
     return Floor(least_s=terms[term], term=term)
 
 
-def _work(program: Path, signature: Signature, rows: int) -> Work:
+def _work(job: RooflineJob, rows: int) -> Work:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from export.program import load_exported
 
-    exported = load_exported(program)
-    inputs = [to_torch(array) for array in signature.example(signature.sizes_at(rows), seed=0).values()]
+    exported = load_exported(Path(job.program))
+    inputs = [to_torch(array) for array in first_call(job.signature, job.samples, rows).values()]
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:
         outputs = exported.module()(*inputs)

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 FILE = "model.pt2"
 CACHE = "cache.tar"
+EXAMPLES = "examples.safetensors"
+"""The calls that it was compiled at, where a function draws inputs: who loads the artifact has no such function."""
 _COMPILED_AT = "compiled_at"
 """The fact that only an artifact under ``torch.compile`` has."""
 
@@ -91,7 +93,7 @@ class Compile(TorchBackend):
                 return {"form": "torch.compile for every size"} | _archived(kept, folder)
 
             def at_each_size() -> dict[str, str]:
-                compiled_at = guarded.build(exported, source.signature, where)
+                compiled_at = guarded.build(exported, source.signature, where, folder / EXAMPLES)
                 return {"form": "torch.compile with its cache", _COMPILED_AT: compiled_at} | _archived(cache, folder)
 
             def check(_: dict[str, str]) -> None:
@@ -138,7 +140,8 @@ class Compile(TorchBackend):
         prepare(cache)
         exported = load_exported(folder / FILE)
         if (compiled_at := artifact.facts.get(_COMPILED_AT)) is not None:
-            call = guarded.load(exported, artifact.signature, where, compiled_at)
+            examples = guarded.examples(artifact.signature, compiled_at, folder / EXAMPLES)
+            call = guarded.load(exported, where, examples)
         else:
             call = standalone.load(on_device(exported, where), cache)
         graphs_count = counter("stats", "unique_graphs")

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.arrays import to_torch
+from export.arrays import Array, to_torch
 from export.device import Device
 
 if TYPE_CHECKING:
@@ -23,16 +24,35 @@ _LADDER_TOP = 1024
 _SLOW_CALL_S = 1.0
 
 
-def build(exported: torch.export.ExportedProgram, signature: Signature, where: Device) -> str:
-    """Compile; the sizes at which PyTorch compiled, as JSON, which ``load`` takes."""
-    return json.dumps(_climb(_Compiled(exported, signature, where), signature))
+def build(exported: torch.export.ExportedProgram, signature: Signature, where: Device, file: Path) -> str:
+    """Compile; the sizes at which PyTorch compiled, as JSON. ``file`` is for their calls, where a function draws them."""
+    compiled_at = _climb(_Compiled(exported, where), signature)
+    if signature.has_draw_functions:
+        from safetensors.torch import save_file
+
+        calls = enumerate(signature.example(sizes, seed=0) for sizes in compiled_at)
+        save_file({f"{number}.{name}": to_torch(array) for number, call in calls for name, array in call.items()}, file)
+    return json.dumps(compiled_at)
 
 
-def load(exported: torch.export.ExportedProgram, signature: Signature, where: Device, compiled_at: str) -> Call:
+def examples(signature: Signature, compiled_at: str, file: Path) -> Iterator[Mapping[str, Array]]:
+    """A call at each of the sizes that ``build`` returned: as it was kept, where a function drew it."""
+    several = json.loads(compiled_at)
+    if not signature.has_draw_functions:
+        yield from (signature.example(sizes, seed=0) for sizes in several)
+        return
+    from safetensors.numpy import load_file  # as calls come: PyTorch's guards would not outlive tensors of its own
+
+    kept = load_file(file)
+    for number in range(len(several)):
+        yield {spec.name: kept[f"{number}.{spec.name}"] for spec in signature.inputs}
+
+
+def load(exported: torch.export.ExportedProgram, where: Device, calls: Iterable[Mapping[str, Array]]) -> Call:
     """The compiled program, called once at every size that it was compiled for."""
-    compiled = _Compiled(exported, signature, where)
-    for sizes in json.loads(compiled_at):
-        compiled.compiles_at(sizes)
+    compiled = _Compiled(exported, where)
+    for call in calls:
+        compiled.compiles_at(call)
     return compiled.call
 
 
@@ -46,23 +66,21 @@ def counter(group: str, name: str) -> int:
 class _Compiled:
     """The program under ``torch.compile``."""
 
-    def __init__(self, exported: Any, signature: Signature, where: Device) -> None:
+    def __init__(self, exported: Any, where: Device) -> None:
         import torch
 
         from export.program import flat_call, on_device
 
         self.call: Call = torch.compile(flat_call(on_device(exported, where)), fullgraph=True, dynamic=True)
-        self._signature = signature
         self._device = where
 
-    def compiles_at(self, sizes: dict[str, int]) -> bool:
-        """Call once at ``sizes``; whether PyTorch compiled (or took from its cache) another graph for it."""
+    def compiles_at(self, example: Mapping[str, Array]) -> bool:
+        """Call once with inputs of some sizes; whether PyTorch compiled (or took from its cache) another graph."""
         import torch
 
         from export.program import quiet
 
         before = counter("stats", "unique_graphs")
-        example = self._signature.example(sizes, seed=0)
         with torch.inference_mode(), quiet():
             self.call(*[to_torch(array, self._device) for array in example.values()])
         return counter("stats", "unique_graphs") > before
@@ -77,13 +95,13 @@ def _climb(compiled: _Compiled, signature: Signature) -> list[dict[str, int]]:
     """
     example = signature.example_sizes()
     sizes = [example]
-    compiled.compiles_at(example)
+    compiled.compiles_at(signature.example(example, seed=0))
     for name, bounds in signature.ranges.items():
         for size in (1 << power for power in range(_LADDER_TOP.bit_length())):
             if size not in bounds:
                 continue
             started = time.monotonic()
-            if compiled.compiles_at(example | {name: size}):
+            if compiled.compiles_at(signature.example(example | {name: size}, seed=0)):
                 sizes.append(example | {name: size})
             elif time.monotonic() - started > _SLOW_CALL_S:
                 break

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from bench.parity.report import ParityStatus, TestedSizes
@@ -14,7 +14,7 @@ from bench.verdict.limits import Limits
 from export.backend import LoadOptions
 from export.environment import Environment
 from export.files import FileDigest
-from export.record import Record
+from export.record import OMITTED, Record
 from export.signature import Signature
 from pipeline.verifier.files import MANIFEST_SCHEMA
 from pipeline.verifier.upgrade import BUNDLE_SCHEMA
@@ -120,6 +120,8 @@ class Bundle(Record):
     signature: Signature
     batch: str | None
     """The symbol that counts rows."""
+    rows_together: bool = field(default=False, metadata=OMITTED)
+    """Whether the rows of a call look at each other, or were drawn together: a server must not join requests."""
     golden: tuple[GoldenCall, ...]
     timed_rows: tuple[int, ...]
     workload: str

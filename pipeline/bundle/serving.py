@@ -30,13 +30,15 @@ def write_serving(folder: Path, bundle: Bundle, storage_uri: str | None, base_im
             _write_onnx_forms(folder, bundle, shipped, storage_uri, base_image or BASE_IMAGE)
         elif registry.get(shipped.backend).serving_form == "torch_aoti" and aoti_refuses(bundle.signature) is None:
             package = folder / shipped.file
-            write_aoti_repository(folder / _TRITON_AOTI, label(bundle.name), package, bundle.signature, shipped)
+            repository, joins = folder / _TRITON_AOTI, not bundle.rows_together
+            write_aoti_repository(repository, label(bundle.name), package, bundle.signature, shipped, joins=joins)
 
 
 def _write_onnx_forms(folder: Path, bundle: Bundle, shipped: Shipped, storage_uri: str | None, base_image: str) -> None:
     repository, name = folder / _TRITON, label(bundle.name)
     rows = first_rows(folder, to_json(bundle), _warm_rows(bundle, shipped))
-    write_onnx_repository(repository, name, folder / ONNX_FILE, bundle.signature, shipped, rows)
+    model, joins = folder / ONNX_FILE, not bundle.rows_together
+    write_onnx_repository(repository, name, model, bundle.signature, shipped, rows, joins=joins)
     files = digest_files(repository, (path for path in repository.rglob("*") if path.is_file()))
     started = {"environment": environment(shipped), "arguments": triton_arguments(shipped)}
     content = key_of(base_image=base_image, files=files, started=started)[:_CONTENT_DIGITS]
@@ -49,6 +51,8 @@ def _write_onnx_forms(folder: Path, bundle: Bundle, shipped: Shipped, storage_ur
 
 
 def _warm_rows(bundle: Bundle, shipped: Shipped) -> int:
-    """The fewest rows that were tested."""
+    """The fewest rows that were tested; of the first timed call where functions draw whole calls."""
+    if bundle.signature.has_draw_functions:
+        return bundle.timed_rows[0]
     tested = shipped.tested_sizes.get(bundle.batch) if bundle.batch else None
     return max(tested.min, 1) if tested else 1

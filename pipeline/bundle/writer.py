@@ -16,6 +16,7 @@ from typing import Any
 import rfc8785
 
 from bench.parity.levels.fidelity import LEAST_SQNR_DB, is_quantized
+from bench.parity.reference import Reference
 from bench.parity.report import ParityReport
 from bench.parity.spec import ParitySpec
 from bench.run_folder import RunFolder
@@ -30,6 +31,7 @@ from export.errors import RecordError, UserError
 from export.files import digest_files
 from export.record import digest, encode, parse, read, write
 from export.registry import BASELINE
+from export.signature import Signature
 from export.version import VERSION
 from pipeline.bundle.bom import write_bom
 from pipeline.bundle.evidence import judged_verdict
@@ -37,7 +39,7 @@ from pipeline.bundle.golden import write_golden
 from pipeline.bundle.model_card import write_model_card
 from pipeline.bundle.needs import main_file, needs_of
 from pipeline.bundle.pack import ARCHIVE_NAME, write_archive
-from pipeline.bundle.record import Bundle, Claim, ClaimedLatency, Manifest, Shipped
+from pipeline.bundle.record import Bundle, Claim, ClaimedLatency, GoldenCall, Manifest, Shipped
 from pipeline.bundle.serving import write_serving
 from pipeline.bundle.workload import write_workload
 from pipeline.run import RecipeRecord
@@ -117,8 +119,9 @@ def make(run: RunFolder, folder: Path, key: str, choice: Choice, lowered: Lowere
         shipped=shipped,
         signature=signature,
         batch=signature.batch,
+        rows_together=not read(Reference, run.reference_record).own_rows,
         golden=golden,
-        timed_rows=_timed_rows(shipped[default], signature.batch, limits, bench),
+        timed_rows=_timed_rows(shipped[default], signature, golden, limits, bench),
         workload=WORKLOAD,
         limits=limits,
         target_ort=lowered.target_ort if lowered else None,
@@ -267,10 +270,17 @@ def _shipped(run: RunFolder, recipe: RecipeRecord, source: _Source, file: str) -
     )
 
 
-def _timed_rows(default: Shipped, batch: str | None, limits: Limits, bench: BenchSpec) -> tuple[int, ...]:
-    """The batch sizes of the recipe's own measurement and of its limits, as far as parity tested them."""
+def _timed_rows(
+    default: Shipped, signature: Signature, golden: Sequence[GoldenCall], limits: Limits, bench: BenchSpec
+) -> tuple[int, ...]:
+    """The batch sizes of the recipe's own measurement and of its limits, as far as parity tested them; those of golden
+    calls where functions draw whole calls, which cannot be cut.
+    """
+    batch = signature.batch
     if batch is None:
         return (1,)
+    if signature.has_draw_functions:
+        return tuple(call.sizes[batch] for call in golden if call.sizes | {batch: 0} == golden[0].sizes | {batch: 0})
     tested = default.tested_sizes.get(batch)
     wanted = sorted({*bench.batch_rows, limits.batch_rows})
     inside = tuple(rows for rows in wanted if tested is None or tested.min <= rows <= tested.max)

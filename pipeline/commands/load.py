@@ -75,7 +75,7 @@ def main(arguments: Sequence[str], command: str = "python -m pipeline.load") -> 
     console.stage("load", f"{name}, p99 within {p99_ms:g} ms")
     artifact = open_artifact(run.artifact(name))
     rows = artifact.signature.ranges[artifact.signature.batch].max if artifact.signature.batch else 1
-    rows_file = run.existing_real_rows()
+    rows_file = run.existing_samples()
     with held(run.path), tempfile.TemporaryDirectory(prefix="torchstone-loadgen-") as logs:
         job = LoadJob(
             artifact=str(run.artifact(name)),

@@ -135,7 +135,7 @@ def _session(
         source=Source(function="", argument=""),  # every candidate is source-free
         program=None,
         spec=spec,
-        samples=run.existing_real_rows(),
+        samples=run.existing_samples(),
         seed=recipe.seed,
         key=key_of(stage="tune", spec=spec, machine=machine(), threads=options.threads),
     )

@@ -52,7 +52,7 @@ def measure(
         source=trained.source,
         program=None if program.failure else run.files.program,
         spec=recipe.bench,
-        samples=run.files.existing_real_rows(),
+        samples=run.files.existing_samples(),
         seed=recipe.seed,
         key=key,
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 from bench.parity.calibrate import Calibration, CalibrationJob
@@ -16,7 +17,9 @@ from bench.parity.reference import REFERENCE_RECORD, Reference, ReferenceJob
 from bench.parity.reference import reference as make_reference
 from bench.parity.report import ParityReport
 from bench.parity.run import ParityRun, known_variants, read_calibration
+from bench.timing.inputs import draws
 from bench.verdict.judge import Failure
+from export.arrays import to_numpy, to_torch
 from export.artifact import Artifact, ProgramRecord
 from export.backend import LoadOptions
 from export.device import device
@@ -157,13 +160,15 @@ class ParityStage:
     def _reference(self) -> Reference:
         """The inputs of every parity case, and the model's own answers in float64 and float32."""
         run, recipe, spec = self._run, self._run.found.recipe, self._run.found.recipe.parity
+        drawn = {"drawn_rows": recipe.bench.batch_rows} if recipe.signature.has_draw_functions else {}
+        settings = {"depth": spec.depth, "rows": spec.rows_count, "batch": spec.batch_rows, "limit": spec.call_limit_s}
         key = run.key(
             "reference",
             tools=("bench", "export"),
             checkpoint=digest(self._trained.checkpoint),
             program=digest(self._program),
             signature=self._program.signature,
-            spec={"depth": spec.depth, "rows": spec.rows_count, "batch": spec.batch_rows, "limit": spec.call_limit_s},
+            spec=settings | drawn,
             seed=recipe.seed,
             device=run.device,
         )
@@ -174,7 +179,7 @@ class ParityStage:
                 source=self._trained.source,
                 signature=self._program.signature,
                 spec=spec,
-                real_rows=self._save_real_rows(folder),
+                real_rows=self._save_samples(folder),
                 program=self._program_folder,
                 seed=recipe.seed,
                 device=run.device,
@@ -190,12 +195,23 @@ class ParityStage:
         reference, _ = run.stage(run.files.reference, Reference, REFERENCE_RECORD, key, make)
         return reference
 
-    def _save_real_rows(self, folder: Path) -> str | None:
-        """Real rows for parity and measurement, of the test split where there is one; the file, if there are any."""
-        if self._data is None:
+    def _save_samples(self, folder: Path) -> str | None:
+        """What parity and measurement call with; the file, if there is any.
+
+        Real rows, of the test split where there is one, and what functions draw for calls that are timed.
+        """
+        run, recipe = self._run, self._run.found.recipe
+        samples: dict[str, torch.Tensor] = {}
+        if self._data is not None:
+            inputs = self._data.held_out[1].inputs
+            samples = {name: rows[: recipe.parity.rows_count].contiguous().clone() for name, rows in inputs.items()}
+        if recipe.signature.has_draw_functions:
+            with users_code(run, "drawing inputs"):
+                real = {name: to_numpy(rows) for name, rows in samples.items()}
+                drawn = draws(self._program.signature, real, recipe.bench, recipe.seed)
+            samples |= {name: to_torch(array) for name, array in drawn.items()}
+        if not samples:
             return None
-        _, split = self._data.held_out
-        path = folder / self._run.files.real_rows.name
-        rows_count = self._run.found.recipe.parity.rows_count
-        save_file({name: rows[:rows_count].contiguous().clone() for name, rows in split.inputs.items()}, path)
+        path = folder / run.files.samples.name
+        save_file(samples, path)
         return str(path)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.verifier.artifacts import bind_workload
 from pipeline.verifier.gpu import on_gpu
+from pipeline.verifier.outcome import Unable
 
 _ROUNDS_COUNT, _LEAST_ROUNDS_COUNT, _BLOCK_S, _TIMED_S = 30, 6, 0.002, 0.4
 _P99_CALLS_COUNT = 459
@@ -82,13 +83,26 @@ def p99(folder: Path, bundle: Mapping[str, Any], artifact: Any) -> dict[str, Any
 
 
 def first_rows(folder: Path, bundle: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """The inputs of the first golden call, repeated or cut to so many rows."""
+    """The inputs of the first golden call, repeated or cut to so many rows; of one that has so many, where a function
+    drew whole calls.
+
+    Raises:
+        Unable: no such call is golden.
+    """
     import numpy as np
 
     shapes = {tensor["name"]: tensor["shape"] for tensor in bundle["signature"]["inputs"]}
-    batch = bundle["batch"]
+    batch, call = bundle["batch"], bundle["golden"][0]
+    if batch is not None and any(":" in tensor.get("draw", "") for tensor in bundle["signature"]["inputs"]):
+        whole = [golden for golden in bundle["golden"] if golden["sizes"] == call["sizes"] | {batch: rows}]
+        if not whole:
+            raise Unable(
+                f"no golden call has {batch}={rows}, and calls that a function of the recipe drew are not cut: "
+                f"add {rows} to parity.batch_rows"
+            )
+        call = whole[0]
     inputs = {}
-    for name, path in bundle["golden"][0]["inputs"].items():
+    for name, path in call["inputs"].items():
         array = np.load(folder / path, allow_pickle=False)
         for axis, dim in enumerate(shapes[name]):
             if batch is not None and dim == batch:

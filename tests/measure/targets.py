@@ -113,7 +113,7 @@ def _candidates(
 ) -> tuple[Session, tuple[Candidate, ...]]:
     """Each artifact at one thread and at all, where it lets one choose; eager twice for the noise."""
     options = {name: read(ParityReport, run / "parity" / f"{name}.json").options for name in tested_sizes}
-    samples = RunFolder(run).existing_real_rows()
+    samples = RunFolder(run).existing_samples()
     session = Session(
         folders={name: run / "artifacts" / name for name in tested_sizes},
         options=options,

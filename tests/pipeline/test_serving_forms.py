@@ -21,6 +21,8 @@ from export.signature import Signature, SizeRange, TensorSpec
 from pipeline.bundle import releases
 from pipeline.bundle.forms.triton import aoti_refuses, write_aoti_repository, write_onnx_repository
 from pipeline.bundle.record import Bundle, Shipped
+from pipeline.verifier.outcome import Unable
+from pipeline.verifier.speed import first_rows
 from tests.pipeline.bundles import served
 from tests.triton.server import Server, Triton, unpack
 
@@ -117,6 +119,39 @@ def test_the_largest_batch_is_the_one_tested_and_none_where_rows_do_not_stay_apa
     assert (f"max_batch_size: {most}\n" in text) == (most > 0)
     inputs = text[text.index("input {") : text.index("output {")]
     assert [int(dim) for dim in re.findall(r"dims: (-?\d+)", inputs)] == dims
+
+
+@pytest.mark.parametrize(("joins", "most"), [(True, 64), (False, 0)])
+def test_requests_are_not_joined_where_the_rows_of_a_call_look_at_each_other(
+    joins: bool, most: int, shipped: Shipped, tmp_path: Path
+) -> None:
+    tested, row = _tested(shipped, {"batch": (1, 64)}), {"x": np.zeros((8, 4), np.float32)}
+    signature = Signature(
+        inputs=(TensorSpec("x", "float32", ("batch", 4)),),
+        output_names=("y",),
+        outputs=(TensorSpec("y", "float32", ("batch", 4)),),
+        ranges={"batch": SizeRange(max=64)},
+    )
+    (tmp_path / "model").write_bytes(b"model")
+    write_onnx_repository(tmp_path, "onnx", tmp_path / "model", signature, tested, row, joins=joins)
+    write_aoti_repository(tmp_path, "aoti", tmp_path / "model", signature, tested, joins=joins)
+    text = (tmp_path / "onnx" / "config.pbtxt").read_text()
+    assert ("dynamic_batching" in text, f"max_batch_size: {most}\n" in text) == (joins, joins)
+    assert ('name: "golden"' in text) != joins
+    assert (tmp_path / "aoti" / "configs" / "batched.pbtxt").exists() == joins
+
+
+def test_a_call_that_a_function_drew_is_not_cut_to_fewer_rows(tmp_path: Path) -> None:
+    np.save(tmp_path / "8.npy", np.arange(8))
+    np.save(tmp_path / "2.npy", np.arange(2))
+    calls = [{"sizes": {"batch": rows}, "inputs": {"x": f"{rows}.npy"}} for rows in (8, 2)]
+    tensor = {"name": "x", "shape": ["batch"]}
+    cut = first_rows(tmp_path, {"signature": {"inputs": [tensor]}, "batch": "batch", "golden": calls}, 3)
+    assert cut["x"].tolist() == [0, 1, 2]
+    drawn = {"signature": {"inputs": [tensor | {"draw": "m:f"}]}, "batch": "batch", "golden": calls}
+    assert first_rows(tmp_path, drawn, 2)["x"].tolist() == [0, 1]
+    with pytest.raises(Unable, match="no golden call has batch=3"):
+        first_rows(tmp_path, drawn, 3)
 
 
 def _tested(shipped: Shipped, sizes: Mapping[str, tuple[int, int]]) -> Shipped:

@@ -26,3 +26,8 @@ class Session:
     samples: Path | None
     seed: int
     key: str
+
+    @property
+    def samples_file(self) -> str | None:
+        """Real rows, and what functions drew, as a job names the file."""
+        return str(self.samples) if self.samples else None

@@ -48,7 +48,7 @@ def sample_processes(
                 candidates=candidates,
                 source=session.source,
                 spec=spec,
-                samples=str(session.samples) if session.samples else None,
+                samples=session.samples_file,
                 seed=session.seed + number,
                 process=number,
                 current=str(workspace.folder / f"measure-{number}.current"),

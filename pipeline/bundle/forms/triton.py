@@ -46,17 +46,20 @@ def write_onnx_repository(
     signature: Signature,
     shipped: Shipped,
     row: Mapping[str, np.ndarray[Any, Any]],
+    *,
+    joins: bool = True,
 ) -> None:
     """The repository of an ONNX file: ``config.pbtxt`` for CPUs, ``configs/gpu.pbtxt`` for GPUs, warm-up from ``row``.
 
     ``row`` holds real inputs by name: of one row where the server may join requests, else of a size that was tested.
+    ``joins``: whether each row of a call is for itself.
     The file (and its external data, if it has any) is linked, not copied, where the file system can.
     """
     folder = repository / name
     (folder / VERSION).mkdir(parents=True)
     for file in (model, *model.parent.glob(f"{model.name}.*")):
         link_or_copy(file, folder / VERSION / file.name)
-    batched = most_rows(signature, shipped)
+    batched = most_rows(signature, shipped) if joins else 0
     warmup = folder / "warmup"
     warmup.mkdir()
     for number, spec in enumerate(signature.inputs):  # numbers: two names may differ in case alone
@@ -79,17 +82,20 @@ def write_onnx_repository(
         write_config(config, place)
 
 
-def write_aoti_repository(repository: Path, name: str, package: Path, signature: Signature, shipped: Shipped) -> None:
+def write_aoti_repository(
+    repository: Path, name: str, package: Path, signature: Signature, shipped: Shipped, *, joins: bool = True
+) -> None:
     """The repository of an AOTInductor package: ``config.pbtxt``, ``configs/batched.pbtxt`` where rows may be joined.
 
     Triton's PyTorch backend takes the platform ``torch_aoti`` from release 26.03 on and joins requests to it from 26.06
     on. The first configuration, which every such release loads, does not ask for that. Tensors are named by place.
+    ``joins``: whether each row of a call is for itself.
     """
     folder = repository / name
     (folder / VERSION).mkdir(parents=True)
     link_or_copy(package, folder / VERSION / "model.pt2")
     variants = {folder / "config.pbtxt": 0}
-    if most_rows(signature, shipped):
+    if joins and most_rows(signature, shipped):
         variants[folder / "configs" / f"{BATCHED_CONFIG}.pbtxt"] = most_rows(signature, shipped)
     for place, batched in variants.items():
         config = _config(name, signature, batched)
