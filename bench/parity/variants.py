@@ -27,6 +27,7 @@ from bench.parity.remarks import in_parts
 from export.arrays import to_numpy, to_torch
 from export.flat import FlatModule
 from export.gradients import call
+from export.open_layers import open_layers
 from export.program import quiet
 
 _BATCHES = (1, 5, 64)
@@ -81,7 +82,7 @@ def traced(oracle: Oracle, inputs: Tensors) -> ExportedProgram | None:
     flat = FlatModule(copy.deepcopy(oracle.module).cpu(), oracle.signature)
     tensors = tuple(to_torch(inputs[spec.name]) for spec in oracle.signature.inputs)
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), open_layers(flat):
             return torch.export.export(flat, tensors)
     except Exception:  # noqa: BLE001 - the tracer has a class of error for every reason, and none is asked for here
         return None

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from export import hints
-from export.arrays import Array, contiguous, is_numpy, to_numpy, to_torch
+from export.arrays import Array, contiguous, is_numpy, numpy_dtype, to_numpy, to_torch
 from export.backend import Witness
 from export.contents import Contents
 from export.device import HOST
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from export.backend import LoadOptions
 
 FILE = "model.xml"
-_FLOAT32 = "float32"
+_FLOAT32, _BFLOAT16 = "float32", "bfloat16"
 
 
 def runtime_missing(where: str, module: str = "openvino", extra: str = "openvino") -> str | None:
@@ -107,7 +109,6 @@ class OpenVinoRequest:
                 "NUM_STREAMS": 1,
             },
         )
-        self._tensor = openvino.Tensor
         self._options = options
         self._names = [spec.name for spec in artifact.signature.inputs]
         self._outputs = [self._model.output(spec.name) for spec in artifact.signature.outputs]
@@ -118,7 +119,7 @@ class OpenVinoRequest:
         as_numpy = is_numpy(inputs[0])
         self._feed(self._request, inputs)
         self._request.infer()
-        outputs = [self._request.get_tensor(port).data.copy() for port in self._outputs]
+        outputs = [_data(self._request.get_tensor(port)).copy() for port in self._outputs]
         return outputs if as_numpy else [to_torch(output) for output in outputs]
 
     def bind(self, inputs: Sequence[Array]) -> Callable[[], Sequence[Array]]:
@@ -126,7 +127,7 @@ class OpenVinoRequest:
         request = self._model.create_infer_request()
         fed = self._feed(request, inputs)
         request.infer()
-        arrays: list[Array] = [request.get_tensor(port).data for port in self._outputs]
+        arrays: list[Array] = [_data(request.get_tensor(port)) for port in self._outputs]
         views = arrays if is_numpy(inputs[0]) else [to_torch(array) for array in arrays]
         infer = request.infer
 
@@ -158,5 +159,20 @@ class OpenVinoRequest:
     def _feed(self, request: Any, inputs: Sequence[Array]) -> list[Any]:
         arrays = [to_numpy(contiguous(array)) for array in inputs]
         for name, array in zip(self._names, arrays, strict=True):
-            request.set_tensor(name, self._tensor(array, shared_memory=True))
+            request.set_tensor(name, _shared(array))
         return arrays
+
+
+def _shared(array: np.ndarray[Any, Any]) -> Any:
+    """A tensor in the array's own memory; OpenVINO has bfloat16, its NumPy does not."""
+    import openvino
+
+    if array.dtype.name == _BFLOAT16:
+        return openvino.Tensor(array.view(np.uint16), array.shape, openvino.Type.bf16)
+    return openvino.Tensor(array, shared_memory=True)
+
+
+def _data(tensor: Any) -> np.ndarray[Any, Any]:
+    """A tensor's memory as an array; that of bfloat16 is handed out as if it were float16."""
+    data: np.ndarray[Any, Any] = tensor.data
+    return data.view(numpy_dtype(_BFLOAT16)) if tensor.element_type.get_type_name() == "bf16" else data

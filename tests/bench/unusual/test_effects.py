@@ -267,11 +267,14 @@ def test_bfloat16_is_a_dtype_like_others(tmp_path: Path) -> None:
         assert report.status == "pass", report.reasons
 
 
-def test_onnx_takes_and_gives_bfloat16_in_place(tmp_path: Path) -> None:
-    """ONNX Runtime's own NumPy interface does not know the dtype; its kernels for the CPU are few, the casts are."""
+@pytest.mark.parametrize("backend", ["onnx", pytest.param("openvino", marks=pytest.mark.extra)])
+def test_bfloat16_is_taken_and_given_in_place(backend: str, tmp_path: Path) -> None:
+    """Neither runtime's own NumPy interface knows the dtype; ONNX Runtime's kernels are few, the casts are."""
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="extra: pip install openvino")
     signature = replace(ROWS, inputs=(TensorSpec("x", "bfloat16", ("batch", 4)),))
     run = model_run("CastInside", tmp_path, signature)
-    folder = run.build("onnx", tmp_path / "onnx")
+    folder = run.build(backend, tmp_path / backend)
     report = run.judge(folder)
     assert report.status == "pass", report.reasons
     runner = registry.load(folder, LoadOptions())

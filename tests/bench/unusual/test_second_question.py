@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from onnx import numpy_helper
 from torch import nn
 
 from bench.parity.levels.undetermined import CaseSpread
-from bench.parity.perturbed import Cramped, Elementary, InSequence
+from bench.parity.oracle import Oracle
+from bench.parity.perturbed import Cramped, Elementary, InSequence, decomposed
 from bench.parity.run import ParityRun
 from bench.parity.spec import ParitySpec
+from bench.parity.variants import traced
 from export.build import Source
 from export.signature import Signature, SizeRange, TensorSpec
 from tests.bench.conftest import right
@@ -92,6 +95,21 @@ class Image(nn.Module):
         return normed
 
 
+class Writes(nn.Module):
+    """A recurrent layer, whose open length has no decomposition, and a decoder, which looks at its mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.reads = nn.GRU(4, 4, batch_first=True)
+        self.writes = nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 2, 8, batch_first=True), 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        causal = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        written: torch.Tensor = self.writes(x, self.reads(x)[0], tgt_mask=causal)
+        return written
+
+
 def make(name: str) -> nn.Module:
     module: nn.Module = globals()[name]()
     return module.eval()
@@ -147,6 +165,22 @@ def test_what_cannot_be_traced_as_declared_is_traced_at_the_sizes_of_the_call(
     assert seen.worst is None
     assert blind.status == "fail"
     assert "error" in run.judge(off_by(4e-6, artifact)).failed_levels
+
+
+def test_a_call_is_traced_with_its_layers_open_as_the_program_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    series = Signature(
+        inputs=(TensorSpec("x", "float32", ("batch", "length", 4)),),
+        output_names=("y",),
+        outputs=(TensorSpec("y", "float32", ("batch", "length", 4)),),
+        ranges={"batch": SizeRange(max=300), "length": SizeRange(min=2, max=9)},
+    )
+    oracle, inputs = Oracle(make("Writes"), series, "cpu", None), series.example({"batch": 3, "length": 5}, 0)
+    program = traced(oracle, inputs)
+    assert program is not None
+    [answer] = decomposed(program).module()(torch.from_numpy(inputs["x"]))
+    np.testing.assert_allclose(answer.detach(), oracle.eager(inputs)["y"], atol=1e-5)
+    monkeypatch.setattr("bench.parity.variants.open_layers", nullcontext)
+    assert traced(oracle, inputs) is None
 
 
 @pytest.mark.slow
