@@ -18,13 +18,14 @@ from torch import Tensor, nn, ops
 from torch.export import ExportedProgram
 
 _PLAIN = {ops.aten.rnn_tanh.input: torch.tanh, ops.aten.rnn_relu.input: torch.relu}
+LSTM = "aten.lstm.input"
 _RECURRENT = (ops.aten.lstm.input, ops.aten.gru.input, *_PLAIN)
 
 
-def open_length(exported: ExportedProgram) -> str | None:
-    """The recurrent layer of the program whose number of steps is open; None if there is none."""
+def open_length(exported: ExportedProgram, *, besides: str = "") -> str | None:
+    """The recurrent layer of the program whose number of steps is open, ``besides`` one kind; None if there is none."""
     for node in exported.graph.nodes:
-        if node.target in _RECURRENT:
+        if node.target in _RECURRENT and str(node.target) != besides:
             x, batch_first = node.args[0].meta["val"], node.args[-1]
             if not isinstance(x.shape[1 if batch_first else 0], int):
                 return str(node.target)

@@ -19,6 +19,7 @@ from export.arrays import to_numpy
 from export.backend import BuildInput, Loaded, LoadOptions, Threads
 from export.device import Device, device
 from export.environment import missing_compiler, version
+from export.errors import UserError
 from export.exporters.inductor import check_runtime, prepare, runtime_libraries
 from export.foreign.graphs import PackageFormat
 from export.runtimes.torch import TorchBackend
@@ -57,12 +58,24 @@ class AotInductor(TorchBackend):
         return missing_compiler() or device(where).missing_toolkit()
 
     def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
-        """Compile the program for the device into ``model.pt2``."""
+        """Compile the program for the device into ``model.pt2``.
+
+        Raises:
+            UserError: a recurrent layer takes any number of steps, and would be compiled for the example's: on the CPU
+                Inductor takes an LSTM as it is, and unrolls the others (https://github.com/pytorch/pytorch/issues/185135).
+        """
         import torch._inductor
 
+        from export.open_layers import LSTM, open_length
         from export.program import load_exported, on_device, quiet
 
-        program = on_device(load_exported(source.program_file), device(source.device))
+        where = device(source.device)
+        program = on_device(load_exported(source.program_file), where)
+        if (layer := open_length(program, besides="" if where.asynchronous else LSTM)) is not None:
+            raise UserError(
+                f"AOTInductor unrolls {layer} for the number of steps that its example has: give the length one size "
+                "in the signature, or take an LSTM on the CPU; onnx, exported and torchscript leave it open"
+            )
         with tempfile.TemporaryDirectory(prefix="torchstone-aotinductor-") as cache, quiet():
             prepare(Path(cache))
             torch._inductor.aoti_compile_and_package(

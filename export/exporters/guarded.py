@@ -25,7 +25,7 @@ _SLOW_CALL_S = 1.0
 
 
 def build(exported: torch.export.ExportedProgram, signature: Signature, where: Device, file: Path) -> str:
-    """Compile; the sizes at which PyTorch compiled, as JSON. ``file`` is for their calls, where a function draws them."""
+    """Compile; the sizes at which that happened, as JSON. ``file`` is for their calls, where a function draws them."""
     compiled_at = _climb(_Compiled(exported, where), signature)
     if signature.has_draw_functions:
         from safetensors.torch import save_file

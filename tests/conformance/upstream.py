@@ -12,14 +12,6 @@ UPSTREAM = {
         "adaptive pooling to several bins of an image of any size: the exporter writes indices that fit the example's "
         f"size ({_PYTORCH}/64806)"
     ),
-    "diagonal_state_space": (
-        "ONNX Runtime's `DFT` knows no inverse of a one-sided spectrum "
-        "(https://github.com/microsoft/onnxruntime/pull/27028)"
-    ),
-    "fnet": (
-        "ONNX Runtime's `DFT` of a length that is no power of two is several times less exact than PyTorch's "
-        "(by three transforms: https://github.com/microsoft/onnxruntime/pull/15522)"
-    ),
     "timm_convnext": _ONE_PIXEL,
     "timm_edgenext": _ONE_PIXEL,
     "separator": (

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.export import Dim
 
+from export import registry
 from export.artifact import Artifact
+from export.backend import BuildInput
 from export.completion import complete
 from export.errors import UserError
-from export.open_layers import open_length
-from export.program import Program, capture
+from export.open_layers import LSTM, open_layers, open_length
+from export.program import Program, capture, quiet
 from export.signature import Signature, SizeRange, TensorSpec
 
 SERIES = Signature(
@@ -88,9 +91,25 @@ def test_as_the_layers_come_it_is_refused(module: nn.Module, refusal: str, monke
 
 
 def test_an_open_length_is_seen_and_a_fixed_one_is_none() -> None:
-    assert open_length(captured(Steps(nn.LSTM)).exported) == "aten.lstm.input"
+    series = captured(Steps(nn.LSTM)).exported
+    assert open_length(series) == LSTM
+    assert open_length(series, besides=LSTM) is None
     fixed = replace(SERIES, inputs=(TensorSpec("x", "float32", ("batch", 5, 8)),), ranges={"batch": SizeRange(max=64)})
     assert open_length(captured(Steps(nn.LSTM), fixed).exported) is None
+
+
+def test_aotinductor_would_unroll_a_gru_for_its_examples_steps_and_says_so(tmp_path: Path) -> None:
+    module, file = Steps(nn.GRU).eval(), tmp_path / "program.pt2"
+    sizes = {0: Dim("batch", max=64), 1: Dim("length", min=2, max=32)}
+    with quiet(), torch.no_grad(), open_layers(module):
+        exported = torch.export.export(module, (torch.randn(3, 5, 8),), dynamic_shapes={"x": sizes})
+        torch.export.save(exported, file)
+    source = BuildInput(
+        signature=SERIES, seed=0, device="cpu", module=nn.Identity, program_file=file, program_failure=None,
+        calibration=None,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"AOTInductor unrolls aten.gru.input for the number of steps that its example"):
+        registry.get("aotinductor").build(source, tmp_path)
 
 
 def test_compile_would_unroll_every_length_and_says_so(

@@ -1,0 +1,115 @@
+"""Fourier transforms as products with their matrices, where ONNX Runtime's own operator is inexact or fails.
+
+Its ``DFT`` takes a length that is no power of two for three transforms of powers of two (Bluestein's algorithm), with
+several times PyTorch's error, and fails on some inverses of one-sided spectra. A product with the transform's matrix
+is about as exact as the fast transform, and for short signals as fast; the matrix has the length squared elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+_LONGEST = 1024
+"""The matrix of a longer transform would be more than a runtime should hold; it stays a ``DFT``."""
+Size = Any
+"""A whole number, or PyTorch's symbol of one."""
+
+
+def with_matrices(program: ExportedProgram) -> ExportedProgram:
+    """The program with its short transforms as products; the same one where it has none."""
+    if not any("fft" in str(node.target) for node in program.graph.nodes):
+        return program
+    known = torch.export.default_decompositions()
+    composed = {operator: how for operator, how in known.items() if "fft_" in operator.name()}  # fft_rfft, ...
+    aten = torch.ops.aten
+    products = {
+        aten._fft_c2c.default: _complex_to_complex,
+        aten._fft_r2c.default: _real_to_complex,
+        aten._fft_c2r.default: _complex_to_real,
+    }
+    lowered: ExportedProgram = program.run_decompositions({**composed, **products})
+    return lowered
+
+
+def _complex_to_complex(x: Tensor, dims: Sequence[int], normalization: int, forward: bool) -> Any:
+    """``aten._fft_c2c``."""
+    if not _short(x, dims) or all(_is_power_of_two(x.shape[dim]) for dim in dims):
+        return NotImplemented
+    parts = _transformed(torch.view_as_real(x).unbind(-1), dims, forward)
+    return torch.view_as_complex(torch.stack(parts, -1)) * _scale([x.shape[dim] for dim in dims], normalization)
+
+
+def _real_to_complex(x: Tensor, dims: Sequence[int], normalization: int, onesided: bool) -> Any:
+    """``aten._fft_r2c``: the last of the dimensions is the one that is halved."""
+    if not _short(x, dims) or all(_is_power_of_two(x.shape[dim]) for dim in dims):
+        return NotImplemented
+    *others, last = dims
+    length = x.shape[last]
+    cosines, sines = _matrix(length, length // 2 + 1 if onesided else length, length, x)
+    signal = x.movedim(last, -1)
+    first = ((signal @ cosines).movedim(-1, last), -(signal @ sines).movedim(-1, last))
+    parts = _transformed(first, others, forward=True)
+    return torch.view_as_complex(torch.stack(parts, -1)) * _scale([x.shape[dim] for dim in dims], normalization)
+
+
+def _complex_to_real(x: Tensor, dims: Sequence[int], normalization: int, length: Size) -> Any:
+    """``aten._fft_c2r``: the last of the dimensions holds half of a symmetric spectrum."""
+    if not _short(x, dims):
+        return NotImplemented
+    *others, last = dims
+    real, imaginary = (part.movedim(last, -1) for part in _transformed(torch.view_as_real(x).unbind(-1), others, False))
+    half = length // 2 + 1
+    cosines, sines = _matrix(half, length, length, real)
+    places = torch.arange(half, device=x.device).unsqueeze(1)
+    alone = (places == 0) | (2 * places == length)
+    weight = torch.where(alone, 1.0, 2.0).to(real.dtype)  # the others stand for two
+    signal = real[..., :half] @ (cosines * weight) - imaginary[..., :half] @ (sines * weight)
+    return signal.movedim(-1, last) * _scale([*(x.shape[dim] for dim in others), length], normalization)
+
+
+def _transformed(parts: Sequence[Tensor], dims: Sequence[int], forward: bool) -> tuple[Tensor, Tensor]:
+    """The real and the imaginary part, transformed along each dimension in turn."""
+    real, imaginary = parts
+    for dim in dims:
+        length = real.shape[dim]
+        cosines, sines = _matrix(length, length, length, real)
+        sines = sines if forward else -sines
+        a, b = real.movedim(dim, -1), imaginary.movedim(dim, -1)
+        real, imaginary = (a @ cosines + b @ sines).movedim(-1, dim), (b @ cosines - a @ sines).movedim(-1, dim)
+    return real, imaginary
+
+
+def _matrix(rows: Size, columns: Size, length: Size, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of ``2 pi row column / length``, rounded once: of the turns what is left, in float64."""
+    row, column = torch.arange(rows, device=like.device), torch.arange(columns, device=like.device)
+    turn = torch.full((), length, device=like.device)  # a tensor: the exporter takes no remainder by a size
+    angle = (row.unsqueeze(1) * column % turn).double() * (2 * math.pi) / turn
+    return torch.sin(angle + math.pi / 2).to(like.dtype), torch.sin(angle).to(like.dtype)
+
+
+def _scale(lengths: Sequence[Size], normalization: int) -> Any:
+    """1, or one over the number of elements or its root."""
+    count = math.prod(lengths, start=1.0)
+    return (1.0, count**-0.5, 1 / count)[normalization]
+
+
+def _short(x: Tensor, dims: Sequence[int]) -> bool:
+    return all(_longest(x.shape[dim]) <= _LONGEST for dim in dims)
+
+
+def _longest(size: Size) -> float:
+    if isinstance(size, int):
+        return size
+    return float(size.node.shape_env.bound_sympy(size.node.expr).upper)
+
+
+def _is_power_of_two(size: Size) -> bool:
+    return isinstance(size, int) and size & (size - 1) == 0
