@@ -2,7 +2,7 @@
 
 Its ``DFT`` takes a length that is no power of two for three transforms of powers of two (Bluestein's algorithm), with
 several times PyTorch's error, and fails on some inverses of one-sided spectra. A product with the transform's matrix
-is about as exact as the fast transform, and for short signals as fast; the matrix has the length squared elements.
+in float64 is more exact than either; the matrix has the length squared elements.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _LONGEST = 1024
 """The matrix of a longer transform would be more than a runtime should hold; it stays a ``DFT``."""
+_TURN = 6.2831854820251465
+_REST_OF_TURN = -1.7484555314695172e-07
+"""Two pi is their sum, each a float32."""
 Size = Any
 """A whole number, or PyTorch's symbol of one."""
 
@@ -43,8 +46,8 @@ def _complex_to_complex(x: Tensor, dims: Sequence[int], normalization: int, forw
     """``aten._fft_c2c``."""
     if not _short(x, dims) or all(_is_power_of_two(x.shape[dim]) for dim in dims):
         return NotImplemented
-    parts = _transformed(torch.view_as_real(x).unbind(-1), dims, forward)
-    return torch.view_as_complex(torch.stack(parts, -1)) * _scale([x.shape[dim] for dim in dims], normalization)
+    real, imaginary = _transformed(_parts(x), dims, forward)
+    return _joined(real, imaginary, x, _scale([x.shape[dim] for dim in dims], normalization))
 
 
 def _real_to_complex(x: Tensor, dims: Sequence[int], normalization: int, onesided: bool) -> Any:
@@ -54,10 +57,10 @@ def _real_to_complex(x: Tensor, dims: Sequence[int], normalization: int, oneside
     *others, last = dims
     length = x.shape[last]
     cosines, sines = _matrix(length, length // 2 + 1 if onesided else length, length, x)
-    signal = x.movedim(last, -1)
+    signal = x.double().movedim(last, -1)
     first = ((signal @ cosines).movedim(-1, last), -(signal @ sines).movedim(-1, last))
-    parts = _transformed(first, others, forward=True)
-    return torch.view_as_complex(torch.stack(parts, -1)) * _scale([x.shape[dim] for dim in dims], normalization)
+    real, imaginary = _transformed(first, others, forward=True)
+    return _joined(real, imaginary, x, _scale([x.shape[dim] for dim in dims], normalization))
 
 
 def _complex_to_real(x: Tensor, dims: Sequence[int], normalization: int, length: Size) -> Any:
@@ -65,18 +68,19 @@ def _complex_to_real(x: Tensor, dims: Sequence[int], normalization: int, length:
     if not _short(x, dims):
         return NotImplemented
     *others, last = dims
-    real, imaginary = (part.movedim(last, -1) for part in _transformed(torch.view_as_real(x).unbind(-1), others, False))
+    real, imaginary = (part.movedim(last, -1) for part in _transformed(_parts(x), others, forward=False))
     half = length // 2 + 1
     cosines, sines = _matrix(half, length, length, real)
     places = torch.arange(half, device=x.device).unsqueeze(1)
     alone = (places == 0) | (2 * places == length)
-    weight = torch.where(alone, 1.0, 2.0).to(real.dtype)  # the others stand for two
+    weight = torch.where(alone, 1.0, 2.0).double()  # the others stand for two
     signal = real[..., :half] @ (cosines * weight) - imaginary[..., :half] @ (sines * weight)
-    return signal.movedim(-1, last) * _scale([*(x.shape[dim] for dim in others), length], normalization)
+    scale = _scale([*(x.shape[dim] for dim in others), length], normalization)
+    return (signal.movedim(-1, last) * scale).to(x.real.dtype)
 
 
 def _transformed(parts: Sequence[Tensor], dims: Sequence[int], forward: bool) -> tuple[Tensor, Tensor]:
-    """The real and the imaginary part, transformed along each dimension in turn."""
+    """The real and the imaginary part, in float64, transformed along each dimension in turn."""
     real, imaginary = parts
     for dim in dims:
         length = real.shape[dim]
@@ -88,11 +92,26 @@ def _transformed(parts: Sequence[Tensor], dims: Sequence[int], forward: bool) ->
 
 
 def _matrix(rows: Size, columns: Size, length: Size, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of ``2 pi row column / length``, rounded once: of the turns what is left, in float64."""
+    """Cosines and sines of ``2 pi row column / length`` in float64, of what is left of whole turns."""
     row, column = torch.arange(rows, device=like.device), torch.arange(columns, device=like.device)
     turn = torch.full((), length, device=like.device)  # a tensor: the exporter takes no remainder by a size
-    angle = (row.unsqueeze(1) * column % turn).double() * (2 * math.pi) / turn
-    return torch.sin(angle + math.pi / 2).to(like.dtype), torch.sin(angle).to(like.dtype)
+    part = (row.unsqueeze(1) * column % turn).double() / turn
+    return _sine(part + 0.25), _sine(part)  # ONNX Runtime has no cosine in float64
+
+
+def _sine(part: Tensor) -> Tensor:
+    """The sine of a part of a turn; the exporter writes numbers as float32, so a turn is the sum of two such."""
+    return torch.sin(part * _TURN + part * _REST_OF_TURN)
+
+
+def _parts(x: Tensor) -> tuple[Tensor, ...]:
+    """The real and the imaginary part in float64."""
+    return torch.view_as_real(x).double().unbind(-1)
+
+
+def _joined(real: Tensor, imaginary: Tensor, like: Tensor, scale: Any) -> Tensor:
+    """A complex tensor of the precision that ``like`` has."""
+    return torch.view_as_complex((torch.stack((real, imaginary), -1) * scale).to(like.real.dtype))
 
 
 def _scale(lengths: Sequence[Size], normalization: int) -> Any:

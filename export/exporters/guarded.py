@@ -5,6 +5,7 @@ Every graph that the sizes of a signature can ask for is compiled beforehand, so
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Call = Callable[..., Sequence["torch.Tensor"]]
 _LADDER_TOP = 1024
+_MOST_ONES = 4
+"""Symbols that are 1 in every combination: 11 of them."""
 _SLOW_CALL_S = 1.0
 
 
@@ -87,7 +90,7 @@ class _Compiled:
 
 
 def _climb(compiled: _Compiled, signature: Signature) -> list[dict[str, int]]:
-    """Sizes at which PyTorch compiles anew: the example's, then 1 and powers of two for one symbol at a time.
+    """Sizes at which PyTorch compiles anew: the example's, 1 and powers of two for each symbol, 1 for several at once.
 
     PyTorch specialises on 1, and its kernels choose by size: a convolution on the CPU by whether rows exceed 15. A
     symbol's ladder ends at ``_LADDER_TOP``, or where a call gets slow; the witness reports a graph that is compiled
@@ -105,4 +108,10 @@ def _climb(compiled: _Compiled, signature: Signature) -> list[dict[str, int]]:
                 sizes.append(example | {name: size})
             elif time.monotonic() - started > _SLOW_CALL_S:
                 break
+    ones = [name for name, bounds in signature.ranges.items() if 1 in bounds][:_MOST_ONES]
+    for count in range(2, len(ones) + 1):
+        for names in itertools.combinations(ones, count):
+            together = example | dict.fromkeys(names, 1)
+            if compiled.compiles_at(signature.example(together, seed=0)):
+                sizes.append(together)
     return sizes

@@ -100,6 +100,13 @@ class CastInside(nn.Module):
         return torch.tanh(2 * x.float()).bfloat16()
 
 
+class Scattered(nn.Module):
+    """Compiled for rows and a length of 1 once for each, and once for both."""
+
+    def forward(self, x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(x).scatter(1, order, x.abs() + 1)
+
+
 class Takes(nn.Module):
     """Every row takes its values from a common source, where the row before it has ended."""
 
@@ -290,6 +297,26 @@ def test_bfloat16_is_taken_and_given_in_place(backend: str, tmp_path: Path) -> N
     torch.testing.assert_close(torch.as_tensor(bound.run()[0]), CastInside()(x))
     (reason,) = not_servable(open_artifact(folder).signature)
     assert reason == "x, output in bfloat16, which bundles and servers do not take: hand over float32, and cast inside"
+
+
+def refuse(*_: object) -> None:
+    raise UserError("it is compiled under torch.compile here")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("most_ones", "status"), [(4, "pass"), (0, "fail")])
+def test_what_is_compiled_for_several_sizes_of_one_at_once_is_in_the_cache(
+    most_ones: int, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.exporters.guarded._MOST_ONES", most_ones)
+    monkeypatch.setattr("export.exporters.standalone.build", refuse)
+    shape = ("batch", "length")
+    signature = Signature(
+        inputs=(TensorSpec("x", "float32", shape), TensorSpec("order", "int64", shape, high="length - 1")),
+        ranges={"batch": SizeRange(max=300), "length": SizeRange(max=32)},
+    )
+    run = model_run("Scattered", tmp_path, signature)
+    assert run.judge(run.build("compile", tmp_path / "compile")).status == status
 
 
 def test_cases_in_bfloat16_are_read_by_a_process_that_has_loaded_no_onnx(tmp_path: Path) -> None:
