@@ -131,7 +131,7 @@ def _chosen(reference: Reference, folder: Path, left_out: Set[tuple[str, str]], 
             index for index in reference.indices(group) if (group, reference.cases[index].name) not in left_out
         ]
         if group == "rows" and of_each_size:
-            chosen += {str(reference.cases[index].sizes): index for index in reversed(determined)}.values()
+            chosen += sorted({str(reference.cases[index].sizes): index for index in reversed(determined)}.values())
         else:
             chosen += _spread(determined, most)
     kept: list[int] = []

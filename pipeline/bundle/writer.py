@@ -279,10 +279,12 @@ def _timed_rows(
     batch = signature.batch
     if batch is None:
         return (1,)
-    if signature.has_draw_functions:
-        return tuple(call.sizes[batch] for call in golden if call.sizes | {batch: 0} == golden[0].sizes | {batch: 0})
-    tested = default.tested_sizes.get(batch)
     wanted = sorted({*bench.batch_rows, limits.batch_rows})
+    if signature.has_draw_functions:
+        first = golden[0].sizes
+        whole = {call.sizes[batch] for call in golden if call.sizes == first | {batch: call.sizes[batch]}}
+        return tuple(rows for rows in wanted if rows in whole) or (first[batch],)
+    tested = default.tested_sizes.get(batch)
     inside = tuple(rows for rows in wanted if tested is None or tested.min <= rows <= tested.max)
     return inside or ((tested.min,) if tested else (1,))
 
