@@ -61,6 +61,11 @@ class _Look:
     temperature_celsius: int | None
     processes: dict[int, int | None] | None
 
+    @property
+    def tells(self) -> bool:
+        """Whether there is one answer among them."""
+        return any(answer is not None for answer in vars(self).values())
+
 
 class GpuWatch:
     """From its making until ``stop``; it knows what it sees when it is told to look."""
@@ -81,6 +86,8 @@ class GpuWatch:
         if isinstance(board, str) or before is None or last is None:
             return GpuConditions(facts=None, unread=board if isinstance(board, str) else None)
         worked = self._looks or [last]
+        if not any(look.tells for look in worked):
+            return GpuConditions(facts=None, unread="NVML no longer answers for it")
         throttles = [look.throttles for look in worked if look.throttles is not None]
         return replace(
             _foreign([before, *worked, last], GpuConditions(facts=board.facts, unread=None)),

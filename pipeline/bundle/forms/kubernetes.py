@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from export.device import device
 from export.errors import UserError
 from pipeline.bundle.forms import triton
 from pipeline.bundle.forms.objects import resources, write_objects
@@ -40,6 +41,13 @@ def check_image(image: str) -> None:
         )
 
 
+def _strategy(shipped: Shipped) -> dict[str, Any]:
+    """On a GPU the old pod ends before the new one starts: by default a second GPU is waited for, for ever."""
+    if not device(shipped.options.device).asynchronous:
+        return {}
+    return {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}
+
+
 def write_deployment(folder: Path, name: str, shipped: Shipped, content: str, base_image: str) -> None:
     """``Dockerfile`` (built in the bundle) and ``kubernetes.yaml``: a Deployment and its Service.
 
@@ -57,6 +65,7 @@ def write_deployment(folder: Path, name: str, shipped: Shipped, content: str, ba
         "metadata": {"name": name, "labels": labels},
         "spec": {
             "replicas": 1,
+            **_strategy(shipped),
             "selector": {"matchLabels": selector},
             "template": {"metadata": {"labels": labels}, "spec": _pod(server)},
         },

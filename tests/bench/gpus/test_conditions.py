@@ -110,8 +110,8 @@ def test_what_nvml_does_not_tell_is_not_known_and_that_it_tells_nothing_is_said(
     fake.silent.add("*")
     silenced = watch.stop().gpu
     assert silenced is not None
-    assert (silenced.sm_clock_end_mhz, silenced.throttles, silenced.foreign_processes_count) == (None, None, None)
-    assert kinds(silenced) == []
+    assert silenced == GpuConditions(facts=None, unread="NVML no longer answers for it")
+    assert kinds(silenced) == ["gpu-unread"]
     refused = watched(gpu)
     assert refused == GpuConditions(facts=None, unread="NVML does not answer: Not Supported")
     monkeypatch.setitem(sys.modules, "pynvml", None)

@@ -82,6 +82,15 @@ def test_the_image_of_a_gpus_winner_starts_its_configuration_without_tf32(forms:
         assert ("NVIDIA_TF32_OVERRIDE=0" in environ.split()) is on_gpu
 
 
+def test_an_update_waits_for_no_second_gpu(forms: dict[str, Path]) -> None:
+    strategies = {}
+    for device, serving in forms.items():
+        deployment, _ = yaml.safe_load_all((serving / "kubernetes.yaml").read_text())
+        strategies[device] = deployment["spec"].get("strategy", {}).get("rollingUpdate")
+    one_by_one = {"maxSurge": 0, "maxUnavailable": 1}
+    assert strategies == {"cpu": None, "cuda": one_by_one, "cuda:1": one_by_one}
+
+
 def test_images_that_start_otherwise_have_other_tags(forms: dict[str, Path]) -> None:
     """The same files for a CPU and for a GPU: a node that has the one image must not take it for the other."""
     images = {device: _container(serving)["image"] for device, serving in forms.items()}
