@@ -79,6 +79,8 @@ class Signature:
     outputs: tuple[TensorSpec, ...] = ()
     constants: dict[str, Constant] = field(default_factory=dict, metadata=OMITTED)
     """Arguments of ``forward`` that are no tensors and the same in every call: ``{"use_cache": False}``."""
+    rows_together: bool = field(default=False, metadata=OMITTED)
+    """Whether the rows of a call are one whole, though the model does not show it: where False, that is looked for."""
 
     def __post_init__(self) -> None:
         self._check_constants()

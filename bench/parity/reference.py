@@ -95,7 +95,7 @@ def reference(job: ReferenceJob) -> None:
     if (why := keep_scores(oracle, folder / INPUTS, folder / SCORES, len(kept))) is not None:
         left_out["scores of choices"] = why
     variants: tuple[EquivalentVariant, ...] = ()
-    own_rows = not pool.whole
+    own_rows = not pool.whole and not job.signature.rows_together
     if not oracle.failure and not oracle.has_moved:
         first = next(index for index, case in enumerate(kept) if case.group == "rows")
         inputs = load_case(folder / INPUTS, first, [spec.name for spec in job.signature.inputs])

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bench.parity.oracle import Oracle
-from bench.parity.remarks import effects
+from bench.parity.remarks import ROWS_TOGETHER, effects
 from bench.parity.spec import ParitySpec
 from bench.parity.store import save_case
 from bench.verdict.servable import not_servable
@@ -196,6 +196,15 @@ def test_rows_of_their_own_are_seen_as_such(tmp_path: Path) -> None:
     run = model_run("Cast", tmp_path)
     assert run.reference.own_rows
     assert run.reference.remarks == ()
+
+
+def test_rows_that_are_declared_to_be_one_whole_are_taken_so(tmp_path: Path) -> None:
+    """What shows in large calls alone, say, nobody finds in small ones."""
+    run = model_run("Cast", tmp_path, replace(ROWS, rows_together=True))
+    assert not run.reference.own_rows
+    assert run.reference.remarks == (ROWS_TOGETHER,)
+    report = run.judge(right(run, "exported"))
+    assert {check.status for check in report.checks if check.level == "invariance"} == {"reported"}
 
 
 def test_a_random_model_is_refused_with_operator_and_line(tmp_path: Path) -> None:
