@@ -31,20 +31,27 @@ def build(exported: torch.export.ExportedProgram, cache: Path, kept: Path) -> No
     """
     import torch
     from torch._guards import TracingContext, detect_fake_mode, tracing
+    from torch._inductor import config
 
     examples = [node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder"]
     mode = detect_fake_mode(examples)
     if mode is None or mode.shape_env is None:
         raise UserError("the program does not say which sizes its tensors have")
-    known_count = len(mode.shape_env.guards)
+    env, known_count = mode.shape_env, len(mode.shape_env.guards)
+
+    def check() -> None:
+        guards = [guard.expr for guard in env.guards[known_count:]]
+        if granted := [str(guard) for guard in guards if not _always_holds(guard, exported.range_constraints)]:
+            raise UserError(f"Inductor's standalone compiler takes for granted that {' and '.join(granted)}")
+
     # With symbols of its own, as by default, the compiler would take sizes for one that are equal in the example.
-    with torch.no_grad(), tracing(TracingContext(mode)):
-        artifact = torch._inductor.standalone_compile(
-            exported.graph_module, examples, dynamic_shapes="from_tracing_context"
-        )
-    guards = [guard.expr for guard in mode.shape_env.guards[known_count:]]
-    if granted := [str(guard) for guard in guards if not _always_holds(guard, exported.range_constraints)]:
-        raise UserError(f"Inductor's standalone compiler takes for granted that {' and '.join(granted)}")
+    with torch.no_grad(), tracing(TracingContext(mode)), config.patch(post_grad_custom_pre_pass=_pass(check)):
+        try:
+            artifact = torch._inductor.standalone_compile(
+                exported.graph_module, examples, dynamic_shapes="from_tracing_context"
+            )
+        finally:
+            check()  # in its own words, where the compiler wrapped what the pass raised
     artifact.save(path=str(kept), format="unpacked")
     # Its kernels, which loading would compile once more.
     shutil.copytree(cache, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_INDEXES))
@@ -62,6 +69,20 @@ def load(exported: torch.export.ExportedProgram, kept: Path) -> Call:
         return outputs
 
     return call
+
+
+def _pass(check: Callable[[], None]) -> Any:
+    """A check of what was taken for granted so far, before there are kernels: most of it is, and they take longest."""
+    from torch._inductor.custom_graph_pass import CustomGraphPass
+
+    class Checked(CustomGraphPass):
+        def __call__(self, graph: torch.fx.Graph) -> None:
+            check()
+
+        def uuid(self) -> str:
+            return __name__  # it changes no graph
+
+    return Checked()
 
 
 def _always_holds(guard: Any, ranges: Mapping[Any, Any]) -> bool:
