@@ -10,6 +10,8 @@ from export.files import plain_name
 
 WEIGHTS, METRICS, CHECKPOINT_RECORD = "weights.safetensors", "metrics.jsonl", "checkpoint.json"
 """What a checkpoint's folder holds."""
+SPEED, TRACE = "speed.jsonl", "trace.json"
+"""And what of its making is in no digest: seconds and memory of every epoch, and a trace by PyTorch's profiler."""
 _HIDDEN = "."
 
 
@@ -56,6 +58,11 @@ class RunFolder:
     def weights(self) -> Path:
         """Safetensors under the module's own names."""
         return self.checkpoint / WEIGHTS
+
+    @property
+    def metrics(self) -> Path:
+        """Figures of the training, a JSON object a line."""
+        return self.checkpoint / METRICS
 
     @property
     def calibration_rows(self) -> Path:

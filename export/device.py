@@ -122,6 +122,14 @@ class Device:
         for part in (*self._products(), backends):
             part.fp32_precision = "ieee"
 
+    def allow_tf32(self) -> None:
+        """Multiply float32 as TF32 in this process, until ``strict_float32``.
+
+        Raises:
+            UserError: the device has no TF32.
+        """
+        raise UserError(f"tf32: {self.name} does not multiply so; leave float32, or use --device cuda")
+
     def float32_products(self) -> str:
         """How float32 is multiplied in this process: ``ieee``, or the narrower kinds that any operator is allowed."""
         return "+".join(sorted({part.fp32_precision for part in self._products()} - _STRICT)) or "ieee"
@@ -235,6 +243,14 @@ class Cuda(Device):
             ended.record()
             ended.synchronize()
         return float(began.elapsed_time(ended)) * 1e-3
+
+    def allow_tf32(self) -> None:
+        """In the products of cuBLAS and the layers of cuDNN."""
+        import torch
+
+        backends: Any = torch.backends
+        for part in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
+            part.fp32_precision = "tf32"
 
     def captured(self, call: Callable[[], _Result]) -> Callable[[], _Result]:
         """A CUDA graph."""

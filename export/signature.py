@@ -82,6 +82,11 @@ class Signature:
     rows_together: bool = field(default=False, metadata=OMITTED)
     """Whether the rows of a call are one whole, though the model does not show it: where False, that is looked for."""
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """In their order."""
+        return tuple(spec.name for spec in self.inputs)
+
     def __post_init__(self) -> None:
         self._check_constants()
         names = [spec.name for spec in self.inputs] + list(self.output_names)

@@ -80,16 +80,20 @@ def parse(arguments: Sequence[str], command: str) -> tuple[Found, Options]:
 
     bare = tyro.conf.arg(name="")  # ``--train.epochs``, not ``--recipe.train.epochs``
     fields = [("options", Annotated[Options, bare]), ("recipe", Annotated[Recipe, bare])]
+    own_loop = located.recipe.train if callable(located.recipe.train) else None  # it has no flags
+    shown = replace(located.recipe, train=None) if own_loop else located.recipe
     kind: Any = make_dataclass("Settings", fields, frozen=True)
     parsed = tyro.cli(
         kind,
         args=flags,
-        default=kind(Options(), located.recipe),
+        default=kind(Options(), shown),
         prog=f"{command} {text}",
         description=f"Settings of the recipe {located.recipe.name!r}, with their defaults.",
         config=_STYLE,
     )
     recipe, options = parsed.recipe, parsed.options
+    if own_loop:
+        recipe = replace(recipe, train=own_loop)
     if options.seed is not None:
         recipe = replace(recipe, seed=options.seed)
     return replace(located, recipe=recipe), options

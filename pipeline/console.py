@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -25,6 +25,13 @@ WIDE = 140
 """Columns where there is no terminal: the table keeps its full width, since a log is read later, on another screen."""
 _NAME = 9
 """Columns of a stage's name with the space behind it."""
+
+
+class Advance(Protocol):
+    """Moves a bar."""
+
+    def __call__(self, done: float, note: str = "") -> None:
+        """So many steps are done; what to say of them in a few words."""
 
 
 @dataclass
@@ -72,36 +79,40 @@ class Console:
     @contextlib.contextmanager
     def bar(
         self, name: str, total: int | None = None, running: Callable[[], Iterable[str]] = tuple
-    ) -> Iterator[Callable[[int], None]]:
+    ) -> Iterator[Advance]:
         """Something that takes its time, in ``total`` steps if they are known; call it with how many are done.
 
         On a terminal a bar with the time left; elsewhere a line every ``beat_s`` seconds, which names what is
         ``running``.
         """
         if self._rich.quiet:
-            yield lambda done: None
+            yield lambda done, note="": None
         elif self._rich.is_terminal and not self._rich.is_dumb_terminal:
             columns = (
                 TextColumn("[bold cyan]{task.description:<8}"), BarColumn(),
                 *([] if total is None else [MofNCompleteColumn()]), TimeElapsedColumn(),
                 *([] if total is None else [TextColumn("left"), TimeRemainingColumn()]),
+                TextColumn("{task.fields[note]}"),
             )  # fmt: skip
             with Progress(*columns, console=self._rich, transient=True, refresh_per_second=2) as progress:
-                task = progress.add_task(name, total=total)
-                yield lambda done: progress.update(task, completed=done)
+                task = progress.add_task(name, total=total, note="")
+                yield lambda done, note="": progress.update(task, completed=done, note=note)
         else:
             with self._beats(name, total, running) as advance:
                 yield advance
 
     @contextlib.contextmanager
-    def _beats(
-        self, name: str, total: int | None, running: Callable[[], Iterable[str]]
-    ) -> Iterator[Callable[[int], None]]:
-        done_count, begun_s, ended = [0], time.monotonic(), threading.Event()
+    def _beats(self, name: str, total: int | None, running: Callable[[], Iterable[str]]) -> Iterator[Advance]:
+        done_count, notes, begun_s, ended = 0, "", time.monotonic(), threading.Event()
+
+        def advance(done: float, note: str = "") -> None:
+            nonlocal done_count, notes
+            done_count, notes = int(done), note
 
         def beat() -> None:
             while not ended.wait(self.beat_s):
-                steps = [] if total is None else [f"{done_count[0]} of {total} done"]
+                steps = [] if total is None else [f"{done_count} of {total} done"]
+                steps += [notes] if notes else []
                 names = ", ".join(running())
                 minutes = (time.monotonic() - begun_s) / 60
                 self.stage(name, "; ".join([*steps, f"running for {minutes:.0f} min" + (names and f": {names}")]))
@@ -109,7 +120,7 @@ class Console:
         thread = threading.Thread(target=beat, name=f"beat-{name}", daemon=True)
         thread.start()
         try:
-            yield lambda done: done_count.__setitem__(0, done)
+            yield advance
         finally:
             ended.set()
             thread.join()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -28,9 +28,11 @@ from export.registry import STANDARD
 from export.signature import Signature
 from export.worker import ProcessLimits
 from pipeline.data import Data, Metric, Split
+from pipeline.training.own import OwnLoop
 from pipeline.training.spec import TrainSpec
+from pipeline.training.watch.progress import Progress
 
-__all__ = ["Data", "Metric", "Recipe", "Split", "TrainSpec"]  # what a recipe is written with
+__all__ = ["Data", "Metric", "Progress", "Recipe", "Split", "TrainSpec"]  # what a recipe is written with
 REQUIRED = ("torchscript", "compile", "aotinductor", "onnx")
 
 
@@ -43,7 +45,8 @@ def required_of(backends: tuple[str, ...], required: tuple[str, ...] | None) -> 
 class Recipe:
     """Everything that a run needs.
 
-    A recipe without ``train`` has no training: ``model()`` then returns the module with its weights.
+    A recipe without ``train`` has no training: ``model()`` then returns the module with its weights. A function there
+    is a training loop of the user's own: ``my_train(module, data, device, folder, progress)`` returns the module.
     """
 
     name: tyro.conf.Suppress[str]
@@ -63,7 +66,7 @@ class Recipe:
     """Files that the recipe reads (data, weights): a change in one makes a new run."""
     seed: tyro.conf.Suppress[int] = 0
     """Governs initialisation, order of rows, dropout and every drawn input."""
-    train: TrainSpec | None = None
+    train: TrainSpec | Annotated[OwnLoop, tyro.conf.Suppress] | None = None
     backends: tuple[str, ...] = STANDARD
     """What to export to; ``eager`` is the baseline."""
     artifacts: dict[str, Path] = field(default_factory=dict)
@@ -75,6 +78,17 @@ class Recipe:
     limits: Limits = field(default_factory=Limits)
     process: ProcessLimits = field(default_factory=ProcessLimits)
     """What each build and each measurement may use."""
+
+    def setting(self, name: str) -> object:
+        """One of the settings, as records keep it."""
+        return self.train_settings if name == "train" else getattr(self, name)
+
+    @property
+    def train_settings(self) -> TrainSpec | str | None:
+        """How it is trained, as records keep it: of a loop of the user's own the name."""
+        if not callable(self.train):
+            return self.train
+        return f"{self.train.__module__}:{getattr(self.train, '__qualname__', type(self.train).__name__)}"
 
     @property
     def must_be_good(self) -> tuple[str, ...]:
@@ -106,7 +120,7 @@ class Recipe:
             raise UserError(
                 f"required backends must be among backends, {absent[0]!r} is not: add it, or drop it from required"
             )
-        if self.train is not None and (self.data is None or self.loss is None):
+        if self.train is not None and (self.data is None or (self.loss is None and not callable(self.train))):
             raise UserError(f"recipe {self.name!r}: training needs data and loss, or leave train out")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in [0, 2**32), got {self.seed}")

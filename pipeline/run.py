@@ -280,7 +280,7 @@ def _recipe_record(located: Found, device: str) -> RecipeRecord:
         seed=recipe.seed,
         device=device,
         signature=to_json(recipe.signature),
-        settings={name: to_json(getattr(recipe, name)) for name in _SETTINGS},
+        settings={name: to_json(recipe.setting(name)) for name in _SETTINGS},
         source_sha256=located.source_sha256,
         file_sha256={path.name: digest_file(path) for path in recipe.files} | foreign_files.sha256(recipe.artifacts),
         tool_sha256=tools_sha256(),

@@ -22,7 +22,8 @@ from export.backends.torchscript import opened_graph
 from export.device import device
 from export.gpus.nvml import Board
 from export.registry import STANDARD
-from pipeline.training.loop import Progress, train
+from pipeline.training.train import train
+from pipeline.training.watch.progress import Progress
 from tests.conftest import Builder
 from tests.export.test_device import Placed
 from tests.model_run import ModelRun
@@ -156,7 +157,7 @@ def test_the_roofline_of_the_device_is_that_of_a_gpu(build_model: Builder) -> No
 def test_training_on_cuda_gives_the_same_bits_twice(tmp_path: Path) -> None:
     from pipeline.recipes import seed
 
-    quiet = Progress(say=lambda text: None, advance=lambda done, total: None)
+    quiet = Progress(say=lambda text: None, advance=lambda done, total, note: None)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         train(seed.recipe(), device("cuda"), tmp_path / name, "k", quiet)

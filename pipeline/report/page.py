@@ -6,6 +6,7 @@ The markup is in ``templates/``; the modules here prepare the values that it sho
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def write_report(run: Run, verdict: Verdict, reports: Mapping[str, ParityReport]
 def render(run: Run, verdict: Verdict, reports: Mapping[str, ParityReport]) -> str:
     """The page as HTML; ``reports`` are the parity reports by artifact, in the order of their columns."""
     # Altair takes a third of a second to import, which a rerun that changes nothing need not pay.
-    from pipeline.report.plots import latency_svg, parity_svg
+    from pipeline.report.plots import latency_svg, parity_svg, training_svg
 
     max_peak_ratio = run.found.recipe.parity.max_peak_ratio
     return (
@@ -81,6 +82,7 @@ def render(run: Run, verdict: Verdict, reports: Mapping[str, ParityReport]) -> s
             parity_plot=parity_svg(verdict, max_peak_ratio),
             max_peak_ratio=f"{max_peak_ratio:g}",
             of_model=_of_model(run),
+            training_plot=training_svg(_epochs(run)),
             levels=prepare_levels(reports),
             failures=tuple(row for row in verdict.rows if row.log),
             facts=_facts(run, verdict),
@@ -156,6 +158,13 @@ def _of_model(run: Run) -> tuple[str, ...]:
         return ()
     reference = read(Reference, run.files.reference_record)
     return (*reference.remarks, *(f"{case} is left out: {why}" for case, why in reference.left_out.items()))
+
+
+def _epochs(run: Run) -> list[dict[str, float | None]]:
+    """The figures of every epoch of the training."""
+    path = run.files.metrics
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [line for line in lines if "train_loss" in line and "epoch" in line]
 
 
 def _facts(run: Run, verdict: Verdict) -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""The two plots of the report, drawn by Vega-Lite into SVG: they need no script, and work offline and on paper."""
+"""The plots of the report, drawn by Vega-Lite into SVG: they need no script, and work offline and on paper."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -48,6 +49,25 @@ def parity_svg(verdict: Verdict, threshold_ratio: float) -> Markup | None:
     base = alt.Chart(_values(points), width=_WIDTH, height=alt.Step(20)).encode(x=x, y=y)
     limit = alt.Chart(_values([{"ratio": threshold_ratio}])).mark_rule(strokeDash=[4, 3], color=_BAD)
     return _svg(base.mark_bar(height=10).encode(color=status) + _labels(base) + limit.encode(x="ratio:Q"))
+
+
+def training_svg(figures: Sequence[Mapping[str, float | None]]) -> Markup | None:
+    """The loss of every epoch, in training and on the validation split; None if there are fewer than two epochs."""
+    points = [
+        {"epoch": line["epoch"], "loss": line[name], "split": name.removesuffix("_loss")}
+        for line in figures
+        for name in ("train_loss", "validation_loss")
+        if line.get(name) is not None
+    ]
+    if len({point["epoch"] for point in points}) < 2:
+        return None
+    x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1))
+    y = alt.Y("loss:Q", title="loss", scale=alt.Scale(zero=False))
+    colours = alt.Scale(domain=["train", "validation"], range=[_PLAIN, _GOOD])
+    split = alt.Color("split:N", scale=colours, title=None)
+    return _svg(
+        alt.Chart(_values(points), width=_WIDTH, height=160).mark_line(point=True).encode(x=x, y=y, color=split)
+    )
 
 
 def _latency_panel(points: list[dict[str, Any]], batch_rows: int, verdict: Verdict) -> Any:

@@ -27,7 +27,7 @@ from export.errors import UserError
 from export.record import digest, write
 from export.signature import Signature
 from export.worker import Failed
-from pipeline.data import Data
+from pipeline.data import Data, Split
 from pipeline.run import Run
 from pipeline.stages.children import Failures, failure, load_options, reused, side_by_side, users_code
 from pipeline.stages.train import Trained
@@ -140,7 +140,7 @@ class ParityStage:
 
     @cached_property
     def _labelled(self) -> Labelled:
-        split_name, split = self._data.held_out if self._data is not None else ("", None)
+        split_name, split = self._held_out if self._data is not None else ("", None)
         return Labelled(self._run.found.recipe, self._trained.source, split_name, split, self.reference)
 
     @cached_property
@@ -152,6 +152,13 @@ class ParityStage:
         seed_everything(recipe.seed, device(self._run.device))
         with users_code(self._run, "loading the data"):
             return recipe.data()
+
+    @property
+    def _held_out(self) -> tuple[str, Split]:
+        """Rows that nothing was trained on, where there are some: the data that parity looks at."""
+        assert self._data is not None
+        recipe = self._run.found.recipe
+        return self._data.held_out(recipe.signature.input_names, recipe.parity.rows_count)
 
     @property
     def _program_folder(self) -> str | None:
@@ -203,7 +210,7 @@ class ParityStage:
         run, recipe = self._run, self._run.found.recipe
         samples: dict[str, torch.Tensor] = {}
         if self._data is not None:
-            inputs = self._data.held_out[1].inputs
+            inputs = self._held_out[1].inputs
             samples = {name: rows[: recipe.parity.rows_count].contiguous().clone() for name, rows in inputs.items()}
         if recipe.signature.has_draw_functions:
             with users_code(run, "drawing inputs"):

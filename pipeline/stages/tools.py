@@ -10,10 +10,8 @@ from export.record import sha256
 _ROOT = Path(__file__).resolve().parents[2]
 TOOLS = {
     "training": (
-        "pipeline/data.py", "pipeline/stages/train.py", "pipeline/training/checkpoint.py",
-        "pipeline/training/determinism.py", "pipeline/training/evaluate.py", "pipeline/training/loop.py",
-        "pipeline/training/resume.py", "pipeline/training/source.py", "pipeline/training/spec.py",
-        "pipeline/training/weights.py",
+        "pipeline/data.py", "pipeline/stages/train.py", "pipeline/training/*.py", "pipeline/training/batches/*.py",
+        "pipeline/training/watch/*.py",
     ),
     "metrics": ("pipeline/training/evaluate.py", "pipeline/training/metrics.py"),
     "export": ("export/**/*.py", "pipeline/stages/build.py", "pipeline/stages/capture.py"),
@@ -27,7 +25,7 @@ SHAPES_NOTHING = (
     "torchstone/*.py", "torchstone/commands/*.py", "pipeline/*.py", "pipeline/commands/*.py", "pipeline/live/*.py",
     "pipeline/process/*.py", "pipeline/recipes/*.py", "pipeline/report/*.py",
     "pipeline/stages/__init__.py", "pipeline/stages/children.py", "pipeline/stages/judge.py",
-    "pipeline/stages/threads.py", "pipeline/stages/tools.py", "pipeline/training/__init__.py",
+    "pipeline/stages/threads.py", "pipeline/stages/tools.py",
 )  # fmt: skip
 """What is done anew by every command, or (recipes) is digested as the recipe's own source."""
 

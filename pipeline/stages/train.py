@@ -17,14 +17,16 @@ from export.exporters.quantize import CALIBRATION_ROWS
 from export.files import write_atomically
 from export.record import key_of
 from export.signature import Signature
+from pipeline.data import in_memory
 from pipeline.run import Run
 from pipeline.stages.children import Failures, users_code
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.determinism import seed_everything
-from pipeline.training.loop import Progress
-from pipeline.training.loop import train as train_recipe
 from pipeline.training.resume import refuse_sparse, tensor_sha256
 from pipeline.training.source import TrainedModule
+from pipeline.training.spec import TrainSpec
+from pipeline.training.train import train as train_recipe
+from pipeline.training.watch.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ def train(run: Run) -> Trained:
     key = run.key(
         "train",
         tools=("training",),
-        settings=recipe.train,
+        settings=recipe.train_settings,
         seed=recipe.seed,
         device=run.device,
         given=None if recipe.train else _given_weights_sha256(run),
@@ -62,9 +64,11 @@ def train(run: Run) -> Trained:
 
     def make(folder: Path) -> None:
         complete_signature(run)  # a model that does not accept its own example is not worth training
-        with run.console.bar("train", recipe.train.epochs if recipe.train else 0) as advance:
+        epochs = recipe.train.epochs if isinstance(recipe.train, TrainSpec) else None
+        with run.console.bar("train", epochs if recipe.train else 0) as advance:
             progress = Progress(
-                say=lambda text: run.console.stage("train", text), advance=lambda done, _: advance(done)
+                say=lambda text: run.console.stage("train", text),
+                advance=lambda done, _, note: advance(done, note),
             )
             with users_code(run, "training", limited=False):  # nobody knows how long it takes
                 train_recipe(recipe, device(run.device), folder, key, progress)
@@ -99,7 +103,8 @@ def calibration_rows(run: Run) -> Path | None:
     path = run.files.calibration_rows
     seed_everything(recipe.seed, device(run.device))
     with users_code(run, "loading the data"):
-        rows = {name: array[:CALIBRATION_ROWS].contiguous() for name, array in recipe.data().train.inputs.items()}
+        train_rows = in_memory(recipe.data().train, recipe.signature.input_names, CALIBRATION_ROWS)
+    rows = {name: array[:CALIBRATION_ROWS].contiguous() for name, array in train_rows.inputs.items()}
     write_atomically(path, save(rows))
     return path
 

@@ -6,6 +6,8 @@ import contextlib
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,43 @@ from export.device import Device
 from export.errors import UserError
 
 _NO_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The states of Python's, NumPy's and torch's generators on the host, at one moment."""
+
+    python: Any
+    numpy: Any
+    torch: torch.Tensor
+
+    @classmethod
+    def now(cls) -> RandomState:
+        """As they are."""
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state())
+
+    @classmethod
+    def of(cls, *numbers: int) -> RandomState:
+        """A function of these numbers alone; the generators stay as they are."""
+        before = cls.now()
+        seed_generators(*numbers)
+        state = cls.now()
+        before.restore()
+        return state
+
+    def restore(self) -> None:
+        """Set the generators to it."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.torch)
+
+
+def seed_generators(*numbers: int) -> None:
+    """Seed the host's three generators by several numbers at once, such as a seed, an epoch and a row."""
+    for_python, for_numpy, for_torch = (int(word) for word in np.random.SeedSequence(numbers).generate_state(3))
+    random.seed(for_python)
+    np.random.seed(for_numpy)
+    torch.default_generator.manual_seed(for_torch)
 
 
 def seed_everything(seed: int, where: Device, *, deterministic: bool = True) -> None:

@@ -75,7 +75,19 @@ def _join(parts: list[Any]) -> Any:
 
 def call(recipe: Recipe, module: nn.Module, batch: Split) -> Any:
     """The model's own result on the rows of a split, its inputs bound to ``forward``'s parameters by name."""
-    specs = recipe.signature.inputs
-    arguments = Arguments.of(module, specs, recipe.signature.constants)
-    positional, keywords = arguments.bind([batch.inputs[spec.name] for spec in specs])
-    return module(*positional, **keywords)
+    return Caller(recipe, module)(batch)
+
+
+class Caller:
+    """Calls the model on many batches; how its inputs bind is worked out once."""
+
+    def __init__(self, recipe: Recipe, module: nn.Module, through: nn.Module | None = None) -> None:
+        """``through`` is what is called where that is not the module itself, but something around it."""
+        self._names = [spec.name for spec in recipe.signature.inputs]
+        self._arguments = Arguments.of(module, recipe.signature.inputs, recipe.signature.constants)
+        self._called = module if through is None else through
+
+    def __call__(self, batch: Split) -> Any:
+        """The model's own result."""
+        positional, keywords = self._arguments.bind([batch.inputs[name] for name in self._names])
+        return self._called(*positional, **keywords)

@@ -1,237 +1,232 @@
-"""Training: a recipe to a checkpoint, bit for bit the same each time, and after any interruption.
+"""The loop: epochs of steps, what is looked at after each, and what is kept.
 
-One seed governs everything. The order of rows is drawn from the seed and the epoch, so it needs no state of its own; at
-the end of an epoch weights, optimizer and random generators are saved, without pickle, at most every
-``save_every_s``. A run that is interrupted goes on from there and ends with the same bits.
+Between two steps everything that the next one depends on can be saved, as often as the recipe asks; the order of rows
+and the learning rate are functions of the step, and need no saving. An interrupted training ends with the same bits.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import signal
-import threading
+import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from bench.run_folder import CHECKPOINT_RECORD, METRICS, WEIGHTS
+from bench.run_folder import WEIGHTS
 from export.device import Device
-from export.errors import RecordError, UserError
-from export.files import digest_files, write_atomically
-from export.record import observed, write
-from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.determinism import seed_everything, without_determinism_is_said
-from pipeline.training.evaluate import call, data_sha256, final_metrics, predict
-from pipeline.training.resume import Counters, forget_state, load_state, save_state, save_tensors
-from pipeline.training.weights import take_up
+from export.errors import RecordError
+from pipeline.data import Split
+from pipeline.process.interrupt import deferred_interrupt
+from pipeline.training.batches.batch import Batch, Reading
+from pipeline.training.batches.kinds import batches
+from pipeline.training.distributed import ALONE, World
+from pipeline.training.evaluate import predict
+from pipeline.training.optimizer import lr_ratio, make_optimizer
+from pipeline.training.resume import Counters, Training, forget_state, load_state, save_state, save_tensors
+from pipeline.training.step import Step
+from pipeline.training.watch.faults import Place, named_faults, nonfinite
+from pipeline.training.watch.progress import Progress
+from pipeline.training.watch.watcher import Watcher
 
 if TYPE_CHECKING:
-    from pipeline.data import Data, Split
+    from pipeline.data import Data
     from pipeline.recipe import Recipe
     from pipeline.training.spec import TrainSpec
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What training tells while it runs."""
-
-    say: Callable[[str], None]
-    """One line of text."""
-    advance: Callable[[int, int], None]
-    """Epochs done, and of how many."""
-
-
-def train(recipe: Recipe, where: Device, folder: Path, key: str, progress: Progress) -> Checkpoint:
-    """Train into ``folder``, going on from a state that lies there; the caller publishes the folder when it is whole.
-
-    Raises:
-        UserError: the loss is not finite; an operator has no deterministic algorithm, and one was asked for.
-        KeyboardInterrupt: after the state was saved, at the end of the epoch.
-    """
-    started = time.monotonic()
-    seed_everything(recipe.seed, where, deterministic=recipe.train is not None and recipe.train.deterministic)
-    data = recipe.data() if recipe.data else None
-    torch.manual_seed(recipe.seed)
-    module = recipe.model().to(where.torch_name)
-    spec = recipe.train
-    if spec is None or data is None or recipe.loss is None:
-        save_tensors(folder / WEIGHTS, module.state_dict())
-        write_atomically(folder / METRICS, b"")
-        last_loss, kept_epoch = None, 0
-    else:
-        with without_determinism_is_said():
-            last_loss, kept_epoch = _Training(recipe, spec, data, module, where, folder).run(progress)
-        take_up(module, load_file(folder / WEIGHTS))
-    with without_determinism_is_said():
-        metrics = final_metrics(recipe, data, module, where)
-    if last_loss is not None:
-        metrics["train_loss"] = last_loss
-        _say_results(metrics, progress)
-    checkpoint = Checkpoint(
-        key=key,
-        recipe=recipe.name,
-        files=digest_files(folder, [folder / WEIGHTS, folder / METRICS]),
-        data_sha256=data_sha256(data),
-        epochs_count=spec.epochs if spec else 0,
-        kept_epoch=kept_epoch,
-        metrics=metrics,
-        observed=observed(time.monotonic() - started),
-    )
-    write(folder / CHECKPOINT_RECORD, checkpoint)
-    forget_state(folder)
-    return checkpoint
-
-
-class _Training:
-    """The loop and its state."""
+class Loop:
+    """One training and its state."""
 
     def __init__(
-        self, recipe: Recipe, spec: TrainSpec, data: Data, module: nn.Module, where: Device, folder: Path
+        self, recipe: Recipe, spec: TrainSpec, data: Data, module: nn.Module, where: Device, world: World = ALONE
     ) -> None:
         assert recipe.loss is not None
-        self._recipe, self._spec, self._module, self._device, self._folder = recipe, spec, module, where, folder
-        self._loss = recipe.loss
-        self._train = data.train.on(where)
-        self._validation = data.validation.on(where) if data.validation else None
-        self._optimizer = recipe.optimizer(module) if recipe.optimizer else _optimizer(spec, module)
-        self._base_lrs = [group["lr"] for group in self._optimizer.param_groups]
-        self._now = Counters()
-        self._best: dict[str, torch.Tensor] = {}
-        self._saved_at = time.monotonic()
+        self._recipe, self._spec, self._loss, self._device, self._world = recipe, spec, recipe.loss, where, world
+        self._reading = Reading(inputs=recipe.signature.inputs, spec=spec, seed=recipe.seed, where=where, world=world)
+        self._batches = batches(data.train, self._reading)
+        self._validation = data.validation.on(where) if isinstance(data.validation, Split) else None
+        optimizer = recipe.optimizer(module) if recipe.optimizer else make_optimizer(spec, module)
+        self._training = Training(module=module, optimizer=optimizer)
+        self._step = Step(recipe, spec, self._training, where, world)
+        self._base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self._moves_lr = spec.schedule != "constant" or spec.warmup_steps > 0
+        self._unread: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+        """Loss, gradient norm and rows of the steps whose figures the host has not read yet."""
+        self._loss_now = self._norm_now = float("nan")
 
-    def run(self, progress: Progress) -> tuple[float, int]:
-        """Train to the end; the last epoch's loss, and the epoch whose weights were kept."""
-        self._resume(progress)
-        with _deferred_interrupt() as interrupted:
-            while self._now.epoch < self._spec.epochs:
+    def run(self, folder: Path, key: str, progress: Progress) -> tuple[float, int]:
+        """Train to the end; the last epoch's loss, and the epoch whose weights were kept.
+
+        Raises:
+            UserError: loss or gradients are not finite, the data fails, memory does not suffice.
+            KeyboardInterrupt: after the state was saved, at the end of a step.
+        """
+        self._folder, self._key, self._progress = folder, key, progress
+        self._watcher = self._resumed()
+        self._watch = self._watcher.stopwatch
+        self._saved_step, self._saved_s = self._now.step, time.monotonic()
+        with contextlib.closing(self._watcher), deferred_interrupt() as self._interrupted:
+            while self._now.epoch < self._spec.epochs and not self._is_over():
                 self._one_epoch()
-                progress.advance(self._now.epoch, self._spec.epochs)
-                if self._now.epoch % self._spec.print_every_epochs == 0:
-                    progress.say(f"Epoch [{self._now.epoch}/{self._spec.epochs}], Loss: {self._now.train_loss:.4f}")
-                last = self._now.epoch == self._spec.epochs
-                if interrupted() or last or time.monotonic() - self._saved_at >= self._spec.save_every_s:
-                    save_state(self._folder, self._device, self._module, self._optimizer, self._best, self._now)
-                    self._saved_at = time.monotonic()
-                if interrupted() and not last:
-                    raise KeyboardInterrupt
-        save_tensors(self._folder / WEIGHTS, self._best if self._spec.keep == "best" else self._module.state_dict())
-        write_atomically(self._folder / METRICS, "".join(line + "\n" for line in self._now.lines).encode())
+            self._watcher.note_speed(self._now.step)
+            self._save()  # from here on a kill loses nothing
+            save_tensors(folder / WEIGHTS, self._training.best or self._evaluated.state_dict())
         return self._now.train_loss, self._now.kept_epoch
 
-    def _resume(self, progress: Progress) -> None:
-        """Go on from a saved state, if one lies there; a damaged one is worth no more than none."""
+    @property
+    def _now(self) -> Counters:
+        return self._training.counters
+
+    @property
+    def _evaluated(self) -> nn.Module:
+        """What is validated and kept: the module, or the average of its weights."""
+        average = self._training.average
+        return self._training.module if average is None else average.module
+
+    def _resumed(self) -> Watcher:
+        """Go on from a saved state, if one lies there; one that cannot be used is worth no more than none."""
         try:
-            state = load_state(self._folder, self._device, self._module, self._optimizer)
+            state = load_state(self._folder, self._key)
+            watcher = Watcher(self._spec, self._device, self._folder, self._progress, state)
         except RecordError as error:
-            progress.say(f"the saved state is damaged, training begins anew: {error}")
+            self._progress.say(f"the saved state cannot be used, training begins anew: {error}")
             forget_state(self._folder)
-            return
+            return Watcher(self._spec, self._device, self._folder, self._progress, None)
         if state is not None:
-            self._now, self._best = state
-            progress.say(f"resumed after epoch {self._now.epoch} of {self._spec.epochs}")
+            state.restore(self._device, self._training)
+            within = f", at step {self._now.epoch_step} of the next" if self._now.epoch_step else ""
+            self._progress.say(f"resumed after epoch {self._now.epoch} of {self._spec.epochs}{within}")
+        return watcher
+
+    def _is_over(self) -> bool:
+        """Whether nothing was gained for too long."""
+        patience = self._spec.patience_epochs
+        if patience is None or self._now.stale_epochs < patience:
+            return False
+        self._progress.say(
+            f"stopped after epoch {self._now.epoch}: the loss has not fallen since epoch "
+            f"{self._now.epoch - self._now.stale_epochs}"
+        )
+        return True
 
     def _one_epoch(self) -> None:
-        self._module.train()
-        for group, base in zip(self._optimizer.param_groups, self._base_lrs, strict=True):
-            group["lr"] = base * _schedule(self._spec, self._now.epoch)
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self._device.torch_name)  # read once: a read waits
-        rows_sum = 0
-        for batch in self._batches():
-            outputs = call(self._recipe, self._module, batch)
-            loss = self._loss(outputs, batch.targets)
-            self._optimizer.zero_grad()
-            loss.backward()
-            self._optimizer.step()
-            loss_sum += loss.detach().double().reshape(()) * batch.rows_count
-            rows_sum += batch.rows_count
-        self._now.epoch += 1
+        self._training.module.train()
+        read = self._batches.epoch(self._now.epoch, self._now.epoch_step)
+        while self._now.epoch_step != self._spec.steps_per_epoch:
+            self._watch.begin_step()
+            if (batch := next(read, None)) is None:
+                break
+            self._watch.lap("data")
+            self._save_if_due()
+            with named_faults(self._place(batch, self._now.step + 1)):
+                self._one_step(batch)
+            self._watcher.step(self._epochs(), self._loss_now)
+        self._end_epoch()
+
+    def _one_step(self, batch: Batch) -> None:
+        spec, now = self._spec, self._now
+        self._set_lr()
+        loss = self._step.gradients(batch, self._watch)
+        self._unread.append((self._world.mean(loss), self._step.gradient_norm(), batch.rows_count))
+        logs = spec.log_every_steps is not None and (now.step + 1) % spec.log_every_steps == 0
+        if len(self._unread) >= spec.check_every_steps or logs:
+            self._read(batch)
+        self._step.update()
+        self._watch.lap("optimizer")
+        self._watch.count(batch.rows_count)
+        now.step += 1
+        now.epoch_step += 1
+        if logs:
+            figures = {"step": now.step, "epoch": now.epoch + 1, "loss": self._loss_now}
+            self._watcher.note(now.step, figures | {"lr": self._lr, "gradient_norm": self._norm_now})
+
+    def _read(self, batch: Batch | None = None) -> None:
+        """Take the figures of the last steps from the device; ``batch`` is the last one's, before its update.
+
+        Raises:
+            UserError: one is not finite.
+        """
+        for number, (loss, norm, rows_count) in enumerate(self._unread, 1 - len(self._unread)):
+            self._loss_now, self._norm_now = loss.item(), norm.item()
+            if not math.isfinite(self._loss_now) or not (math.isfinite(self._norm_now) or self._training.scaler):
+                step = self._now.step + number + (batch is not None)
+                place = self._place(batch if number == 0 else None, step)
+                raise nonfinite(place, self._training.module, self._step.forward_again, self._loss_now, self._norm_now)
+            self._now.skipped_steps += not math.isfinite(self._norm_now)
+            self._now.epoch_loss += self._loss_now * rows_count
+            self._now.epoch_rows += rows_count
+        self._unread.clear()
+
+    def _place(self, batch: Batch | None, step: int) -> Place:
+        epoch = self._now.epoch + 1
+        return Place(epoch=epoch, step=step, batch=batch, spec=self._spec, saved_step=self._saved_step)
+
+    def _epochs(self) -> float | None:
+        """Epochs done, parts of one too; None where nobody knows how many steps one has."""
+        steps_count = self._batches.steps_count
+        return None if steps_count is None else self._now.epoch + self._now.epoch_step / steps_count
+
+    def _set_lr(self) -> None:
+        ratio = 1.0
+        if self._moves_lr:
+            steps_count = None if self._batches.steps_count is None else self._batches.steps_count * self._spec.epochs
+            ratio = lr_ratio(self._spec, self._now.step, self._now.epoch, steps_count)
+            for group, base in zip(self._training.optimizer.param_groups, self._base_lrs, strict=True):
+                group["lr"] = base * ratio
+        self._lr = float(self._base_lrs[0]) * ratio
+
+    def _end_epoch(self) -> None:
+        """Figures of the epoch; keep its weights if it is the best so far, or if the last are wanted."""
+        self._read()
+        now = self._now
         # one batch: its own loss, not a product divided again, which may differ in the last bit
-        self._now.train_loss = loss.item() if rows_sum == batch.rows_count else loss_sum.item() / rows_sum
-        if not np.isfinite(self._now.train_loss):
-            raise UserError(
-                f"the training loss is {self._now.train_loss} after epoch {self._now.epoch}: "
-                f"lower --train.lr ({self._spec.lr:g}), or check the data"
-            )
-        self._note_epoch()
+        now.train_loss = self._loss_now if now.epoch_step == 1 else now.epoch_loss / now.epoch_rows
+        now.epoch, now.epoch_step, now.epoch_loss, now.epoch_rows = now.epoch + 1, 0, 0.0, 0
+        line = {"epoch": now.epoch, "train_loss": now.train_loss, "lr": self._lr, "gradient_norm": self._norm_now}
+        line |= {"skipped_steps": now.skipped_steps} if self._training.scaler else {}
+        line |= self._validated()
+        self._watcher.note(now.step, line)
+        watched = line.get("validation_loss", now.train_loss)
+        is_best = now.best_loss is None or watched < now.best_loss
+        now.stale_epochs = 0 if is_best else now.stale_epochs + 1
+        if is_best:
+            now.best_loss = watched
+        if is_best or self._spec.keep == "last":
+            now.kept_epoch = now.epoch
+        if is_best and self._spec.keep == "best":
+            state = self._evaluated.state_dict()
+            self._training.best = {name: tensor.detach().clone() for name, tensor in state.items()}
+        self._watcher.show(now.epoch, now.train_loss)
+        if now.epoch % self._spec.print_every_epochs == 0:
+            self._progress.say(f"Epoch [{now.epoch}/{self._spec.epochs}], Loss: {now.train_loss:.4f}")
 
-    def _note_epoch(self) -> None:
-        """Metrics of the epoch; keep its weights if it is the best so far, or if the last are wanted."""
-        line: dict[str, float] = {"epoch": self._now.epoch, "train_loss": self._now.train_loss}
-        if self._validation:
-            outputs = predict(self._recipe, self._module, self._validation)
-            line["validation_loss"] = float(self._loss(outputs, self._validation.targets))
-            line |= {
-                f"validation_{name}": float(metric(outputs, self._validation.targets))
-                for name, metric in self._recipe.metrics.items()
-            }
-        self._now.lines.append(
-            json.dumps({name: value if np.isfinite(value) else None for name, value in line.items()})
-        )
-        watched = line.get("validation_loss", self._now.train_loss)
-        if self._spec.keep == "last":
-            self._now.kept_epoch = self._now.epoch
-        elif self._now.best_loss is None or watched < self._now.best_loss:
-            self._now.best_loss, self._now.kept_epoch = watched, self._now.epoch
-            self._best = {name: tensor.detach().clone() for name, tensor in self._module.state_dict().items()}
+    def _validated(self) -> dict[str, float]:
+        """The loss and the recipe's metrics on the validation split."""
+        if self._validation is None:
+            return {}
+        outputs = predict(self._recipe, self._evaluated, self._validation)
+        targets = self._validation.targets
+        figures = {"validation_loss": float(self._loss(outputs, targets))}
+        return figures | {
+            f"validation_{name}": float(of(outputs, targets)) for name, of in self._recipe.metrics.items()
+        }
 
-    def _batches(self) -> Iterator[Split]:
-        rows = self._spec.batch_rows
-        if rows is None:
-            yield self._train
-            return
-        generator = torch.Generator().manual_seed(self._recipe.seed * 1_000_003 + self._now.epoch)
-        order = torch.randperm(self._train.rows_count, generator=generator).to(self._device.torch_name)
-        for start in range(0, len(order), rows):
-            yield self._train.take(order[start : start + rows])
-
-
-def _optimizer(spec: TrainSpec, module: nn.Module) -> torch.optim.Optimizer:
-    parameters = module.parameters()
-    if spec.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
-    kind = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
-
-
-def _schedule(spec: TrainSpec, epoch: int) -> float:
-    return 0.5 * (1 + float(np.cos(np.pi * epoch / spec.epochs))) if spec.schedule == "cosine" else 1.0
-
-
-def _say_results(metrics: dict[str, float], progress: Progress) -> None:
-    """Accuracy and final loss in the words of the seed document; the split is named where there are several."""
-    accuracies = {
-        name.removesuffix("_accuracy"): value for name, value in metrics.items() if name.endswith("_accuracy")
-    }
-    for split, value in accuracies.items():
-        progress.say(f"Accuracy: {value * 100:.2f}%" + (f" ({split})" if len(accuracies) > 1 else ""))
-    progress.say(f"Final Loss: {metrics['train_loss']}")
-
-
-@contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C waits for the end of the epoch, so that the state which is saved is whole; a second one does not wait."""
-    pressed = False
-
-    def press(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
+    def _save_if_due(self) -> None:
+        spec = self._spec
+        steps_count, seconds = self._now.step - self._saved_step, time.monotonic() - self._saved_s
+        by_steps = spec.save_every_steps is not None and steps_count >= spec.save_every_steps
+        if self._interrupted() or by_steps or seconds >= spec.save_every_s:
+            self._save()
+        if self._interrupted():
             raise KeyboardInterrupt
-        pressed = True
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
+    def _save(self) -> None:
+        """What the next step depends on; nothing that is not finite is ever saved, since it was read before."""
+        if self._now.step > self._saved_step:
+            self._read()
+            save_state(self._folder, self._device, self._key, self._training, self._watcher.position())
+            self._saved_step = self._now.step
+        self._saved_s = time.monotonic()

@@ -1,8 +1,9 @@
-"""The state that an interrupted training goes on from: everything the next epoch depends on, without pickle.
+"""The state that an interrupted training goes on from: everything the next step depends on, without pickle.
 
-Tensors (weights, the best weights so far, the optimizer's, the random generators') lie in one safetensors file per
-save; a record beside it is replaced last and names the one it vouches for, so that a kill between the two loses
-nothing. One flipped bit would train other weights without a word: both files are under digests.
+Tensors (weights, their average, the best so far, the optimizer's, the random generators') lie in one safetensors file
+per save; a record beside it is replaced last and names the one it vouches for, so that a kill between the two loses
+nothing. One flipped bit would train other weights without a word: both files are under digests. The order of rows and
+the learning rate are functions of the step, and need no place here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from export.device import Device
 from export.errors import RecordError, UserError
@@ -30,41 +32,62 @@ _TENSORS, _RECORD = "state.safetensors", "state.json"
 
 @dataclass
 class Counters:
-    """What the loop itself remembers between epochs."""
+    """What the loop itself remembers between steps."""
 
     epoch: int = 0
     """Epochs done."""
+    epoch_step: int = 0
+    """Steps done of the epoch that is under way."""
+    step: int = 0
+    """Steps done in all."""
+    epoch_loss: float = 0.0
+    """Sum over the epoch's rows so far."""
+    epoch_rows: int = 0
+    skipped_steps: int = 0
+    """Steps that float16's loss scaler left out."""
     kept_epoch: int = 0
     best_loss: float | None = None
+    stale_epochs: int = 0
+    """Epochs since the watched loss was at its best."""
     train_loss: float = float("nan")
-    lines: list[str] = field(default_factory=list)
-    """Metrics of every epoch so far, one JSON document each."""
+    """The last whole epoch's."""
+
+
+@dataclass(kw_only=True)
+class Training:
+    """What a state is the state of."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None = None
+    scaler: torch.amp.GradScaler | None = None
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The best weights so far, where those are to be kept."""
+    counters: Counters = field(default_factory=Counters)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedState(Record):
     """``state.json``: what is not a tensor, as JSON, and the file of those that are."""
 
-    SCHEMA: ClassVar[str] = "torchstone.state/1"
+    SCHEMA: ClassVar[str] = "torchstone.state/2"
 
+    key: str
+    """The stage's: of the recipe, its settings and data, our own code of it, the versions."""
     fields: dict[str, Any]
-    """Counters, scalars and groups of the optimizer, the states of Python's and NumPy's random generators."""
+    """Counters, how far ``metrics.jsonl`` is written, scalars and groups of the optimizer, the loss scaler, the states
+    of Python's and NumPy's random generators."""
     fields_sha256: str
     files: tuple[FileDigest, ...]
 
 
-def save_state(
-    folder: Path,
-    where: Device,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, torch.Tensor],
-    counters: Counters,
-) -> None:
-    """Save everything, then remove the save before it."""
-    state = optimizer.state_dict()
-    tensors = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+def save_state(folder: Path, where: Device, key: str, training: Training, position: Mapping[str, Any]) -> None:
+    """Save everything, then remove the save before it; ``position``: how far ``metrics.jsonl`` is written."""
+    state = training.optimizer.state_dict()
+    tensors = {f"model.{name}": tensor for name, tensor in training.module.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in training.best.items()}
+    if training.average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in training.average.state_dict().items()}
     scalars: dict[str, Any] = {}
     for index, slots in state["state"].items():
         for name, value in slots.items():
@@ -75,11 +98,13 @@ def save_state(
     tensors["rng.torch"] = torch.get_rng_state()
     if (state_of_device := where.random_state()) is not None:
         tensors["rng.device"] = state_of_device
-    name = f"{counters.epoch}-{_TENSORS}"
+    name = f"{training.counters.step}-{_TENSORS}"
     values = {
-        **vars(counters),
+        **vars(training.counters),
+        "metrics": position,
         "scalars": scalars,
         "groups": state["param_groups"],
+        "scaler": training.scaler.state_dict() if training.scaler else {},
         "random": random.getstate(),
         "numpy": np.random.get_state(legacy=False),
     }
@@ -87,43 +112,79 @@ def save_state(
     data = _packed(tensors)
     write_atomically(folder / name, data)
     file = FileDigest(path=name, size_bytes=len(data), sha256=sha256(data))
-    write(folder / _RECORD, SavedState(fields=fields, fields_sha256=key_of(fields=fields), files=(file,)))
+    write(folder / _RECORD, SavedState(key=key, fields=fields, fields_sha256=key_of(fields=fields), files=(file,)))
     for stale in folder.glob(f"*-{_TENSORS}"):
         if stale.name != name:
             stale.unlink()
 
 
-def load_state(
-    folder: Path, where: Device, module: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[Counters, dict[str, torch.Tensor]] | None:
-    """Take up a saved state: the counters and the best weights; None if there is none.
+@dataclass(frozen=True)
+class State:
+    """A saved state, verified and not yet taken up."""
+
+    fields: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+    @property
+    def position(self) -> Mapping[str, Any]:
+        """How far ``metrics.jsonl`` was written."""
+        return dict(self.fields["metrics"])
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.fields["step"])
+
+    def restore(self, where: Device, training: Training) -> None:
+        """Take it up."""
+        tensors = {name: tensor.to(where.torch_name) for name, tensor in self.tensors.items()}
+        take_up(training.module, _under("model.", tensors))
+        if training.average is not None:
+            training.average.load_state_dict(_under("average.", tensors))
+        if training.scaler is not None:
+            training.scaler.load_state_dict(self.fields["scaler"])
+        _restore_optimizer(training.optimizer, self.fields, _under("optimizer.", tensors))
+        _restore_generators(where, self.fields, tensors)
+        training.counters = Counters(**{name: self.fields[name] for name in vars(Counters())})
+        training.best = _under("best.", tensors)
+
+
+def load_state(folder: Path, key: str) -> State | None:
+    """The saved state; None if there is none.
 
     Raises:
-        RecordError: it is damaged; nothing of it was taken up.
+        RecordError: it is damaged, or of another training.
     """
     path = folder / _RECORD
     if not path.exists():
         return None
-    text, tensors = _verified(folder, read(SavedState, path))
-    tensors = {name: tensor.to(where.torch_name) for name, tensor in tensors.items()}
-    take_up(module, _under("model.", tensors))
+    saved = read(SavedState, path)
+    if saved.key != key:
+        raise RecordError(f"{path} is of another recipe, other settings or another version ({saved.key[:12]})")
+    return State(*_verified(folder, saved))
+
+
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, fields: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
     slots: dict[int, dict[str, Any]] = {}
-    for name, value in (_under("optimizer.", tensors) | text["scalars"]).items():
+    for name, value in (tensors | fields["scalars"]).items():
         index, _, slot = name.partition(".")
         # Optimizers keep the step on the host, whatever the device of the weights.
         on_host = slot == "step" and isinstance(value, torch.Tensor)
         slots.setdefault(int(index), {})[slot] = value.cpu() if on_host else value
-    optimizer.load_state_dict({"state": slots, "param_groups": text["groups"]})
+    optimizer.load_state_dict({"state": slots, "param_groups": fields["groups"]})
+
+
+def _restore_generators(where: Device, fields: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(tensors["rng.torch"].cpu())
     if "rng.device" in tensors:
         where.restore_random_state(tensors["rng.device"])
-    version, internal, gauss = text["random"]
+    version, internal, gauss = fields["random"]
     random.setstate((version, tuple(internal), gauss))
-    numpy_state = text["numpy"]
+    numpy_state = fields["numpy"]
     numpy_state["state"]["key"] = np.asarray(numpy_state["state"]["key"], dtype=np.uint32)
     np.random.set_state(numpy_state)
-    counters = Counters(**{name: text[name] for name in vars(Counters())})
-    return counters, _under("best.", tensors)
 
 
 def _verified(folder: Path, saved: SavedState) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -34,7 +34,7 @@ def recipe():
     return Recipe(
         name="cheap", model=Net, data=data, loss=loss,
         signature=Signature(inputs=(TensorSpec("x", "float32", ("batch", 4)),), ranges={"batch": SizeRange(max=300)}),
-        train=TrainSpec(epochs=25, batch_rows=16, lr=0.01, save_every_s=0.0),
+        train=TrainSpec(epochs=25, batch_rows=16, lr=0.01, save_every_steps=4),
         backends=("eager", "torchscript", "onnx"),
         bench=BenchSpec(
             batch_rows=(1, 32), processes_count=2, rounds_count=5, callers_s=0.02, cold_starts_count=0

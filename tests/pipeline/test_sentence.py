@@ -34,15 +34,15 @@ def test_padding_changes_nothing() -> None:
 def test_sentences_of_a_topic_lie_together() -> None:
     data = sentence.data()
     assert data.test is not None
-    assert len(data.train.targets) == len(data.test.targets) == 64
-    assert not set(map(tuple, data.train.inputs["input_ids"].tolist())) & set(
-        map(tuple, data.test.inputs["input_ids"].tolist())
+    assert len(data.splits["train"].targets) == len(data.splits["test"].targets) == 64
+    assert not set(map(tuple, data.splits["train"].inputs["input_ids"].tolist())) & set(
+        map(tuple, data.splits["test"].inputs["input_ids"].tolist())
     )
     model = sentence.Embedder().eval()
     with torch.inference_mode():
-        embeddings = model(**data.test.inputs)
-    right = sentence.topic_accuracy(embeddings, data.test.targets)
-    shuffled = sentence.topic_accuracy(embeddings, data.test.targets[torch.randperm(64)])
+        embeddings = model(**data.splits["test"].inputs)
+    right = sentence.topic_accuracy(embeddings, data.splits["test"].targets)
+    shuffled = sentence.topic_accuracy(embeddings, data.splits["test"].targets[torch.randperm(64)])
     assert right > 0.9
     assert shuffled < 0.5
 

@@ -21,8 +21,9 @@ from export.files import verify_files
 from pipeline.recipe import Data, Recipe, Split, TrainSpec
 from pipeline.recipes import seed as seed_recipe
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.loop import Progress, train
 from pipeline.training.resume import save_tensors
+from pipeline.training.train import train
+from pipeline.training.watch.progress import Progress
 from pipeline.training.weights import take_up
 from tests.conftest import environ, within_cpu_s
 from tests.models import SIGNATURES, ConvNorm
@@ -31,7 +32,7 @@ from tests.models import SIGNATURES, ConvNorm
 def run(recipe: Recipe, folder: Path, lines: list[str] | None = None) -> Checkpoint:
     folder.mkdir(parents=True, exist_ok=True)
     said = [] if lines is None else lines
-    return train(recipe, HOST, folder, "key", Progress(say=said.append, advance=lambda done, total: None))
+    return train(recipe, HOST, folder, "key", Progress(say=said.append, advance=lambda done, total, note: None))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -124,7 +125,7 @@ def recipe(**train_settings: Any) -> Recipe:
         "epochs": 12,
         "batch_rows": 32,
         "keep": "best",
-        "save_every_s": 0.0,
+        "save_every_steps": 7,
         "schedule": "cosine",
     } | train_settings
     return Recipe(
@@ -155,12 +156,13 @@ def test_training_twice_gives_the_same_bits_and_another_seed_others(uninterrupte
 
 
 _TRAIN = (
-    "import sys\nfrom pathlib import Path\nfrom tests.pipeline.test_train import recipe, run\n"
+    "import sys\nfrom pathlib import Path\nfrom tests.pipeline.training.test_train import recipe, run\n"
     "run(recipe(), Path(sys.argv[1]))"
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_training_ends_with_the_same_bits(
     number: signal.Signals, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -182,7 +184,9 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     assert lines[0].startswith("resumed after epoch ")
     assert same_bits(weights(tmp_path), weights(uninterrupted))
     assert (tmp_path / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.json", "metrics.jsonl", "weights.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint.json", "metrics.jsonl", "speed.jsonl", "weights.safetensors",
+    }  # fmt: skip
     assert checkpoint.epochs_count == 12
 
 
@@ -212,7 +216,7 @@ def test_one_flipped_bit_in_a_saved_state_begins_the_training_anew(
     path.write_bytes(data)
     lines: list[str] = []
     run(recipe(), tmp_path, lines)
-    assert lines[0].startswith("the saved state is damaged, training begins anew: ")
+    assert lines[0].startswith("the saved state cannot be used, training begins anew: ")
     assert same_bits(weights(tmp_path), weights(uninterrupted))
 
 
@@ -229,7 +233,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
     def broken(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(outputs, targets) * float("nan")
 
-    with pytest.raises(UserError, match=r"training loss is nan after epoch 1: lower --train\.lr"):
+    with pytest.raises(UserError, match=r"training loss is nan at step 1 \(epoch 1\), rows .*\. Lower --train\.lr"):
         run(replace(recipe(), loss=broken), tmp_path)
 
 
@@ -252,7 +256,7 @@ class Scattered(ConvNorm):
 
 def test_an_operator_without_a_deterministic_algorithm_is_named_with_the_flag_that_does_without(tmp_path: Path) -> None:
     scattered = replace(recipe(epochs=1), model=Scattered)
-    assert scattered.train is not None
+    assert isinstance(scattered.train, TrainSpec)
     with pytest.raises(UserError, match=r"put_ has no deterministic algorithm here.* --train\.no-deterministic"):
         run(scattered, tmp_path / "strict")
     try:

@@ -1,0 +1,94 @@
+"""One step of training: a batch to gradients, and gradients to new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from export.device import Device
+from pipeline.data import Split
+from pipeline.training.batches.batch import Batch
+from pipeline.training.distributed import World
+from pipeline.training.evaluate import Caller
+from pipeline.training.precision import Precision
+from pipeline.training.resume import Training
+from pipeline.training.watch.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+    from pipeline.training.spec import TrainSpec
+
+
+class Step:
+    """How a recipe's batches change its module."""
+
+    def __init__(self, recipe: Recipe, spec: TrainSpec, training: Training, where: Device, world: World) -> None:
+        assert recipe.loss is not None
+        self._spec, self._training, self._loss, self._world = spec, training, recipe.loss, world
+        self._precision = Precision(spec, where)
+        training.scaler = self._precision.scaler
+        if spec.ema_decay is not None:
+            average = get_ema_multi_avg_fn(spec.ema_decay)
+            training.average = AveragedModel(training.module, multi_avg_fn=average)
+        if spec.compile:
+            training.module.compile()
+        self.call = Caller(recipe, training.module)
+        self._parameters = [each for group in training.optimizer.param_groups for each in group["params"]]
+
+    def gradients(self, batch: Batch, watch: Stopwatch) -> torch.Tensor:
+        """The batch forward and backward; its loss, a mean over its rows."""
+        self._training.optimizer.zero_grad()
+        total: torch.Tensor | None = None
+        for part, share in self._parts(batch):
+            with self._precision.computing():
+                loss = self._loss(self.call(part), part.targets).reshape(())
+            watch.lap("forward")
+            weighted = loss if share == 1 else loss * share
+            scaler = self._training.scaler
+            (weighted if scaler is None else scaler.scale(weighted)).backward()
+            watch.lap("backward")
+            total = weighted.detach() if total is None else total + weighted.detach()
+        assert total is not None
+        return total
+
+    def gradient_norm(self) -> torch.Tensor:
+        """The norm of all gradients together; what is beyond ``clip_norm`` is scaled down to it."""
+        if self._training.scaler is not None:
+            self._training.scaler.unscale_(self._training.optimizer)
+        gradients = [each.grad for each in self._parameters if each.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self._spec.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._parameters, self._spec.clip_norm, norm)
+        return norm
+
+    def update(self) -> None:
+        """New weights; with float16 only if every gradient is finite."""
+        optimizer, scaler = self._training.optimizer, self._training.scaler
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        if self._training.average is not None:
+            self._training.average.update_parameters(self._training.module)
+
+    def forward_again(self, batch: Batch) -> object:
+        """The batch through the module, for whoever looks what becomes of it."""
+        with self._precision.computing():
+            return self.call(batch.split)
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Split, float]]:
+        """What goes through the model at once, each with its share of the step's rows."""
+        whole = batch.share * self._world.size
+        rows_count = batch.split.rows_count
+        size = -(-rows_count // self._spec.accumulate)
+        if size == rows_count:
+            yield batch.split, whole
+            return
+        for start in range(0, rows_count, size):
+            part = batch.split.take(slice(start, start + size))
+            yield part, whole * part.rows_count / rows_count
