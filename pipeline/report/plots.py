@@ -65,9 +65,8 @@ def training_svg(figures: Sequence[Mapping[str, float | None]]) -> Markup | None
     y = alt.Y("loss:Q", title="loss", scale=alt.Scale(zero=False))
     colours = alt.Scale(domain=["train", "validation"], range=[_PLAIN, _GOOD])
     split = alt.Color("split:N", scale=colours, title=None)
-    return _svg(
-        alt.Chart(_values(points), width=_WIDTH, height=160).mark_line(point=True).encode(x=x, y=y, color=split)
-    )
+    chart = alt.Chart(_values(points), width=_WIDTH, height=160)
+    return _svg(chart.mark_line(point=True).encode(x=x, y=y, color=split))
 
 
 def _latency_panel(points: list[dict[str, Any]], batch_rows: int, verdict: Verdict) -> Any:

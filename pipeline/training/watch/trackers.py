@@ -62,9 +62,7 @@ class MLflow:
             from mlflow import MlflowClient
         except ModuleNotFoundError as error:
             raise UserError(f"--train.mlflow needs MLflow: {hints.install('mlflow')}") from error
-        os.environ.setdefault(
-            "MLFLOW_ALLOW_FILE_STORE", "true"
-        )  # MLflow would have a database, which is no small thing
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow would rather have a database
         files = (folder / "mlflow").resolve().as_uri()
         self._client: Any = MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", files))
         experiment = self._client.get_experiment_by_name("torchstone")

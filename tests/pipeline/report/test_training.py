@@ -14,7 +14,7 @@ def test_the_report_has_the_curves_of_its_training(built: Path) -> None:
 
 
 def test_each_split_is_a_curve_and_a_figure_that_is_not_known_is_left_out() -> None:
-    lines = [
+    lines: list[dict[str, float | None]] = [
         {"epoch": 1, "train_loss": 2.0, "validation_loss": None},
         {"epoch": 2, "train_loss": 1.0, "validation_loss": 1.5},
     ]

@@ -147,6 +147,10 @@ def test_a_tracker_that_is_not_installed_names_the_command(
 
 def test_a_compiled_module_trains_and_keeps_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", calls.append)
+
+    def compile_module(self: nn.Module) -> None:
+        calls.append(self)
+
+    monkeypatch.setattr(nn.Module, "compile", compile_module)
     run(recipe(compile=True), tmp_path)
     assert len(calls) == 1
