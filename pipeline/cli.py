@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from pipeline.shadow import claim_names
+from pipeline.process.shadow import claim_names
 
 try:  # before the first import of ours that a file of the user's could hide
     claim_names(

@@ -28,8 +28,8 @@ from export.explanations import in_users_words
 from export.record import sha256
 from export.worker import ProcessLimits
 from pipeline.process.guard import under_way
+from pipeline.process.shadow import PACKAGES, namesakes
 from pipeline.recipes import built_in
-from pipeline.shadow import PACKAGES, namesakes
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe

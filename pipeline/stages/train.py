@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +23,12 @@ from pipeline.run import Run
 from pipeline.stages.children import Failures, users_code
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.determinism import seed_everything
-from pipeline.training.resume import refuse_sparse, tensor_sha256
+from pipeline.training.distributed import ALONE, World
 from pipeline.training.source import TrainedModule
 from pipeline.training.spec import TrainSpec
 from pipeline.training.train import train as train_recipe
 from pipeline.training.watch.progress import Progress
+from pipeline.training.weights import refuse_sparse, tensor_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,11 @@ def check(run: Run) -> Failures:
     return failures
 
 
-def train(run: Run) -> Trained:
-    """The checkpoint: trained, or the model's own weights where the recipe has no training."""
+def train(run: Run, world: World = ALONE, begin: Callable[[Path, str], None] = lambda folder, key: None) -> Trained:
+    """The checkpoint: trained, or the model's own weights where the recipe has no training.
+
+    ``begin`` hears the folder and the key when there is something to train, for the other processes of ``world``.
+    """
     recipe = run.found.recipe
     source = TrainedModule(location=run.found.location, weights=str(run.files.weights)).source()
     key = run.key(
@@ -71,7 +76,8 @@ def train(run: Run) -> Trained:
                 advance=lambda done, _, note: advance(done, note),
             )
             with users_code(run, "training", limited=False):  # nobody knows how long it takes
-                train_recipe(recipe, device(run.device), folder, key, progress)
+                begin(folder, key)
+                train_recipe(recipe, device(run.device), folder, key, progress, world)
                 device(run.device).release()
 
     checkpoint, made = run.stage(

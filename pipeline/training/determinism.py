@@ -29,7 +29,7 @@ class RandomState:
     @classmethod
     def now(cls) -> RandomState:
         """As they are."""
-        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state())
+        return cls(random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state())
 
     @classmethod
     def of(cls, *numbers: int) -> RandomState:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from export.arguments import Arguments
-from pipeline.training.resume import tensor_sha256
+from export.record import key_of
+from pipeline.data import Split, as_split
+from pipeline.training.batches.numbered import Seeded
+from pipeline.training.weights import tensor_sha256
 
 if TYPE_CHECKING:
     from export.device import Device
-    from pipeline.data import Data, Split
+    from pipeline.data import Data
     from pipeline.recipe import Recipe
 
 _ROWS_AT_ONCE = 4096
+_DIGESTED_ROWS = 4096
 
 
 def final_metrics(recipe: Recipe, data: Data | None, module: nn.Module, where: Device) -> dict[str, float]:
@@ -33,13 +39,32 @@ def final_metrics(recipe: Recipe, data: Data | None, module: nn.Module, where: D
     return results
 
 
-def data_sha256(data: Data | None) -> dict[str, str]:
-    """The digest of every tensor of a data set, by split and name."""
-    return {
+def data_sha256(data: Data | None, names: Sequence[str]) -> dict[str, str]:
+    """The digest of every tensor of the data, by split and name; and of training rows that are read by number."""
+    if data is None:
+        return {}
+    of_tensors = {
         f"{split_name}.{name}": tensor_sha256(tensor)
-        for split_name, split in (data.splits if data else {}).items()
+        for split_name, split in data.splits.items()
         for name, tensor in {**split.inputs, "targets": split.targets}.items()
     }
+    rows = data.train
+    if isinstance(rows, Split | DataLoader | IterableDataset):
+        return of_tensors
+    return of_tensors | {"train.rows": _rows_sha256(rows, names)}
+
+
+def _rows_sha256(rows: Dataset[Any], names: Sequence[str]) -> str:
+    """A digest of rows that does not depend on their order: of all, or of so many at even distances."""
+    count = len(rows)  # type: ignore[arg-type]
+    numbers = sorted({count * place // _DIGESTED_ROWS for place in range(_DIGESTED_ROWS)}) if count else []
+    digests = []
+    for row in Seeded(rows, 0).__getitems__([(0, number) for number in numbers]):
+        split = as_split(default_collate([row]), names)
+        digests.append(
+            key_of(**{name: tensor_sha256(each) for name, each in {**split.inputs, "": split.targets}.items()})
+        )
+    return key_of(rows_count=count, rows=sorted(digests))
 
 
 def predict(recipe: Recipe, module: nn.Module, split: Split) -> Any:

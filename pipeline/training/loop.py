@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,19 +23,25 @@ from pipeline.data import Split
 from pipeline.process.interrupt import deferred_interrupt
 from pipeline.training.batches.batch import Batch, Reading
 from pipeline.training.batches.kinds import batches
+from pipeline.training.determinism import RandomState, seed_generators
 from pipeline.training.distributed import ALONE, World
 from pipeline.training.evaluate import predict
 from pipeline.training.optimizer import lr_ratio, make_optimizer
-from pipeline.training.resume import Counters, Training, forget_state, load_state, save_state, save_tensors
+from pipeline.training.resume import Counters, State, Training, forget_state, load_state, save_state
 from pipeline.training.step import Step
 from pipeline.training.watch.faults import Place, named_faults, nonfinite
 from pipeline.training.watch.progress import Progress
-from pipeline.training.watch.watcher import Watcher
+from pipeline.training.watch.watcher import Watcher, unwatched
+from pipeline.training.weights import save_tensors
 
 if TYPE_CHECKING:
     from pipeline.data import Data
     from pipeline.recipe import Recipe
     from pipeline.training.spec import TrainSpec
+
+
+_ASK_EVERY_STEPS = 16
+"""How often several processes agree on whether it is time to save."""
 
 
 class Loop:
@@ -45,11 +52,13 @@ class Loop:
     ) -> None:
         assert recipe.loss is not None
         self._recipe, self._spec, self._loss, self._device, self._world = recipe, spec, recipe.loss, where, world
-        self._reading = Reading(inputs=recipe.signature.inputs, spec=spec, seed=recipe.seed, where=where, world=world)
-        self._batches = batches(data.train, self._reading)
+        reading = Reading(inputs=recipe.signature.inputs, spec=spec, seed=recipe.seed, where=where, world=world)
+        self._batches = batches(data.train, reading)
         self._validation = data.validation.on(where) if isinstance(data.validation, Split) else None
         optimizer = recipe.optimizer(module) if recipe.optimizer else make_optimizer(spec, module)
         self._training = Training(module=module, optimizer=optimizer)
+        if world.rank:
+            seed_generators(recipe.seed, world.rank)  # each draws its own dropout
         self._step = Step(recipe, spec, self._training, where, world)
         self._base_lrs = [group["lr"] for group in optimizer.param_groups]
         self._moves_lr = spec.schedule != "constant" or spec.warmup_steps > 0
@@ -73,7 +82,8 @@ class Loop:
                 self._one_epoch()
             self._watcher.note_speed(self._now.step)
             self._save()  # from here on a kill loses nothing
-            save_tensors(folder / WEIGHTS, self._training.best or self._evaluated.state_dict())
+            if self._world.writes:
+                save_tensors(folder / WEIGHTS, self._training.best or self._evaluated.state_dict())
         return self._now.train_loss, self._now.kept_epoch
 
     @property
@@ -87,30 +97,32 @@ class Loop:
         return self._training.module if average is None else average.module
 
     def _resumed(self) -> Watcher:
-        """Go on from a saved state, if one lies there; one that cannot be used is worth no more than none."""
-        try:
-            state = load_state(self._folder, self._key)
-            watcher = Watcher(self._spec, self._device, self._folder, self._progress, state)
-        except RecordError as error:
-            self._progress.say(f"the saved state cannot be used, training begins anew: {error}")
-            forget_state(self._folder)
-            return Watcher(self._spec, self._device, self._folder, self._progress, None)
-        if state is not None:
-            state.restore(self._device, self._training)
+        """Go on from a saved state, if the first process can use one."""
+        watcher, state = self._first_look() if self._world.writes else (unwatched(self._spec, self._device), None)
+        if self._world.first(state is not None) and (state := state or load_state(self._folder, self._key)):
+            if remark := state.restore(self._device, self._training, self._world):
+                self._progress.say(remark)
             within = f", at step {self._now.epoch_step} of the next" if self._now.epoch_step else ""
             self._progress.say(f"resumed after epoch {self._now.epoch} of {self._spec.epochs}{within}")
         return watcher
 
+    def _first_look(self) -> tuple[Watcher, State | None]:
+        """The saved state and the figures up to it; one that cannot be used is worth no more than none."""
+        watched = partial(Watcher, self._spec, self._device, self._folder, self._progress)
+        try:
+            state = load_state(self._folder, self._key)
+            return watched(state), state
+        except RecordError as error:
+            self._progress.say(f"the saved state cannot be used, training begins anew: {error}")
+            forget_state(self._folder)
+            return watched(None), None
+
     def _is_over(self) -> bool:
         """Whether nothing was gained for too long."""
-        patience = self._spec.patience_epochs
-        if patience is None or self._now.stale_epochs < patience:
-            return False
-        self._progress.say(
-            f"stopped after epoch {self._now.epoch}: the loss has not fallen since epoch "
-            f"{self._now.epoch - self._now.stale_epochs}"
-        )
-        return True
+        epoch, stale, patience = self._now.epoch, self._now.stale_epochs, self._spec.patience_epochs
+        if is_over := patience is not None and stale >= patience:
+            self._progress.say(f"stopped after epoch {epoch}: the loss has not fallen since epoch {epoch - stale}")
+        return is_over
 
     def _one_epoch(self) -> None:
         self._training.module.train()
@@ -123,7 +135,7 @@ class Loop:
             self._save_if_due()
             with named_faults(self._place(batch, self._now.step + 1)):
                 self._one_step(batch)
-            self._watcher.step(self._epochs(), self._loss_now)
+            self._watcher.step(self._now, self._batches.steps_count, self._loss_now)
         self._end_epoch()
 
     def _one_step(self, batch: Batch) -> None:
@@ -161,18 +173,14 @@ class Loop:
         self._unread.clear()
 
     def _place(self, batch: Batch | None, step: int) -> Place:
-        epoch = self._now.epoch + 1
-        return Place(epoch=epoch, step=step, batch=batch, spec=self._spec, saved_step=self._saved_step)
-
-    def _epochs(self) -> float | None:
-        """Epochs done, parts of one too; None where nobody knows how many steps one has."""
-        steps_count = self._batches.steps_count
-        return None if steps_count is None else self._now.epoch + self._now.epoch_step / steps_count
+        now, spec = self._now, self._spec
+        return Place(now.epoch + 1, step, batch, spec=spec, saved_step=self._saved_step, world=self._world)
 
     def _set_lr(self) -> None:
         ratio = 1.0
         if self._moves_lr:
-            steps_count = None if self._batches.steps_count is None else self._batches.steps_count * self._spec.epochs
+            of_epoch = self._batches.steps_count
+            steps_count = None if of_epoch is None else of_epoch * self._spec.epochs
             ratio = lr_ratio(self._spec, self._now.step, self._now.epoch, steps_count)
             for group, base in zip(self._training.optimizer.param_groups, self._base_lrs, strict=True):
                 group["lr"] = base * ratio
@@ -187,7 +195,8 @@ class Loop:
         now.epoch, now.epoch_step, now.epoch_loss, now.epoch_rows = now.epoch + 1, 0, 0.0, 0
         line = {"epoch": now.epoch, "train_loss": now.train_loss, "lr": self._lr, "gradient_norm": self._norm_now}
         line |= {"skipped_steps": now.skipped_steps} if self._training.scaler else {}
-        line |= self._validated()
+        self._world.share_buffers(self._evaluated)
+        line = self._world.first(line | self._validated())
         self._watcher.note(now.step, line)
         watched = line.get("validation_loss", now.train_loss)
         is_best = now.best_loss is None or watched < now.best_loss
@@ -218,15 +227,22 @@ class Loop:
         spec = self._spec
         steps_count, seconds = self._now.step - self._saved_step, time.monotonic() - self._saved_s
         by_steps = spec.save_every_steps is not None and steps_count >= spec.save_every_steps
-        if self._interrupted() or by_steps or seconds >= spec.save_every_s:
+        interrupted, by_time = self._interrupted(), seconds >= spec.save_every_s
+        if self._world.size > 1:  # clocks and signals differ, and to ask costs time
+            asks = self._now.epoch_step % _ASK_EVERY_STEPS == 0
+            interrupted, by_time = self._world.first((interrupted, by_time)) if asks else (False, False)
+        if interrupted or by_steps or by_time:
             self._save()
-        if self._interrupted():
+        if interrupted:
             raise KeyboardInterrupt
 
     def _save(self) -> None:
         """What the next step depends on; nothing that is not finite is ever saved, since it was read before."""
         if self._now.step > self._saved_step:
             self._read()
-            save_state(self._folder, self._device, self._key, self._training, self._watcher.position())
+            generators = self._world.all((RandomState.now(), self._device.random_state()))
+            if self._world.writes:
+                position = self._watcher.position()
+                save_state(self._folder, self._key, self._training, position, generators)
             self._saved_step = self._now.step
         self._saved_s = time.monotonic()

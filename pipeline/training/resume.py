@@ -9,23 +9,24 @@ the learning rate are functions of the step, and need no place here.
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from export.device import Device
-from export.errors import RecordError, UserError
+from export.errors import RecordError
 from export.files import FileDigest, write_atomically
 from export.record import Record, key_of, read, sha256, write
-from pipeline.training.weights import take_up
+from pipeline.training.determinism import RandomState
+from pipeline.training.distributed import World
+from pipeline.training.weights import packed, take_up
 
 _TENSORS, _RECORD = "state.safetensors", "state.json"
 
@@ -81,8 +82,17 @@ class SavedState(Record):
     files: tuple[FileDigest, ...]
 
 
-def save_state(folder: Path, where: Device, key: str, training: Training, position: Mapping[str, Any]) -> None:
-    """Save everything, then remove the save before it; ``position``: how far ``metrics.jsonl`` is written."""
+def save_state(
+    folder: Path,
+    key: str,
+    training: Training,
+    position: Mapping[str, Any],
+    generators: Sequence[tuple[RandomState, torch.Tensor | None]],
+) -> None:
+    """Save everything, then remove the save before it.
+
+    ``position``: how far ``metrics.jsonl`` is written; ``generators``: of each process, the host's and its device's.
+    """
     state = training.optimizer.state_dict()
     tensors = {f"model.{name}": tensor for name, tensor in training.module.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in training.best.items()}
@@ -95,9 +105,10 @@ def save_state(folder: Path, where: Device, key: str, training: Training, positi
                 tensors[f"optimizer.{index}.{name}"] = value
             else:
                 scalars[f"{index}.{name}"] = value
-    tensors["rng.torch"] = torch.get_rng_state()
-    if (state_of_device := where.random_state()) is not None:
-        tensors["rng.device"] = state_of_device
+    for rank, (of_host, of_device) in enumerate(generators):
+        tensors |= {f"rng.torch.{rank}": of_host.torch} | (
+            {} if of_device is None else {f"rng.device.{rank}": of_device}
+        )
     name = f"{training.counters.step}-{_TENSORS}"
     values = {
         **vars(training.counters),
@@ -105,11 +116,11 @@ def save_state(folder: Path, where: Device, key: str, training: Training, positi
         "scalars": scalars,
         "groups": state["param_groups"],
         "scaler": training.scaler.state_dict() if training.scaler else {},
-        "random": random.getstate(),
-        "numpy": np.random.get_state(legacy=False),
+        "random": [of_host.python for of_host, _ in generators],
+        "numpy": [of_host.numpy for of_host, _ in generators],
     }
     fields = json.loads(json.dumps(values, default=_plain))
-    data = _packed(tensors)
+    data = packed(tensors)
     write_atomically(folder / name, data)
     file = FileDigest(path=name, size_bytes=len(data), sha256=sha256(data))
     write(folder / _RECORD, SavedState(key=key, fields=fields, fields_sha256=key_of(fields=fields), files=(file,)))
@@ -135,8 +146,8 @@ class State:
         """Steps done."""
         return int(self.fields["step"])
 
-    def restore(self, where: Device, training: Training) -> None:
-        """Take it up."""
+    def restore(self, where: Device, training: Training, world: World) -> str | None:
+        """Take it up; what is no longer exact, where it was saved by another number of processes."""
         tensors = {name: tensor.to(where.torch_name) for name, tensor in self.tensors.items()}
         take_up(training.module, _under("model.", tensors))
         if training.average is not None:
@@ -144,9 +155,17 @@ class State:
         if training.scaler is not None:
             training.scaler.load_state_dict(self.fields["scaler"])
         _restore_optimizer(training.optimizer, self.fields, _under("optimizer.", tensors))
-        _restore_generators(where, self.fields, tensors)
+        saved_by = len(self.fields["random"])
+        if world.rank < saved_by:
+            _restore_generators(where, self.fields, tensors, world.rank)
         training.counters = Counters(**{name: self.fields[name] for name in vars(Counters())})
         training.best = _under("best.", tensors)
+        if saved_by == world.size:
+            return None
+        return (
+            f"the state was saved by {saved_by} process{'es' * (saved_by > 1)}, {world.size} go on: a step has the "
+            "same rows, but sums are rounded in another order, and what the model draws is drawn otherwise"
+        )
 
 
 def load_state(folder: Path, key: str) -> State | None:
@@ -176,15 +195,13 @@ def _restore_optimizer(
     optimizer.load_state_dict({"state": slots, "param_groups": fields["groups"]})
 
 
-def _restore_generators(where: Device, fields: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(tensors["rng.torch"].cpu())
-    if "rng.device" in tensors:
-        where.restore_random_state(tensors["rng.device"])
-    version, internal, gauss = fields["random"]
-    random.setstate((version, tuple(internal), gauss))
-    numpy_state = fields["numpy"]
+def _restore_generators(where: Device, fields: dict[str, Any], tensors: dict[str, torch.Tensor], rank: int) -> None:
+    version, internal, gauss = fields["random"][rank]
+    numpy_state = fields["numpy"][rank]
     numpy_state["state"]["key"] = np.asarray(numpy_state["state"]["key"], dtype=np.uint32)
-    np.random.set_state(numpy_state)
+    RandomState((version, tuple(internal), gauss), numpy_state, tensors[f"rng.torch.{rank}"].cpu()).restore()
+    if (of_device := tensors.get(f"rng.device.{rank}")) is not None:
+        where.restore_random_state(of_device)
 
 
 def _verified(folder: Path, saved: SavedState) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -203,39 +220,6 @@ def forget_state(folder: Path) -> None:
     """Remove what the training no longer needs once its checkpoint is written, or cannot use."""
     for leftover in [folder / _RECORD, *folder.glob(f"*-{_TENSORS}")]:
         leftover.unlink(missing_ok=True)
-
-
-def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Safetensors, atomically."""
-    write_atomically(path, _packed(tensors))
-
-
-def _packed(tensors: dict[str, torch.Tensor]) -> bytes:
-    """As safetensors; shared and strided tensors are stored as the values they show.
-
-    Raises:
-        UserError: a sparse one.
-    """
-    refuse_sparse(tensors)
-    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
-
-
-def refuse_sparse(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Weights and buffers are kept as values in a row.
-
-    Raises:
-        UserError: one is sparse, with its name.
-    """
-    if sparse := next((name for name, tensor in tensors.items() if tensor.layout != torch.strided), None):
-        raise UserError(
-            f"the model's tensor {sparse!r} is sparse ({tensors[sparse].layout}), which neither checkpoints nor "
-            "exporters keep: register it as indices and values, or dense, and multiply by that"
-        )
-
-
-def tensor_sha256(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's dtype, shape and values, hex."""
-    return sha256(_packed({"tensor": tensor}))
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

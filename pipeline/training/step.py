@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,21 +38,23 @@ class Step:
             training.average = AveragedModel(training.module, multi_avg_fn=average)
         if spec.compile:
             training.module.compile()
-        self.call = Caller(recipe, training.module)
+        self._around = world.around(training.module)
+        self.call = Caller(recipe, training.module, self._around)
         self._parameters = [each for group in training.optimizer.param_groups for each in group["params"]]
 
     def gradients(self, batch: Batch, watch: Stopwatch) -> torch.Tensor:
         """The batch forward and backward; its loss, a mean over its rows."""
         self._training.optimizer.zero_grad()
         total: torch.Tensor | None = None
-        for part, share in self._parts(batch):
-            with self._precision.computing():
-                loss = self._loss(self.call(part), part.targets).reshape(())
-            watch.lap("forward")
-            weighted = loss if share == 1 else loss * share
-            scaler = self._training.scaler
-            (weighted if scaler is None else scaler.scale(weighted)).backward()
-            watch.lap("backward")
+        for part, share, is_last in self._parts(batch):
+            with contextlib.nullcontext() if is_last else self._apart():
+                with self._precision.computing():
+                    loss = self._loss(self.call(part), part.targets).reshape(())
+                watch.lap("forward")
+                weighted = loss if share == 1 else loss * share
+                scaler = self._training.scaler
+                (weighted if scaler is None else scaler.scale(weighted)).backward()
+                watch.lap("backward")
             total = weighted.detach() if total is None else total + weighted.detach()
         assert total is not None
         return total
@@ -81,14 +85,19 @@ class Step:
         with self._precision.computing():
             return self.call(batch.split)
 
-    def _parts(self, batch: Batch) -> Iterator[tuple[Split, float]]:
-        """What goes through the model at once, each with its share of the step's rows."""
+    def _apart(self) -> AbstractContextManager[None]:
+        """Processes add up their gradients after the last part alone."""
+        around = self._around
+        return around.no_sync() if isinstance(around, nn.parallel.DistributedDataParallel) else contextlib.nullcontext()
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Split, float, bool]]:
+        """What goes through the model at once, its share of the step's rows, and whether it is the last."""
         whole = batch.share * self._world.size
         rows_count = batch.split.rows_count
         size = -(-rows_count // self._spec.accumulate)
         if size == rows_count:
-            yield batch.split, whole
+            yield batch.split, whole, True
             return
         for start in range(0, rows_count, size):
             part = batch.split.take(slice(start, start + size))
-            yield part, whole * part.rows_count / rows_count
+            yield part, whole * part.rows_count / rows_count, start + size >= rows_count

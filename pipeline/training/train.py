@@ -8,27 +8,35 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from bench.run_folder import CHECKPOINT_RECORD, METRICS, WEIGHTS
 from export.device import Device
+from export.environment import environment
+from export.errors import UserError
 from export.files import digest_files, write_atomically
-from export.record import observed, write
+from export.record import observed, to_json, write
+from export.version import VERSION
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.determinism import seed_everything, without_determinism_is_said
+from pipeline.training.distributed import ALONE, World
 from pipeline.training.evaluate import data_sha256, final_metrics
 from pipeline.training.loop import Loop
 from pipeline.training.own import train_by
 from pipeline.training.precision import products
-from pipeline.training.resume import forget_state, save_tensors
+from pipeline.training.resume import forget_state
 from pipeline.training.spec import TrainSpec
 from pipeline.training.watch.progress import Progress
-from pipeline.training.weights import take_up
+from pipeline.training.weights import save_tensors, take_up
 
 if TYPE_CHECKING:
+    from pipeline.data import Data
     from pipeline.recipe import Recipe
 
 
-def train(recipe: Recipe, where: Device, folder: Path, key: str, progress: Progress) -> Checkpoint:
+def train(
+    recipe: Recipe, where: Device, folder: Path, key: str, progress: Progress, world: World = ALONE
+) -> Checkpoint:
     """Train into ``folder``, going on from a state that lies there; the caller publishes the folder when it is whole.
 
     Raises:
@@ -38,17 +46,15 @@ def train(recipe: Recipe, where: Device, folder: Path, key: str, progress: Progr
     """
     started = time.monotonic()
     spec = recipe.train if isinstance(recipe.train, TrainSpec) else None
-    seed_everything(recipe.seed, where, deterministic=spec is not None and spec.deterministic)
-    data = recipe.data() if recipe.data else None
-    evaluated = None if data is None else data.evaluated_in_memory(recipe.signature.input_names)
-    torch.manual_seed(recipe.seed)
-    module = recipe.model().to(where.torch_name)
+    data, evaluated, module = _begun(recipe, where)
     last_loss, kept_epoch = None, 0
     if spec is not None and evaluated is not None:
         with without_determinism_is_said(), products(spec, where):
-            last_loss, kept_epoch = Loop(recipe, spec, evaluated, module, where).run(folder, key, progress)
+            last_loss, kept_epoch = Loop(recipe, spec, evaluated, module, where, world).run(folder, key, progress)
         take_up(module, load_file(folder / WEIGHTS))
     elif callable(recipe.train) and data is not None:
+        if world.size > 1:
+            raise UserError("torchrun shares the work of our loop: a loop of your own must start its own processes")
         module = train_by(recipe.train, module, data, where, folder, progress)
         save_tensors(folder / WEIGHTS, module.state_dict())
     else:
@@ -64,15 +70,45 @@ def train(recipe: Recipe, where: Device, folder: Path, key: str, progress: Progr
         key=key,
         recipe=recipe.name,
         files=digest_files(folder, [folder / WEIGHTS, folder / METRICS]),
-        data_sha256=data_sha256(evaluated),
+        data_sha256=data_sha256(evaluated, recipe.signature.input_names),
         epochs_count=spec.epochs if spec else 0,
         kept_epoch=kept_epoch,
         metrics=metrics,
+        seed=recipe.seed,
+        precision=spec.precision if spec else None,
+        world_size=world.size,
+        version=VERSION,
+        environment=to_json(environment()),
         observed=observed(time.monotonic() - started),
     )
     write(folder / CHECKPOINT_RECORD, checkpoint)
     forget_state(folder)
     return checkpoint
+
+
+def follow(recipe: Recipe, where: Device, folder: Path, key: str, world: World) -> None:
+    """Train beside the first process, which alone writes.
+
+    Raises:
+        UserError: as ``train``.
+    """
+    _, data, module = _begun(recipe, where)
+    assert data is not None
+    assert isinstance(recipe.train, TrainSpec)
+    silent = Progress(say=lambda text: None, advance=lambda done, total, note: None)
+    with without_determinism_is_said(), products(recipe.train, where):
+        Loop(recipe, recipe.train, data, module, where, world).run(folder, key, silent)
+
+
+def _begun(recipe: Recipe, where: Device) -> tuple[Data | None, Data | None, nn.Module]:
+    """What a training begins with: the recipe's data, as given and with what is evaluated in memory; a fresh module."""
+    seed_everything(
+        recipe.seed, where, deterministic=isinstance(recipe.train, TrainSpec) and recipe.train.deterministic
+    )
+    data = recipe.data() if recipe.data else None
+    evaluated = None if data is None else data.evaluated_in_memory(recipe.signature.input_names)
+    torch.manual_seed(recipe.seed)
+    return data, evaluated, recipe.model().to(where.torch_name)
 
 
 def _say_results(metrics: dict[str, float], progress: Progress) -> None:

@@ -15,7 +15,7 @@ from export.device import HOST
 from export.errors import UserError
 from export.explanations import in_users_words
 from pipeline.find import RecipeLocation, load_module
-from pipeline.shadow import PACKAGES, namesakes
+from pipeline.process.shadow import PACKAGES, namesakes
 from pipeline.training.determinism import seed_everything
 from pipeline.training.weights import take_up
 

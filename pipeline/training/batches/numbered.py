@@ -29,7 +29,7 @@ class Numbered:
         self.steps_count = reading.steps_count(-(-self._rows_count // size))
         workers_count = reading.spec.workers_count
         self._loader: DataLoader[Any] = DataLoader(
-            _Seeded(rows, reading.seed),
+            Seeded(rows, reading.seed),
             batch_sampler=self._order,
             num_workers=workers_count,
             persistent_workers=workers_count > 0,
@@ -80,13 +80,14 @@ class _Order(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, row) for row in self.own_rows(number).tolist()]
 
 
-class _Seeded(Dataset[Any]):
+class Seeded(Dataset[Any]):
     """The rows of a data set, each read with generators that were set for it."""
 
     def __init__(self, rows: Dataset[Any], seed: int) -> None:
         self._rows, self._seed = rows, seed
 
     def __getitems__(self, places: list[tuple[int, int]]) -> list[Any]:
+        """Rows by epoch and number."""
         before = RandomState.now()
         try:
             return [self._row(epoch, number) for epoch, number in places]

@@ -6,21 +6,24 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from export.errors import UserError
 from pipeline.training.batches.batch import Batch
+from pipeline.training.distributed import World
 from pipeline.training.spec import TrainSpec
 from pipeline.training.watch.health import nonfinite_forward, nonfinite_gradient, rows_named
 
 _OUT_OF_RANGE = re.compile(r"[Tt]arget (-?\d+) is out of bounds|index (-?\d+) is out of bounds|index out of range")
+_CONNECTION = re.compile(r"gloo|nccl|connection (was )?(closed|reset)|timed out", re.IGNORECASE)
 _NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Place:
     """Where a training is."""
 
@@ -29,9 +32,11 @@ class Place:
     step: int
     batch: Batch | None
     """The step's rows; None where they are gone."""
+    _: KW_ONLY
     spec: TrainSpec
     saved_step: int
     """The step after which the last state was saved; 0 if there is none."""
+    world: World
 
     def __str__(self) -> str:
         return f"step {self.step} (epoch {self.epoch})"
@@ -60,16 +65,22 @@ def nonfinite(
 
 @contextlib.contextmanager
 def named_faults(place: Place) -> Iterator[None]:
-    """Around a step: too little memory, and labels that the loss does not have, with the rows and what to try.
+    """Around a step: too little memory, labels that the loss does not have, other processes that are gone.
 
     Raises:
-        UserError: for either.
+        UserError: for each, with the rows or the rank, and what to try.
     """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _out_of_memory(place, error) from error
     except (RuntimeError, IndexError) as error:
+        if isinstance(error, dist.DistError) or (place.world.size > 1 and _CONNECTION.search(str(error))):
+            rank, size = place.world.rank, place.world.size
+            cause = str(error).partition(chr(10))[0]
+            raise UserError(
+                f"rank {rank} of {size} lost the others at {place}: one ended, or hangs. ({cause})"
+            ) from error
         if "DataLoader worker" in str(error):  # raised by a signal, wherever the process is
             raise UserError(f"a process that reads the data ended: {str(error).partition(chr(10))[0]}") from error
         if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from export.device import Device
-from pipeline.training.resume import State
+from pipeline.training.resume import Counters, State
 from pipeline.training.spec import TrainSpec
 from pipeline.training.watch.journal import Journal
 from pipeline.training.watch.progress import Progress
@@ -59,11 +61,11 @@ class Watcher:
             tracker.note(step, figures)
         self._speed_s = time.monotonic()
 
-    def step(self, epochs: float | None, loss: float) -> None:
-        """A step is done, and so many epochs, where that is known."""
+    def step(self, now: Counters, steps_count: int | None, loss: float) -> None:
+        """A step is done; ``steps_count``: of an epoch, where that is known."""
         self._tracing.step()
-        if epochs is not None and time.monotonic() - self._shown_s >= _SHOW_S:
-            self.show(epochs, loss)
+        if steps_count is not None and time.monotonic() - self._shown_s >= _SHOW_S:
+            self.show(now.epoch + now.epoch_step / steps_count, loss)
 
     def show(self, epochs: float, loss: float) -> None:
         """Move the bar."""
@@ -78,3 +80,11 @@ class Watcher:
             stack.callback(self._tracing.close)
             for tracker in self._trackers:
                 stack.callback(tracker.close)
+
+
+def unwatched(spec: TrainSpec, where: Device) -> Watcher:
+    """For a process whose figures are those of another: nothing that it writes stays."""
+    progress = Progress(say=lambda text: None, advance=lambda done, total, note: None)
+    spec = replace(spec, tensorboard=False, mlflow=False, profile=False)
+    with tempfile.TemporaryDirectory() as folder:  # the open files outlive their names
+        return Watcher(spec, where, Path(folder), progress, None)

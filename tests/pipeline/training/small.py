@@ -141,10 +141,15 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 def begin(wanted: Callable[..., Recipe], arguments: tuple[Any, ...], folder: Path) -> BaseProcess:
     """A process of its own, leading a group, that trains into ``folder`` and writes what it says beside it."""
+    return begun(_train, (wanted, arguments, folder), folder)
+
+
+def begun(work: Callable[..., None], arguments: tuple[Any, ...], folder: Path) -> BaseProcess:
+    """A process of its own, leading a group."""
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "torch._dynamo"])  # all that takes a second to import, once
-    process = context.Process(target=_train, args=(wanted, arguments, folder))
+    process = context.Process(target=_alone, args=(work, arguments))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         process.start()
@@ -169,8 +174,12 @@ def wait_for_lines(process: BaseProcess, folder: Path, lines_count: int) -> None
         time.sleep(0.001)
 
 
-def _train(wanted: Callable[..., Recipe], arguments: tuple[Any, ...], folder: Path) -> None:
+def _alone(work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     os.setsid()
+    work(*arguments)
+
+
+def _train(wanted: Callable[..., Recipe], arguments: tuple[Any, ...], folder: Path) -> None:
     torch.set_num_threads(1)
     with folder.with_suffix(".log").open("a", buffering=1) as log:
         said = Progress(say=lambda text: print(text, file=log), advance=lambda done, total, note: None)

@@ -21,10 +21,9 @@ from export.files import verify_files
 from pipeline.recipe import Data, Recipe, Split, TrainSpec
 from pipeline.recipes import seed as seed_recipe
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.resume import save_tensors
 from pipeline.training.train import train
 from pipeline.training.watch.progress import Progress
-from pipeline.training.weights import take_up
+from pipeline.training.weights import save_tensors, take_up
 from tests.conftest import environ, within_cpu_s
 from tests.models import SIGNATURES, ConvNorm
 
@@ -310,7 +309,7 @@ def _wait_for_epoch(path: Path, epoch: int) -> None:
 
 
 def test_a_sparse_buffer_is_refused_by_its_name() -> None:
-    from pipeline.training.resume import refuse_sparse
+    from pipeline.training.weights import refuse_sparse
 
     refuse_sparse({"dense": torch.ones(2)})
     with pytest.raises(UserError, match="'adjacency' is sparse"):

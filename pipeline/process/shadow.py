@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("export", "bench", "pipeline")
 
 
