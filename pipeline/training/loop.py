@@ -77,11 +77,12 @@ class Loop:
         self._watcher = self._resumed()
         self._watch = self._watcher.stopwatch
         self._saved_step, self._saved_s = self._now.step, time.monotonic()
+        self._training.module.train()
         with contextlib.closing(self._watcher), deferred_interrupt() as self._interrupted:
             while self._now.epoch < self._spec.epochs and not self._is_over():
                 self._one_epoch()
             self._watcher.note_speed(self._now.step)
-            self._save()  # from here on a kill loses nothing
+            self._save_if_due()  # what a kill from here on may cost is no more than before
             if self._world.writes:
                 save_tensors(folder / WEIGHTS, self._training.best or self._evaluated.state_dict())
         return self._now.train_loss, self._now.kept_epoch
@@ -125,7 +126,6 @@ class Loop:
         return is_over
 
     def _one_epoch(self) -> None:
-        self._training.module.train()
         read = self._batches.epoch(self._now.epoch, self._now.epoch_step)
         while self._now.epoch_step != self._spec.steps_per_epoch:
             self._watch.begin_step()

@@ -44,11 +44,11 @@ class Stopwatch:
 
     def count(self, rows_count: int) -> None:
         """A step took so many rows."""
-        self._rows_count += rows_count
+        self.rows_count += rows_count
 
     def rows_per_s(self) -> float:
         """Since it was last read."""
-        return self._rows_count / max(time.monotonic() - self._begun_s, 1e-9)
+        return self.rows_count / max(time.monotonic() - self._begun_s, 1e-9)
 
     def read(self) -> dict[str, float]:
         """Seconds, rows a second, each part's share of the timed steps, memory (a device's at most); and begin anew."""
@@ -67,5 +67,5 @@ class Stopwatch:
 
     def _start_anew(self) -> None:
         self._parts_s: dict[str, float] = defaultdict(float)
-        self._rows_count, self._timed = 0, False
+        self.rows_count, self._timed = 0, False
         self._begun_s = self._lap_s = time.monotonic()

@@ -54,7 +54,9 @@ class Watcher:
             self.note_speed(step)
 
     def note_speed(self, step: int) -> None:
-        """How fast it went since the last line."""
+        """How fast it went since the last line, if it went at all."""
+        if not self.stopwatch.rows_count:
+            return
         figures = self.stopwatch.read()
         self._journal.note_speed({"step": step, **figures})
         for tracker in self._trackers:

@@ -1,0 +1,97 @@
+"""The training loop against the plain loop of the seed document, and of small batches, in processor time.
+
+    python -m tests.measure.training.plain [--rounds N]
+
+Both take turns; the ratio is the median over rounds of a round's own ratio. Nothing is printed in either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from export.device import HOST
+from pipeline.data import Data, Split
+from pipeline.recipe import Recipe, TrainSpec
+from pipeline.recipes import seed
+from pipeline.training.loop import Loop
+from pipeline.training.watch.progress import Progress
+
+_SILENT = Progress(say=lambda text: None, advance=lambda done, total, note: None)
+
+
+def ours(recipe: Recipe, data: Data) -> float:
+    """Processor seconds of one training by the loop, files and all."""
+    assert isinstance(recipe.train, TrainSpec)
+    torch.manual_seed(recipe.seed)
+    loop = Loop(recipe, recipe.train, data, recipe.model(), HOST)
+    with tempfile.TemporaryDirectory() as folder:
+        begun_s = time.process_time()
+        loop.run(Path(folder), "key", _SILENT)
+        return time.process_time() - begun_s
+
+
+def plain(recipe: Recipe, data: Data) -> float:
+    """The same by a loop as anybody would write it, which reads the loss of every step."""
+    spec, rows = recipe.train, data.train
+    assert isinstance(spec, TrainSpec)
+    assert isinstance(rows, Split)
+    assert recipe.loss is not None
+    torch.manual_seed(recipe.seed)
+    module: nn.Module = recipe.model()
+    optimizer = torch.optim.SGD(module.parameters(), lr=spec.lr)
+    (inputs,) = rows.inputs.values()
+    begun_s = time.process_time()
+    for _ in range(spec.epochs):
+        size = spec.batch_rows or rows.rows_count
+        order = torch.randperm(rows.rows_count) if spec.batch_rows else None
+        for start in range(0, rows.rows_count, size):
+            taken = slice(None) if order is None else order[start : start + size]
+            loss = recipe.loss(module(inputs[taken]), rows.targets[taken])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item()
+    return time.process_time() - begun_s
+
+
+def ratios(recipe: Recipe, rounds_count: int) -> list[float]:
+    """The loop's time in parts of the plain one's, by round."""
+    assert recipe.data is not None
+    data = recipe.data()
+    turns: list[Callable[[Recipe, Data], float]] = [ours, plain]
+    for turn in turns:
+        turn(recipe, data)
+    return [ours(recipe, data) / plain(recipe, data) for _ in range(rounds_count)]
+
+
+def main() -> int:
+    """Print a ratio for each kind of training."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    rounds_count = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    recipe = seed.recipe()
+    assert isinstance(recipe.train, TrainSpec)
+    for name, settings in {
+        "the seed document: 50 epochs of all rows": {},
+        "500 epochs of all rows": {"epochs": 500},
+        "50 epochs of 16 rows a step": {"batch_rows": 16},
+    }.items():
+        spec = replace(recipe.train, **settings)  # type: ignore[arg-type]
+        values = sorted(ratios(replace(recipe, train=spec), rounds_count))
+        spread = f"{values[len(values) // 4]:.2f} to {values[3 * len(values) // 4]:.2f}"
+        print(f"{name}: {statistics.median(values):.2f} times the plain loop (half of the rounds: {spread})")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
