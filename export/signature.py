@@ -13,6 +13,7 @@ that only the call decides (export/sizes.py).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,10 @@ class SizeRange:
     def summary(self) -> str:
         """``[32, 640], a multiple of 32``."""
         return f"[{self.min}, {self.max}]" + (f", a multiple of {self.multiple}" if self.multiple > 1 else "")
+
+
+_MOST_ONES = 4
+"""Symbols that are 1 in every combination: 15 of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +158,13 @@ class Signature:
     def rows(self, sizes: Sizes) -> int:
         """How many rows a call with ``sizes`` answers; 1 where no dimension counts rows."""
         return sizes[self.batch] if self.batch else 1
+
+    def ones(self, sizes: Sizes) -> list[dict[str, int]]:
+        """``sizes`` with one or several symbols at 1, where that is declared: compilers hold 1 apart."""
+        names = [name for name, bounds in self.ranges.items() if 1 in bounds][:_MOST_ONES]
+        counts = range(1, len(names) + 1)
+        together = [chosen for count in counts for chosen in itertools.combinations(names, count)]
+        return [{**sizes, **dict.fromkeys(chosen, 1)} for chosen in together]
 
     def example(self, sizes: Sizes, seed: int) -> dict[str, np.ndarray[Any, Any]]:
         """Inputs of the given sizes, drawn from ``seed``: normal floats, integers between ``low`` and ``high``, or what

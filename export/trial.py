@@ -108,6 +108,7 @@ def _several(signature: Signature) -> Iterator[dict[str, int]]:
     for name, bounds in signature.ranges.items():
         choices = (smallest[name], bounds.fit(example[name] + bounds.multiple), larger[name])
         several += [example | {name: size} for size in choices]
+    several += signature.ones(example)
     distinct = [dict(sizes) for sizes in dict.fromkeys(tuple(sizes.items()) for sizes in several)]
     yield from distinct
     yield from [example] * (_SEEDS_COUNT - 1)

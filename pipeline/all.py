@@ -96,7 +96,7 @@ def story(run: Run, only: Stage | None = None) -> Ending:
     end.reports = reports = parity(run, trained, program, artifacts, failures)
     if only == "parity":
         return end
-    session, measured = measure(run, trained, program, artifacts, reports, failures)
+    measured = session, _ = measure(run, trained, program, artifacts, reports, failures)
     end.reports, end.measurements = at_better_threads(run, trained, program, artifacts, reports, measured)
     if only == "measure":
         return end

@@ -208,7 +208,7 @@ def _rows(pool: Pool, spec: ParitySpec) -> list[Case]:
 
 
 def _sizes(signature: Signature, sizes: Mapping[str, int], batch_rows: tuple[int, ...]) -> list[Case]:
-    """One dimension at a time at its ends and at odd sizes, then all at once at their smallest."""
+    """One dimension at a time at its ends and at odd sizes, all at once at their smallest, and several at 1."""
     cases = []
     for name, bounds in signature.ranges.items():
         odd = {
@@ -216,13 +216,15 @@ def _sizes(signature: Signature, sizes: Mapping[str, int], batch_rows: tuple[int
             for size in _ODD_SIZES
             if bounds.min <= size * bounds.multiple <= bounds.max
         }
-        tried = {*odd, bounds.min, bounds.max} - {sizes[name]}
+        tried = {*odd, bounds.min, bounds.max, bounds.fit(1)} - {sizes[name]}
         tried -= set(batch_rows) if name == signature.batch else set()
         cases += [Case(group="sizes", name=f"{name}={size}", sizes={**sizes, name: size}) for size in sorted(tried)]
     smallest = {name: bounds.min for name, bounds in signature.ranges.items()}
     if len(smallest) > 1:
         cases.append(Case(group="sizes", name="every dimension at its smallest", sizes=smallest))
-    return cases
+    known = [sizes, *(case.sizes for case in cases)]
+    ones = [several for several in signature.ones(sizes) if several not in known]
+    return cases + [Case(group="sizes", name=_at(several).removeprefix(" at "), sizes=several) for several in ones]
 
 
 def _draw_name(spec: TensorSpec, case: Case) -> str:

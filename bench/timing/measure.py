@@ -22,7 +22,7 @@ from bench.timing.sample import NOBODY, Sampled
 from export import registry
 from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, ProgramRecord, read_artifact
 from export.device import device
-from export.environment import environment
+from export.environment import cores_count, environment
 from export.errors import UserError
 from export.files import verify_files
 from export.record import digest, observed, read
@@ -53,12 +53,14 @@ def measure_together(session: Session, workspace: Workspace, advance: Callable[[
     dropped: dict[str, Failed] = {}
     started = time.monotonic()
     while folders:
-        sampled = sample_processes(session, _candidates(session, folders), workspace, advance)
+        candidates = _candidates(session, folders)
+        sampled = sample_processes(session, candidates, workspace, advance)
         if not isinstance(sampled, Culprit):
             left_out = {rows: reason for process in sampled for rows, reason in process.left_out.items()}
             cold, cold_failed = _cold_starts(session, folders, left_out, workspace, advance)
             dropped |= cold_failed
-            ceiling = _roofline(session, left_out, workspace)
+            counts = {candidate.options.threads_count for candidate in candidates}
+            ceiling = _roofline(session, left_out, sorted(counts), workspace)
             return Measured(
                 session=_session_record(session, folders, sampled, left_out, ceiling, started),
                 measurements={
@@ -103,7 +105,7 @@ def _candidates(session: Session, folders: Mapping[str, Path]) -> tuple[Candidat
         options = session.options[name]
         if device(options.device).asynchronous or registry.get(read_artifact(folder).backend).threads == "build":
             continue
-        wanted = (1,) if session.spec.threads is None else session.spec.threads
+        wanted = (1, cores_count()) if session.spec.threads is None else session.spec.threads
         candidates += [
             Candidate(
                 label=f"{name}@{count}",
@@ -157,7 +159,9 @@ def _cold_starts(
     return starts, failed
 
 
-def _roofline(session: Session, left_out: Mapping[str, str], workspace: Workspace) -> Roofline | str:
+def _roofline(
+    session: Session, left_out: Mapping[str, str], threads_counts: Sequence[int], workspace: Workspace
+) -> Roofline | str:
     """The roofline, or why there is none."""
     if session.program is None:
         return "the model could not be traced, so its work cannot be counted"
@@ -169,7 +173,7 @@ def _roofline(session: Session, left_out: Mapping[str, str], workspace: Workspac
         signature=record.signature,
         spec=replace(session.spec, batch_rows=tuple(n for n in session.spec.batch_rows if str(n) not in left_out)),
         device=options[0].device,
-        threads_counts=tuple(sorted({setting.threads_count for setting in options})),
+        threads_counts=tuple(threads_counts),
         samples=session.samples_file,
     )
     work = workspace.run(counted, job, "work")

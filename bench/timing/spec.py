@@ -19,7 +19,7 @@ class BenchSpec:
     batch_rows: tuple[int, ...] = (1, 32, 1024)
     """Rows per call; sizes outside the declared range are left out."""
     threads: tuple[int, ...] | None = None
-    """Thread counts measured besides the one that was proved; None: one thread, where that is another."""
+    """Thread counts measured besides the one that was proved; None: one, and all cores."""
     rounds_count: int = 20
     """Rounds per process and batch size, at most; in each every candidate is timed once."""
     min_rounds_count: int = 5

@@ -152,7 +152,7 @@ class Rounds:
                 firsts.append(max((at for at in settled.values() if at is not None), default=0))
             for name in names:
                 self.samples[name, rows] = [times_s[at:] for times_s, at in zip(whole[name][rows], firsts, strict=True)]
-            if rows in control:
+            if rows in control and rows in itself:
                 both = (
                     [times_s[at:] for times_s, at in zip(series[rows], firsts, strict=True)]
                     for series in (control, itself)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from bench.stats.effects import median_s
@@ -16,21 +16,26 @@ from bench.timing.measurement import Measurement, Samples
 from export.backend import LoadOptions
 
 
-def better_options(measured: Measurement, asked: LoadOptions, tie_ratio: float) -> LoadOptions:
+def better_options(
+    measured: Measurement, asked: LoadOptions, tie_ratio: float, breaks: Callable[[LoadOptions], bool]
+) -> LoadOptions:
     """``asked`` with the thread count of the smallest geometric mean over all batch sizes.
 
-    Another count than the asked one must be faster by more than ``tie_ratio``, a share of the time.
+    Of those at which a limit ``breaks`` only if it does so at each. Another count than the asked one must be faster by
+    more than ``tie_ratio``, a share of the time, where the limits hold at both.
     """
     batches = {samples.batch_rows for samples in measured.samples}
     times = {
-        count: statistics.mean(math.log(median_s(times_s)) for times_s in by_batch.values())
+        replace(asked, threads_count=count): statistics.mean(
+            math.log(median_s(times_s)) for times_s in by_batch.values()
+        )
         for count in sorted({samples.threads_count for samples in measured.samples})
         if (by_batch := _by_batch(measured.samples, count)).keys() == batches
     }
-    fastest = min(times, key=lambda count: times[count])
-    if times[fastest] < times[asked.threads_count] + math.log1p(-tie_ratio):
-        return replace(asked, threads_count=fastest)
-    return asked
+    times = {options: log_s for options, log_s in times.items() if not breaks(options)} or times
+    fastest = min(times, key=lambda options: times[options])
+    is_tie = asked in times and times[fastest] >= times[asked] + math.log1p(-tie_ratio)
+    return asked if is_tie else fastest
 
 
 def _by_batch(series: Sequence[Samples], threads_count: int) -> dict[int, list[Sequence[float]]]:

@@ -5,7 +5,6 @@ Every graph that the sizes of a signature can ask for is compiled beforehand, so
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 Call = Callable[..., Sequence["torch.Tensor"]]
 _LADDER_TOP = 1024
-_MOST_ONES = 4
-"""Symbols that are 1 in every combination: 11 of them."""
 _SLOW_CALL_S = 1.0
 
 
@@ -108,10 +105,7 @@ def _climb(compiled: _Compiled, signature: Signature) -> list[dict[str, int]]:
                 sizes.append(example | {name: size})
             elif time.monotonic() - started > _SLOW_CALL_S:
                 break
-    ones = [name for name, bounds in signature.ranges.items() if 1 in bounds][:_MOST_ONES]
-    for count in range(2, len(ones) + 1):
-        for names in itertools.combinations(ones, count):
-            together = example | dict.fromkeys(names, 1)
-            if compiled.compiles_at(signature.example(together, seed=0)):
-                sizes.append(together)
+    for together in signature.ones(example):
+        if together not in sizes and compiled.compiles_at(signature.example(together, seed=0)):
+            sizes.append(together)
     return sizes

@@ -38,10 +38,13 @@ def build(exported: torch.export.ExportedProgram, cache: Path, kept: Path) -> No
     if mode is None or mode.shape_env is None:
         raise UserError("the program does not say which sizes its tensors have")
     env, known_count = mode.shape_env, len(mode.shape_env.guards)
+    ranges = exported.range_constraints
+    sizes = {dim.node.expr for example in examples for dim in getattr(example, "shape", ()) if not isinstance(dim, int)}
+    lowest = {symbol: max(2, bounds.lower) if symbol in sizes else bounds.lower for symbol, bounds in ranges.items()}
 
     def check() -> None:
         guards = [guard.expr for guard in env.guards[known_count:]]
-        if granted := [str(guard) for guard in guards if not _always_holds(guard, exported.range_constraints)]:
+        if granted := [str(guard) for guard in guards if not _always_holds(guard, lowest, ranges)]:
             raise UserError(f"Inductor's standalone compiler takes for granted that {' and '.join(granted)}")
 
     # With symbols of its own, as by default, the compiler would take sizes for one that are equal in the example.
@@ -85,15 +88,16 @@ def _pass(check: Callable[[], None]) -> Any:
     return Checked()
 
 
-def _always_holds(guard: Any, ranges: Mapping[Any, Any]) -> bool:
-    """Whether a guard can be shown to be true at every size from 2 on that is declared: by its bounds, or by signs.
+def _always_holds(guard: Any, lowest: Mapping[Any, Any], ranges: Mapping[Any, Any]) -> bool:
+    """Whether a guard can be shown to be true wherever symbols are not below ``lowest``: by its bounds, or by signs.
+
+    Of a symbol that is itself a size that is 2, or what is declared.
 
     At 1 strides say nothing, and PyTorch's own programs are traced as if no size were 1. The trial calls at it.
     """
     import sympy
     from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
-    lowest = {symbol: max(2, bounds.lower) for symbol, bounds in ranges.items()}
     sizes = {symbol: ValueRanges(low, max(low, ranges[symbol].upper)) for symbol, low in lowest.items()}
     if bound_sympy(guard, sizes) == ValueRanges.wrap(True):
         return True

@@ -152,6 +152,7 @@ def load_options(run: Run, artifact: Artifact) -> LoadOptions:
     """How an artifact is run, the same for parity and measurement: as it was tuned on this machine, else by default."""
     for path in run.places(run.files.tuning(artifact.name)):
         tuning = read(Tuning, path)
-        if (tuning.artifact_sha256, tuning.machine) == (digest(artifact), machine()):
+        here = (tuning.artifact_sha256, tuning.machine) == (digest(artifact), machine())
+        if here and tuning.options != tuning.before:  # where nothing was faster, that is no setting that was asked for
             return tuning.options
     return LoadOptions(device=run.device, threads_count=cores_count())

@@ -65,9 +65,10 @@ class ParityStage:
         if isinstance(report, Failure):
             return report
         run.console.stage("parity", f"{artifact.name}: {report.summary}{', reused' if known else ''}")
+        if not known or not path.exists():
+            write(path, report)
         if known:
             return report
-        write(path, report)
         if report.worst is not None:
             run.console.stage("parity", f"{artifact.name}: {report.worst.text}")
         return report

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from bench.parity.report import ParityReport
-from bench.timing.measurement import Measurement
+from bench.timing.measurement import Measurement, SessionRecord
+from bench.verdict.figures import Rounds, figures
 from bench.verdict.threads import better_options
+from export import registry
 from export.artifact import Artifact, ProgramRecord
 from export.backend import LoadOptions
 from export.record import write
@@ -25,15 +28,25 @@ def at_better_threads(
     program: ProgramRecord,
     artifacts: Mapping[str, Artifact],
     reports: Mapping[str, ParityReport],
-    measurements: Mapping[str, Measurement],
+    measured_together: tuple[SessionRecord | None, Mapping[str, Measurement]],
 ) -> Settled:
-    """Every artifact at the thread count at which it is faster, if its parity there is what it was at the asked one."""
+    """Every artifact at the thread count at which it is faster, if its parity there is what it was at the asked one.
+
+    A count at which the recipe's limits do not hold is none of the better ones, unless they hold at none.
+    """
+    session, measurements = measured_together
+    if session is None:
+        return {**reports}, {}
     tie_ratio = run.found.recipe.bench.tie_ratio
     stage: ParityStage | None = None
     settled: Settled = ({**reports}, {})
-    for name, measured in measurements.items():
-        asked = reports[name]
-        options = better_options(measured, asked.options, tie_ratio)
+    for name, asked in reports.items():
+        if (measured := measurements.get(name)) is None:
+            _keep(run, artifacts[name].name, asked, asked)
+            continue
+        options = better_options(
+            measured, asked.options, tie_ratio, partial(_breaks, run, session, artifacts[name], measured)
+        )
         if options != asked.options:
             stage = stage or ParityStage(run, trained, program)
             settled[0][name] = _rechecked(run, stage, artifacts[name], asked, options)
@@ -42,6 +55,14 @@ def at_better_threads(
         if measured != settled[1][name]:
             write(run.files.measurement(artifacts[name].name), settled[1][name])
     return settled
+
+
+def _breaks(run: Run, session: SessionRecord, artifact: Artifact, measured: Measurement, options: LoadOptions) -> bool:
+    """Whether the recipe's limits do not hold with these settings."""
+    figures_there = figures(Rounds(session, {measured.artifact: replace(measured, options=options)}), None)
+    device_bound = registry.get(artifact.backend).device_bound
+    limits = run.found.recipe.limits
+    return bool(limits.broken_by(figures_there[measured.artifact], artifact.size_bytes, device_bound=device_bound))
 
 
 def _rechecked(

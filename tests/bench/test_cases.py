@@ -39,6 +39,19 @@ def test_the_plan_covers_calls_rows_ends_odd_sizes_values_and_extremes() -> None
     assert {case.group for case in cases} == {"calls", "rows", "sizes", "values", "extremes", "non-finite"}
 
 
+def test_one_is_tried_wherever_it_is_declared_and_of_several_dimensions_at_once() -> None:
+    """Compilers take a size of 1 for a case apart; here it is neither an end nor odd."""
+    signature = Signature(
+        inputs=(TensorSpec("x", "float32", ("a", "b", 2)), TensorSpec("y", "float32", ("c", 2))),
+        ranges={"a": SizeRange(min=0, example=5), "b": SizeRange(min=0, example=5), "c": SizeRange(min=2, example=5)},
+    )
+    ones = [{"a": 1, "b": 5, "c": 5}, {"a": 5, "b": 1, "c": 5}, {"a": 1, "b": 1, "c": 5}]
+    assert signature.ones(signature.example_sizes()) == ones
+    tried = [case.sizes for case in plan(Pool(signature=signature, samples={}, seed=0), SPEC)]
+    assert ones[2] in tried
+    assert {sizes["a"] for sizes in tried} & {sizes["b"] for sizes in tried} >= {0, 1}
+
+
 def test_batch_zero_is_tried_where_it_is_declared() -> None:
     signature = Signature(inputs=(rows("x", 2),), ranges={"batch": SizeRange(min=0, max=9)})
     pool = Pool(signature=signature, samples={}, seed=0)

@@ -14,6 +14,11 @@ from tests.bench.test_verdict import measurement, samples, session
 ASKED = LoadOptions(threads_count=2)
 
 
+def never(options: LoadOptions) -> bool:
+    """No limit."""
+    return False
+
+
 def timed(one_thread_us: float, two_threads_us: float, *batches: int) -> Measurement:
     """Both thread counts at every batch size, the second asked for."""
     series = [
@@ -31,20 +36,29 @@ def timed(one_thread_us: float, two_threads_us: float, *batches: int) -> Measure
 def test_the_asked_count_stays_unless_another_is_faster_by_more_than_indifference(
     one_thread_us: float, two_threads_us: float, chosen: int
 ) -> None:
-    assert better_options(timed(one_thread_us, two_threads_us), ASKED, 0.02).threads_count == chosen
+    assert better_options(timed(one_thread_us, two_threads_us), ASKED, 0.02, never).threads_count == chosen
 
 
 def test_one_count_serves_all_batch_sizes_by_their_geometric_mean() -> None:
     small, large = timed(10, 15, 1), timed(100, 50, 1024)
     both = replace(small, samples=(*small.samples, *large.samples))
-    assert better_options(both, ASKED, 0.02).threads_count == 2
-    assert better_options(small, ASKED, 0.02).threads_count == 1
+    assert better_options(both, ASKED, 0.02, never).threads_count == 2
+    assert better_options(small, ASKED, 0.02, never).threads_count == 1
+
+
+def test_a_count_at_which_a_limit_does_not_hold_is_not_the_better_one_unless_it_holds_at_none() -> None:
+    def at_one_thread(options: LoadOptions) -> bool:
+        return options.threads_count == 1
+
+    assert better_options(timed(10, 20), ASKED, 0.02, at_one_thread) == ASKED
+    assert better_options(timed(20, 10), ASKED, 0.02, lambda options: not at_one_thread(options)).threads_count == 1
+    assert better_options(timed(10, 20), ASKED, 0.02, lambda options: True).threads_count == 1
 
 
 def test_a_count_that_was_not_timed_at_every_batch_size_is_not_chosen() -> None:
     whole = timed(10, 20, 1, 32)
     part = [sample for sample in whole.samples if (sample.threads_count, sample.batch_rows) != (1, 32)]
-    assert better_options(replace(whole, samples=tuple(part)), ASKED, 0.02) == ASKED
+    assert better_options(replace(whole, samples=tuple(part)), ASKED, 0.02, never) == ASKED
 
 
 @pytest.mark.parametrize("compared_at", [1, 2])
