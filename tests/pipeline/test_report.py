@@ -175,7 +175,7 @@ def test_the_page_loads_nothing_and_runs_nothing(built: Path) -> None:
     assert not {"script", "link", "iframe", "img", "object"} & set(names)
     assert not [attributes for _, attributes in page.tags if {"src", "onclick", "onload"} & set(attributes)]
     assert not re.findall(r"url\(\s*['\"]?http", (built / "report.html").read_text())
-    assert names.count("svg") == 2
+    assert names.count("svg") == 3
     assert (built / "report.html").stat().st_size < 200_000
 
 
@@ -279,4 +279,4 @@ def test_an_installed_package_has_every_template() -> None:
     patterns = project["tool"]["setuptools"]["package-data"]["pipeline.report"]
     packaged = {path for pattern in patterns for path in REPORT.glob(pattern)}
     assert packaged == {path for path in REPORT.rglob("*") if path.suffix in {".j2", ".css"}}
-    assert len(packaged) == 8
+    assert len(packaged) == 9
