@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-_SHADOW = Path(__file__).resolve().parents[1] / "pipeline" / "shadow.py"
+_SHADOW = Path(__file__).resolve().parents[1] / "pipeline" / "process" / "shadow.py"
 """Run by its place, since ``pipeline`` may be the very name that a file of the user's bears."""
 try:
     runpy.run_path(str(_SHADOW))["claim_names"]("start in another folder")
