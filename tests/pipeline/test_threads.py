@@ -23,7 +23,7 @@ from tests.pipeline.bundles import edit
 from tests.pipeline.conftest import latest
 
 
-@pytest.mark.parametrize("better", [1, cores_count()])
+@pytest.mark.parametrize("better", [1, pytest.param(cores_count(), marks=pytest.mark.slow)])
 def test_what_is_compared_is_tested_at_that_count_and_ships_with_it(mine: Path, better: int) -> None:
     """The samples of the other count are made slower on disk, as a neighbour or a small model makes them."""
     run = RunFolder(latest(mine))
