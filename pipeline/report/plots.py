@@ -63,7 +63,8 @@ def training_svg(figures: Sequence[Mapping[str, float | None]]) -> Markup | None
         return None
     x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1))
     y = alt.Y("loss:Q", title="loss", scale=alt.Scale(zero=False))
-    colours = alt.Scale(domain=["train", "validation"], range=[_PLAIN, _GOOD])
+    kinds = [kind for kind in ("train", "validation") if kind in {point["split"] for point in points}]
+    colours = alt.Scale(domain=kinds, range=[_PLAIN, _GOOD])
     split = alt.Color("split:N", scale=colours, title=None)
     chart = alt.Chart(_values(points), width=_WIDTH, height=160)
     return _svg(chart.mark_line(point=True).encode(x=x, y=y, color=split))

@@ -21,5 +21,8 @@ def test_each_split_is_a_curve_and_a_figure_that_is_not_known_is_left_out() -> N
     drawn = training_svg(lines)
     assert drawn is not None
     assert "validation" in drawn
+    alone = training_svg([{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.0}])
+    assert alone is not None
+    assert "validation" not in alone
     assert training_svg(lines[:1]) is None
     assert training_svg([]) is None
