@@ -124,12 +124,7 @@ def everything(form: str, workers_count: int = 0) -> Recipe:
 def run(wanted: Recipe, folder: Path, lines: list[str] | None = None, key: str = "key") -> Checkpoint:
     folder.mkdir(parents=True, exist_ok=True)
     said = [] if lines is None else lines
-    threads_count = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the processes have: sums in another order are other bits
-    try:
-        return train(wanted, HOST, folder, key, Progress(say=said.append, advance=lambda done, total, note: None))
-    finally:
-        torch.set_num_threads(threads_count)
+    return train(wanted, HOST, folder, key, Progress(say=said.append, advance=lambda done, total, note: None))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
