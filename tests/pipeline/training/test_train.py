@@ -167,7 +167,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(
 ) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", _TRAIN, tmp_path],
-        env=environ(),
+        env=environ(OMP_NUM_THREADS="1"),  # as this process has
         start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
