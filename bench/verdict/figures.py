@@ -133,11 +133,11 @@ class Rounds:
             {samples.batch_rows for measured in measurements.values() for samples in measured.samples}
         )
         whole = {
-            name: _by_batch(measured.samples, measured.options.threads_count) for name, measured in measurements.items()
+            name: by_batch(measured.samples, measured.options.threads_count) for name, measured in measurements.items()
         }
-        control = _by_batch(session.control_samples, None)
+        control = by_batch(session.control_samples, None)
         twice = next((samples.threads_count for samples in session.control_samples), None)
-        itself = _by_batch(measurements[session.control].samples, twice) if session.control in measurements else {}
+        itself = by_batch(measurements[session.control].samples, twice) if session.control in measurements else {}
         self.samples: dict[tuple[str, int], list[Sequence[float]]] = {}
         self._control: dict[int, tuple[list[Sequence[float]], list[Sequence[float]]]] = {}
         self._unsettled: dict[tuple[str, int], int] = {}
@@ -190,7 +190,7 @@ class Rounds:
         return effects(logs, lambda key: floors.get(key[1], 0.0), self.session.spec.tie_ratio)
 
 
-def _by_batch(series: Sequence[Samples], threads_count: int | None) -> dict[int, list[Sequence[float]]]:
+def by_batch(series: Sequence[Samples], threads_count: int | None) -> dict[int, list[Sequence[float]]]:
     """Block times of each process, by batch size."""
     table: dict[int, list[Sequence[float]]] = {}
     for samples in sorted(series, key=lambda samples: (samples.batch_rows, samples.process)):
@@ -223,9 +223,9 @@ def _speed(rounds: Rounds, name: str, rows: int, effect: Effect | None) -> Speed
         settled=rounds.settled(name, rows),
         to_eager=effect,
         at_threads={
-            str(count): median_s(_by_batch(measured.samples, count)[rows])
+            str(count): median_s(by_batch(measured.samples, count)[rows])
             for count in others
-            if rows in _by_batch(measured.samples, count)
+            if rows in by_batch(measured.samples, count)
         },
         least_s=least.least_s if least else None,
         binds=least.term if least else None,

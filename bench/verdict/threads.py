@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from bench.stats.effects import median_s
-from bench.timing.measurement import Measurement, Samples
+from bench.timing.measurement import Measurement
+from bench.verdict.figures import by_batch
 from export.backend import LoadOptions
 
 
@@ -26,21 +27,11 @@ def better_options(
     """
     batches = {samples.batch_rows for samples in measured.samples}
     times = {
-        replace(asked, threads_count=count): statistics.mean(
-            math.log(median_s(times_s)) for times_s in by_batch.values()
-        )
+        replace(asked, threads_count=count): statistics.mean(math.log(median_s(times_s)) for times_s in series.values())
         for count in sorted({samples.threads_count for samples in measured.samples})
-        if (by_batch := _by_batch(measured.samples, count)).keys() == batches
+        if (series := by_batch(measured.samples, count)).keys() == batches
     }
     times = {options: log_s for options, log_s in times.items() if not breaks(options)} or times
     fastest = min(times, key=lambda options: times[options])
     is_tie = asked in times and times[fastest] >= times[asked] + math.log1p(-tie_ratio)
     return asked if is_tie else fastest
-
-
-def _by_batch(series: Sequence[Samples], threads_count: int) -> dict[int, list[Sequence[float]]]:
-    table: dict[int, list[Sequence[float]]] = {}
-    for samples in series:
-        if samples.threads_count == threads_count:
-            table.setdefault(samples.batch_rows, []).append(samples.samples_s)
-    return table

@@ -26,7 +26,7 @@ from export.device import Device, device
 from export.environment import missing_compiler, version
 from export.errors import UserError
 from export.exporters import guarded, standalone
-from export.exporters.guarded import Call, counter
+from export.exporters.guarded import counter
 from export.exporters.inductor import prepare
 from export.runtimes.torch import TorchBackend
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from export.artifact import Artifact
     from export.contents import Contents
+    from export.program import FlatCall
     from export.taps import Taps
     from export.taps.trace import Trace
 
@@ -87,9 +88,10 @@ class Compile(TorchBackend):
             # Both ways share it: a kernel that this process has is not compiled again, and would be missing in another.
             cache, kept = Path(scratch) / "cache", Path(scratch) / "kept"
             prepare(cache)
+            alone = on_device(load_exported(folder / FILE), where)  # one of its own: moving changes a program in place
 
             def once() -> dict[str, str]:
-                standalone.build(on_device(load_exported(folder / FILE), where), cache, kept)
+                standalone.build(alone, cache, kept)
                 return {"form": "torch.compile for every size"} | _archived(kept, folder)
 
             def at_each_size() -> dict[str, str]:
@@ -97,7 +99,7 @@ class Compile(TorchBackend):
                 return {"form": "torch.compile with its cache", _COMPILED_AT: compiled_at} | _archived(cache, folder)
 
             def check(_: dict[str, str]) -> None:
-                call = standalone.load(on_device(exported, where), kept)
+                call = standalone.load(alone, kept)
                 trial.check(lambda inputs: [output.cpu() for output in _inferred(call, inputs, where)])
 
             program = flat_call(exported)
@@ -169,7 +171,7 @@ class Compile(TorchBackend):
         return self.session(call, options, witness)
 
 
-def _inferred(call: Call, inputs: Sequence[torch.Tensor], where: Device) -> Sequence[torch.Tensor]:
+def _inferred(call: FlatCall, inputs: Sequence[torch.Tensor], where: Device) -> Sequence[torch.Tensor]:
     import torch
 
     with torch.inference_mode():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,9 @@ from export.device import Device
 if TYPE_CHECKING:
     import torch
 
+    from export.program import FlatCall
     from export.signature import Signature
 
-Call = Callable[..., Sequence["torch.Tensor"]]
 _LADDER_TOP = 1024
 _SLOW_CALL_S = 1.0
 
@@ -48,7 +48,7 @@ def examples(signature: Signature, compiled_at: str, file: Path) -> Iterator[Map
         yield {spec.name: kept[f"{number}.{spec.name}"] for spec in signature.inputs}
 
 
-def load(exported: torch.export.ExportedProgram, where: Device, calls: Iterable[Mapping[str, Array]]) -> Call:
+def load(exported: torch.export.ExportedProgram, where: Device, calls: Iterable[Mapping[str, Array]]) -> FlatCall:
     """The compiled program, called once at every size that it was compiled for."""
     compiled = _Compiled(exported, where)
     for call in calls:
@@ -71,7 +71,7 @@ class _Compiled:
 
         from export.program import flat_call, on_device
 
-        self.call: Call = torch.compile(flat_call(on_device(exported, where)), fullgraph=True, dynamic=True)
+        self.call: FlatCall = torch.compile(flat_call(on_device(exported, where)), fullgraph=True, dynamic=True)
         self._device = where
 
     def compiles_at(self, example: Mapping[str, Array]) -> bool:

@@ -17,7 +17,8 @@ from export.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-Call = Callable[..., Sequence["torch.Tensor"]]
+    from export.program import FlatCall
+
 _INDEXES = ("aotautograd", "fxgraph", "locks")
 """What the artifact saves of itself, or nobody needs; the rest of Inductor's cache are the kernels that it calls."""
 
@@ -60,7 +61,7 @@ def build(exported: torch.export.ExportedProgram, cache: Path, kept: Path) -> No
     shutil.copytree(cache, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_INDEXES))
 
 
-def load(exported: torch.export.ExportedProgram, kept: Path) -> Call:
+def load(exported: torch.export.ExportedProgram, kept: Path) -> FlatCall:
     """The artifact as a function of the program's flat inputs; ``kept``, which can execute code, was verified."""
     from torch._inductor.standalone_compile import CompiledArtifact
 
@@ -91,9 +92,8 @@ def _pass(check: Callable[[], None]) -> Any:
 def _always_holds(guard: Any, lowest: Mapping[Any, Any], ranges: Mapping[Any, Any]) -> bool:
     """Whether a guard can be shown to be true wherever symbols are not below ``lowest``: by its bounds, or by signs.
 
-    Of a symbol that is itself a size that is 2, or what is declared.
-
-    At 1 strides say nothing, and PyTorch's own programs are traced as if no size were 1. The trial calls at it.
+    Of a symbol that is itself a size that is 2, or what is declared: at 1 strides say nothing, and PyTorch's own
+    programs are traced as if no size were 1. The trial calls at it.
     """
     import sympy
     from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy

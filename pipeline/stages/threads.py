@@ -35,13 +35,11 @@ def at_better_threads(
     A count at which the recipe's limits do not hold is none of the better ones, unless they hold at none.
     """
     session, measurements = measured_together
-    if session is None:
-        return {**reports}, {}
     tie_ratio = run.found.recipe.bench.tie_ratio
     stage: ParityStage | None = None
-    settled: Settled = ({**reports}, {})
+    settled, measured_there = {**reports}, dict[str, Measurement]()
     for name, asked in reports.items():
-        if (measured := measurements.get(name)) is None:
+        if session is None or (measured := measurements.get(name)) is None:
             _keep(run, artifacts[name].name, asked, asked)
             continue
         options = better_options(
@@ -49,12 +47,12 @@ def at_better_threads(
         )
         if options != asked.options:
             stage = stage or ParityStage(run, trained, program)
-            settled[0][name] = _rechecked(run, stage, artifacts[name], asked, options)
-        _keep(run, artifacts[name].name, asked, settled[0][name])
-        settled[1][name] = replace(measured, options=settled[0][name].options)
-        if measured != settled[1][name]:
-            write(run.files.measurement(artifacts[name].name), settled[1][name])
-    return settled
+            settled[name] = _rechecked(run, stage, artifacts[name], asked, options)
+        _keep(run, artifacts[name].name, asked, settled[name])
+        measured_there[name] = replace(measured, options=settled[name].options)
+        if measured != measured_there[name]:
+            write(run.files.measurement(artifacts[name].name), measured_there[name])
+    return settled, measured_there
 
 
 def _breaks(run: Run, session: SessionRecord, artifact: Artifact, measured: Measurement, options: LoadOptions) -> bool:

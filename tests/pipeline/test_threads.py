@@ -48,8 +48,9 @@ def test_what_is_compared_is_tested_at_that_count_and_ships_with_it(mine: Path, 
     assert (run.log / "parity-onnx.log").stat().st_mtime_ns == tested_at  # both reports are there
 
 
+@pytest.mark.parametrize("others_were_measured", [True, False])
 def test_what_is_not_measured_again_keeps_the_report_that_was_asked_for(
-    mine: Path, monkeypatch: pytest.MonkeyPatch
+    others_were_measured: bool, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the verdict's row, and whoever reads the run, would have two opinions of its threads."""
     files = RunFolder(latest(mine))
@@ -61,7 +62,7 @@ def test_what_is_not_measured_again_keeps_the_report_that_was_asked_for(
     with open_run(find("cheap.py"), "cpu", Path("artifacts"), Console(quiet=True)) as run:
         trained, program = Mock(), Mock()  # nothing is judged again
         artifacts = {"onnx": open_artifact(files.artifact("onnx"))}
-        session = read(SessionRecord, files.session)
+        session = read(SessionRecord, files.session) if others_were_measured else None
         at_better_threads(run, trained, program, artifacts, {"onnx": asked}, (session, {}))
     assert read(ParityReport, files.parity_report("onnx")).options == asked.options
     assert not files.parity_as_asked("onnx").exists()

@@ -109,7 +109,7 @@ def _in_turn(
                 for process in done:
                     job, end = processes[process], process.result()
                     if isinstance(end, Failed):
-                        return Culprit(label=_at_work([job]), end=end)
+                        return Culprit(label=_at_work(job), end=end)
                     sampled[job.process] = end.result
                     advance(len(sampled))
             if len(sampled) < len(jobs):
@@ -125,8 +125,8 @@ def _too_long(
     jobs: Sequence[SampleJob], ends: Mapping[int, Future[Done[Sampled] | Failed]], stop: threading.Event, limit_s: float
 ) -> Culprit:
     """Who took too long: the process whose candidate is at work, where the others wait."""
-    busy = next((job for job in jobs if _at_work([job]) != NOBODY), jobs[0])
-    label = _at_work([busy])
+    busy = next((job for job in jobs if _at_work(job) != NOBODY), jobs[0])
+    label = _at_work(busy)
     stop.set()
     end = ends[busy.process].result()
     if isinstance(end, Done):  # it was done at the last moment
@@ -134,13 +134,10 @@ def _too_long(
     return Culprit(label=label, end=replace(end, status="timeout", cause=f"stopped after its limit of {limit_s:g} s"))
 
 
-def _at_work(jobs: Sequence[SampleJob]) -> str:
-    """The label that the first of these processes left that left one."""
-    for job in jobs:
-        current = Path(job.current)
-        if current.exists() and (label := current.read_text(encoding="utf-8")) != NOBODY:
-            return label
-    return NOBODY
+def _at_work(job: SampleJob) -> str:
+    """The label that the process left."""
+    current = Path(job.current)
+    return current.read_text(encoding="utf-8") if current.exists() else NOBODY
 
 
 def _remove(files: Sequence[Path]) -> None:

@@ -27,9 +27,8 @@ from export.completion import complete
 from export.environment import machine
 from export.errors import UserError
 from export.exporters import standalone
-from export.exporters.guarded import Call
 from export.exporters.inductor import prepare
-from export.program import checked_call, flat_call, load_exported
+from export.program import FlatCall, checked_call, flat_call, load_exported
 from tests.measure.speed import commit
 from tests.models import SIGNATURES, make, source
 
@@ -98,7 +97,7 @@ def _row(model: str) -> str:
     return f"| {model} | " + " | ".join([*cells, *(["-"] if alone is None else [])]) + " |"
 
 
-def _standalone(file: Path, folder: Path) -> Call | None:
+def _standalone(file: Path, folder: Path) -> FlatCall | None:
     """None where the compiler takes sizes for granted."""
     cache, kept = folder / "cache", folder / "kept"
     prepare(cache)

@@ -29,11 +29,6 @@ LINES_COUNT = STEPS_COUNT + 3
 """One a step and one an epoch."""
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def killed_and_resumed(form: str, workers_count: int, points: list[int], folder: Path) -> None:
     """Killed at each point in turn, ended at last, and held to a training that was left alone."""
     whole, killed = folder / "whole", folder / "killed"

@@ -26,6 +26,7 @@ from pipeline.training.watch.progress import Progress
 from pipeline.training.weights import save_tensors, take_up
 from tests.conftest import environ, within_cpu_s
 from tests.models import SIGNATURES, ConvNorm
+from tests.pipeline.training.small import same_bits
 
 
 def run(recipe: Recipe, folder: Path, lines: list[str] | None = None) -> Checkpoint:
@@ -36,10 +37,6 @@ def run(recipe: Recipe, folder: Path, lines: list[str] | None = None) -> Checkpo
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(load_file(folder / "weights.safetensors"))
-
-
-def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def plain_loop(torch_seed: int) -> tuple[nn.Module, list[str]]:
