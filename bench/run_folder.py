@@ -91,6 +91,10 @@ class RunFolder:
             if not record.parent.name.startswith(_HIDDEN)
         )
 
+    def refused_roads(self, artifact: str) -> Path:
+        """The roads by which one artifact was not built, since parity refused what they build."""
+        return self.path / "roads" / plain_name(f"{artifact}.json")
+
     @property
     def parity(self) -> Path:
         """A folder: the reference, a report per artifact, the calibration."""

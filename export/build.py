@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from export import registry
 from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, RECORD, Artifact, ProgramRecord
@@ -18,11 +18,13 @@ from export.files import digest_files, verify_files
 from export.record import digest, observed, read, write
 from export.roads import Trail, detour
 from export.signature import Signature
-from export.task import resolve, task
+from export.task import Task, resolve, task
 from export.worker import Done, Failed, Workspace
 
 if TYPE_CHECKING:
     from torch import nn
+
+J = TypeVar("J", bound="RoadJob")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,8 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptureJob:
-    """Trace ``source`` into ``folder`` (empty, to be published by the caller)."""
+class RoadJob:
+    """Make something of ``source`` in ``folder`` (empty, to be published by the caller), by one of several roads."""
 
     source: Source
     signature: Signature
@@ -49,32 +51,31 @@ class CaptureJob:
     key: str
     checkpoint_sha256: str
     folder: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildJob:
-    """Build one backend's artifact into ``folder`` (empty, to be published by the caller)."""
-
-    backend: str
-    device: str
-    source: Source
-    signature: Signature
-    seed: int
-    key: str
-    checkpoint_sha256: str
-    program: str
-    """The folder ``program/``."""
-    folder: str
-    calibration: str | None = None
-    """Training rows, for backends that take ranges from them."""
-    ended_roads: dict[str, str] = field(default_factory=dict)
-    """Roads that have ended an earlier process, and how."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Roads that have ended an earlier process, or whose work was refused, and why."""
 
     @property
     def trail(self) -> Trail:
         """Where the process leaves word of the road that it is on: beside the folder."""
         folder = Path(self.folder)
-        return Trail(file=folder.with_name(f".{folder.name}.road"), ended=self.ended_roads)
+        return Trail(file=folder.with_name(f".{folder.name}.road"), left_out=self.left_out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureJob(RoadJob):
+    """Trace ``source``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildJob(RoadJob):
+    """Build one backend's artifact."""
+
+    backend: str
+    device: str
+    program: str
+    """The folder ``program/``."""
+    calibration: str | None = None
+    """Training rows, for backends that take ranges from them."""
 
 
 @task
@@ -92,7 +93,8 @@ def capture(job: CaptureJob) -> str:
     module = job.source.module()
     signature = job.signature
     try:
-        program = programs.capture(module, signature, job.seed)
+        with job.trail.kept():
+            program = programs.capture(module, signature, job.seed)
         signature = program.signature
         with programs.quiet():
             torch.export.save(program.exported, folder / PROGRAM_FILE)
@@ -170,23 +172,23 @@ def build(job: BuildJob) -> str:
     return digest(artifact)
 
 
-def build_apart(job: BuildJob, workspace: Workspace, name: str) -> Done[str] | Failed:
-    """Build in a process of its own; where a road ends that process, in another one that leaves the road out.
+def apart(task: Task[J, str], job: J, workspace: Workspace, name: str) -> Done[str] | Failed:
+    """Do a task in a process of its own; where a road ends that process, in another one that leaves the road out.
 
     Raises:
         OSError: the disk is full.
     """
-    ended = dict(job.ended_roads)
+    left_out = dict(job.left_out)
     while True:
-        end = workspace.run(build, replace(job, ended_roads=ended), name)
+        end = workspace.run(task, replace(job, left_out=left_out), name)
         file = job.trail.file
         if isinstance(end, Done) or not file.exists():
             return end
         road = file.read_text(encoding="utf-8")
         file.unlink()
-        if road in ended:
+        if road in left_out:
             return end
-        ended[road] = end.summary
+        left_out[road] = f"its process {end.summary}"
         for path in Path(job.folder).iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -1,11 +1,12 @@
 """Roads: a model that one exporter cannot do is tried by the others, and the first that works is kept.
 
 An exporter may also end its process. Whoever started that can read from a ``Trail`` on which road it was, and start
-another process that leaves it out.
+another process that leaves it out. So can whoever judged what a road built, and refused it.
 
 An exporter may refuse a model, and it may also accept it and build what cannot be loaded, raises when called, or holds
 only the branch and the sizes of its example. What a road built is therefore loaded and compared with the model in a
-trial (export/trial.py) before it is kept. The trial is coarse: it chooses, and parity judges what was chosen.
+trial (export/trial.py) before it is kept. The trial is coarse: it chooses, and parity judges what was chosen; what
+parity refuses is built by the roads that are left (pipeline/stages/roads.py).
 """
 
 from __future__ import annotations
@@ -28,20 +29,22 @@ Trust = Literal["full", "fallback", "none"]
 """``full``: kept without a trial; ``fallback``: it holds the model's control flow, so that the first of these is kept
 for parity to judge where no road answers as the model does; ``none``: kept only if it answers as the model does."""
 _REASON_CHARACTERS, _ROW_CHARACTERS = 300, 120
-_ROAD, _REFUSED = "road", "not_by_"
+ROAD = "road"
+"""The fact by which road an artifact, or a program, was made."""
+_REFUSED = "not_by_"
 
 
-class RoadEndedError(TorchstoneError):
-    """A road that ended an earlier process, and is left out in this one."""
+class RoadLeftOutError(TorchstoneError):
+    """A road that ended an earlier process, or whose work was refused, and is left out in this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trail:
-    """Where a process leaves word of the road that it is on, and the roads that have ended others."""
+    """Where a process leaves word of the road that it is on, and the roads that it leaves out."""
 
     file: Path
-    ended: Mapping[str, str]
-    """By road: how."""
+    left_out: Mapping[str, str]
+    """By road: why."""
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -112,7 +115,7 @@ class Kept(Generic[T]):
     @property
     def facts(self) -> dict[str, str]:
         """The road, and what each other said, for a record."""
-        return {_ROAD: self.road} | {f"{_REFUSED}{refusal.road}": refusal.reason for refusal in self.refusals}
+        return {ROAD: self.road} | {f"{_REFUSED}{refusal.road}": refusal.reason for refusal in self.refusals}
 
 
 def first_that_works(roads: Iterable[Road[T]], trial: Callable[[T], None]) -> Kept[T]:
@@ -144,11 +147,11 @@ def first_that_works(roads: Iterable[Road[T]], trial: Callable[[T], None]) -> Ke
 
 
 def _followed(road: Road[T]) -> T:
-    """What a road builds, unless it has ended a process."""
+    """What a road builds, unless it is left out."""
     trail = _trail.get()
     if trail is not None:
-        if road.name in trail.ended:
-            raise RoadEndedError(f"its process {trail.ended[road.name]}")
+        if road.name in trail.left_out:
+            raise RoadLeftOutError(trail.left_out[road.name])
         trail.file.write_text(road.name, encoding="utf-8")
     return road.build()
 
@@ -160,4 +163,4 @@ def detour(facts: Mapping[str, str]) -> str | None:
         for name, reason in facts.items()
         if name.startswith(_REFUSED)
     ]
-    return ", ".join([f"by {facts[_ROAD]}", *refused]) if refused else None
+    return ", ".join([f"by {facts[ROAD]}", *refused]) if refused else None

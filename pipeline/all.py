@@ -79,6 +79,7 @@ def story(run: Run, only: Stage | None = None) -> Ending:
     from pipeline.stages.judge import judge
     from pipeline.stages.measure import measure
     from pipeline.stages.parity import parity
+    from pipeline.stages.roads import by_other_roads
     from pipeline.stages.threads import at_better_threads
     from pipeline.stages.train import check, train
 
@@ -93,7 +94,9 @@ def story(run: Run, only: Stage | None = None) -> Ending:
     end.artifacts = artifacts = build(run, trained, program, failures)
     if only == "build":
         return end
-    end.reports = reports = parity(run, trained, program, artifacts, failures)
+    reports = parity(run, trained, program, artifacts, failures)
+    artifacts, reports = by_other_roads(run, trained, program, artifacts, reports, failures)
+    end.artifacts, end.reports = artifacts, reports
     if only == "parity":
         return end
     measured = session, _ = measure(run, trained, program, artifacts, reports, failures)

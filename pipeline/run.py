@@ -137,11 +137,11 @@ class Run:
             if record is None or not usable(record):
                 continue
             if place != target:
-                partial = _fresh(target, "adopted")
+                partial = fresh(target, "adopted")
                 shutil.copytree(place, partial, copy_function=os.link, dirs_exist_ok=True)
                 publish(partial, target)
             return record, False
-        partial = _partial(target, key) if keep_partial else _fresh(target, "partial")
+        partial = _partial(target, key) if keep_partial else fresh(target, "partial")
         make(partial)
         publish(partial, target)
         return read(kind, target / name), True
@@ -302,7 +302,7 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def _fresh(target: Path, what: str) -> Path:
+def fresh(target: Path, what: str) -> Path:
     """An empty hidden folder beside ``target``; what an interrupted run left there goes."""
     folder = target.parent / f".{target.name}.{what}"
     shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.artifact import PROGRAM_RECORD, ProgramRecord
-from export.build import CaptureJob, program_record
+from export.build import CaptureJob, apart, program_record
 from export.build import capture as capture_program
 from export.record import digest, write
 from export.roads import detour
@@ -36,7 +36,7 @@ def capture(run: Run, trained: Trained) -> ProgramRecord:
             folder=str(folder),
         )
         with run.console.bar("capture"):
-            end = run.workspace.run(capture_program, job, "capture")
+            end = apart(capture_program, job, run.workspace, "capture")
         if isinstance(end, Failed):
             cause = failure(run, "capture", end).cause
             write(folder / PROGRAM_RECORD, program_record(job, "unknown", f"tracing {cause}", end.duration_s))

@@ -24,9 +24,9 @@ from export.artifact import Artifact, ProgramRecord
 from export.backend import LoadOptions
 from export.device import device
 from export.errors import UserError
-from export.record import digest, write
+from export.record import digest, key_of, write
 from export.signature import Signature
-from export.worker import Failed
+from export.worker import Failed, Workspace
 from pipeline.data import Data, Split
 from pipeline.run import Run
 from pipeline.stages.children import Failures, failure, load_options, reused, side_by_side, users_code
@@ -79,22 +79,37 @@ class ParityStage:
 
     def _judged(self, artifact: Artifact, options: LoadOptions, *places: Path) -> tuple[ParityReport | Failure, bool]:
         """The report, and whether it lay in one of the places."""
-        run = self._run
-        calibration = read_calibration(run.files, self.reference)
-        key = run.key(
-            "parity",
-            tools=("bench", "export", "metrics"),
-            artifact=digest(artifact),
-            reference=digest(self.reference),
-            options=options,
-            calibration=digest(calibration) if calibration else None,
-            spec=run.found.recipe.parity,
-        )
+        run, key = self._run, self._key(artifact, options)
         for path in places:
             if (known := reused(run, ParityReport, path, key)) is not None:
                 return known, True
-        end = self._parity_run.judge(run.files.artifact(artifact.name), options, run.workspace, key)
-        return (failure(run, "parity", end) if isinstance(end, Failed) else end), False
+        return self.judge(artifact, options, run.files.artifact(artifact.name), run.workspace), False
+
+    def judge(
+        self, artifact: Artifact, options: LoadOptions, folder: Path, workspace: Workspace
+    ) -> ParityReport | Failure:
+        """The report of what lies in a folder, made anew."""
+        end = self._parity_run.judge(folder, options, workspace, self._key(artifact, options))
+        return failure(self._run, "parity", end) if isinstance(end, Failed) else end
+
+    @property
+    def standard(self) -> str:
+        """What artifacts are held to: a change of it may change what was found of them."""
+        calibration = read_calibration(self._run.files, self.reference)
+        return key_of(
+            reference=digest(self.reference),
+            calibration=digest(calibration) if calibration else None,
+            spec=self._run.found.recipe.parity,
+        )
+
+    def _key(self, artifact: Artifact, options: LoadOptions) -> str:
+        return self._run.key(
+            "parity",
+            tools=("bench", "export", "metrics"),
+            artifact=digest(artifact),
+            standard=self.standard,
+            options=options,
+        )
 
     def calibrate(self) -> Calibration:
         """Vary the model, plant faults in it, write down what was found: reports are judged by it from now on."""

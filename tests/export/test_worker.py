@@ -19,7 +19,7 @@ import torch
 
 from bench.parity.spec import ParitySpec
 from export.artifact import open_artifact
-from export.build import BuildJob, Source, build, build_apart
+from export.build import BuildJob, Source, apart, build
 from export.errors import RecordError
 from export.log import HEAD_BYTES, TAIL_BYTES
 from export.record import write
@@ -240,7 +240,7 @@ def test_a_road_that_ends_its_process_is_left_out_in_the_next(tmp_path: Path) ->
     alone = workspace.run(build, job, "alone")
     assert isinstance(alone, Failed)
     assert alone.status == "crashed"
-    end = build_apart(job, workspace, "apart")
+    end = apart(build, job, workspace, "apart")
     assert isinstance(end, Done), end
     facts = open_artifact(folder).facts
     assert facts["road"] == "trace"
