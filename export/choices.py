@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-_PICKS = {"topk": 1, "sort": 1, "argsort": None, "argmax": None, "argmin": None, "max": 1, "min": 1}
+_PICKS = {
+    "topk": 1, "sort": 1, "argsort": None, "argmax": None, "argmin": None, "max": 1, "min": 1, "median": 1, "kthvalue": 1,
+}  # fmt: skip
 """Operators that choose, and which of their results holds the indices; None where there is one."""
 _LEAST = ("argmin", "min")
+_INNER = ("median", "kthvalue")
+"""Those that pick by rank, from between the others."""
 _ALL = ("topk", "sort", "argsort")
 """Those that pick several different candidates."""
 _SAME = frozenset({"to", "_to_copy", "clone", "contiguous", "alias", "detach"})
@@ -32,6 +36,9 @@ class Choice:
     dim: int | None
     """The dimension that indices go along; None: through all elements."""
     largest: bool
+    """Whether the largest come first; else the least."""
+    inner: bool
+    """Whether what is picked lies between the others; else it is the first."""
     several: bool
     """Whether different candidates are picked; else one."""
     ordered: bool
@@ -72,7 +79,7 @@ def _indices(node: torch.fx.Node) -> Iterator[torch.fx.Node]:
     kind = _kind(node)
     if node.op != "call_function" or kind not in _PICKS:
         return
-    if kind in ("max", "min") and getattr(node.target, "_overloadname", "") != "dim":
+    if kind in ("max", "min", "median") and getattr(node.target, "_overloadname", "") != "dim":
         return
     item = _PICKS[kind]
     if item is None:
@@ -98,6 +105,7 @@ def _choice(node: torch.fx.Node, index: torch.fx.Node, outputs: list[Any]) -> Ch
         scores=arguments["self"].name,
         dim=arguments["dim"],
         largest=bool(arguments.get("largest", arguments.get("descending", kind not in _LEAST))),
+        inner=kind in _INNER,
         several=kind in _ALL,
         ordered=bool(arguments.get("sorted", True)),
         stable=bool(arguments.get("stable")),

@@ -3,7 +3,8 @@
 A recurrent layer is unrolled while it is traced, which fixes its number of steps; traced as a loop it leaves the number
 open, and the program still holds the layer itself. PyTorch has such loops for LSTM and GRU; the plain one is here. A
 transformer looks into a mask to see whether it is causal, which no tracer can follow; a mask that is not looked into is
-applied as it is, with the same result.
+applied as it is, with the same result. Distances of all pairs are computed in one way for up to 25 rows, in another for
+more, and tracing fixes which; where the number is open they are left to the way that is exact for any.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn, ops
@@ -19,6 +20,9 @@ from torch.export import ExportedProgram
 
 _PLAIN = {ops.aten.rnn_tanh.input: torch.tanh, ops.aten.rnn_relu.input: torch.relu}
 LSTM = "aten.lstm.input"
+MANY_ROWS = 25
+"""From more rows on ``torch.cdist`` takes distances from a matrix product."""
+_CDIST_MODES = ("use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist")
 _RECURRENT = (ops.aten.lstm.input, ops.aten.gru.input, *_PLAIN)
 
 
@@ -43,6 +47,7 @@ def open_program(exported: ExportedProgram) -> Iterator[None]:
 def open_layers(module: nn.Module) -> Iterator[None]:
     """While ``module`` is traced, its layers are left open."""
     with ExitStack() as stack:
+        stack.enter_context(_distances_of_any_rows())
         if any(isinstance(layer, nn.LSTM | nn.GRU | nn.RNN) for layer in module.modules()):
             stack.enter_context(_loops())
         if any(isinstance(layer, nn.TransformerEncoder | nn.TransformerDecoder) for layer in module.modules()):
@@ -139,6 +144,25 @@ def _masks_as_they_are() -> Iterator[None]:
         yield
     finally:
         transformer._detect_is_causal_mask = look
+
+
+@contextmanager
+def _distances_of_any_rows() -> Iterator[None]:
+    known, place = torch.cdist, cast(Any, torch)
+    place.cdist = _cdist_of_any_rows
+    try:
+        yield
+    finally:
+        place.cdist = known
+
+
+def _cdist_of_any_rows(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = _CDIST_MODES[0]) -> Tensor:
+    """``torch.cdist`` that does not ask whether an open number of rows is above 25."""
+    mode, rows = _CDIST_MODES.index(compute_mode), (x1.shape[-2], x2.shape[-2])
+    if mode == 0 and not all(isinstance(count, int) for count in rows):
+        mode = 1 if any(isinstance(count, int) and count > MANY_ROWS for count in rows) else 2
+    distances: Tensor = ops.aten.cdist(x1, x2, p, mode)
+    return distances
 
 
 def _said_to_be_causal(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:

@@ -136,7 +136,7 @@ class _Kept:
             self._put(number, "tolerance", np.array([tolerance]))
             self._put(number, "several", np.array([choice.several]))
             self._put(number, "ordered", np.array([choice.ordered]))
-        picks_count = lists[choice.index].numel() // len(scores)
+        picks_count = scores.shape[1] if choice.inner else lists[choice.index].numel() // len(scores)
         open_lists = _open_lists(scores if choice.largest else -scores, picks_count, tolerance)
         for number in choice.dependent:
             rows = _open_rows(open_lists, wide.shape, choice.dim, self._shapes[number])
@@ -173,7 +173,7 @@ def _largest_error(wide: Values, eager: Values) -> float:
 
 
 def _open_lists(scores: Values, picks_count: int, tolerance: float) -> Values:
-    """Lists whose first picks, the largest, could as well be others or in another order."""
+    """Lists whose first picks, the largest, could as well be others or in another order; of all: any two of which."""
     first = -np.sort(-scores, axis=1)[:, : picks_count + 1]
     with np.errstate(invalid="ignore"):
         near = (first[:, :-1] == first[:, 1:]) | (first[:, :-1] - first[:, 1:] <= tolerance)

@@ -121,10 +121,10 @@ def _scale(lengths: Sequence[Size], normalization: int) -> Any:
 
 
 def _short(x: Tensor, dims: Sequence[int]) -> bool:
-    return all(_longest(x.shape[dim]) <= _LONGEST for dim in dims)
+    return all(longest(x.shape[dim]) <= _LONGEST for dim in dims)
 
 
-def _longest(size: Size) -> float:
+def longest(size: Size) -> float:
     if isinstance(size, int):
         return size
     return float(size.node.shape_env.bound_sympy(size.node.expr).upper)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 KINDS = (
-    "layers", "tables", "sequences", "attention", "language", "perception", "images", "vision", "medical", "graphs",
+    "layers", "tables", "sequences", "sets", "attention", "language", "perception", "images", "vision", "medical", "graphs",
     "audio", "diffusion",
 )  # fmt: skip
 """The files, by their names; each says in ``NEEDS`` which packages it imports besides ours."""
