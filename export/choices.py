@@ -10,7 +10,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 _PICKS = {
-    "topk": 1, "sort": 1, "argsort": None, "argmax": None, "argmin": None, "max": 1, "min": 1, "median": 1, "kthvalue": 1,
+    "topk": 1, "sort": 1, "argsort": None, "argmax": None, "argmin": None, "max": 1, "min": 1, "median": 1,
+    "kthvalue": 1,
 }  # fmt: skip
 """Operators that choose, and which of their results holds the indices; None where there is one."""
 _LEAST = ("argmin", "min")

@@ -125,6 +125,7 @@ def _short(x: Tensor, dims: Sequence[int]) -> bool:
 
 
 def longest(size: Size) -> float:
+    """The most that a size may be."""
     if isinstance(size, int):
         return size
     return float(size.node.shape_env.bound_sympy(size.node.expr).upper)

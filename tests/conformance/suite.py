@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 KINDS = (
-    "layers", "tables", "sequences", "sets", "attention", "language", "perception", "images", "vision", "medical", "graphs",
-    "audio", "diffusion",
+    "layers", "tables", "sequences", "sets", "attention", "language", "perception", "images", "vision", "medical",
+    "graphs", "audio", "diffusion",
 )  # fmt: skip
 """The files, by their names; each says in ``NEEDS`` which packages it imports besides ours."""
 _FOLDER = Path(__file__).parent / "architectures"

@@ -1,0 +1,47 @@
+"""Operators that PyTorch's ONNX exporter has no translation for, or an inexact one, composed of those that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from export.exporters.composed import distances, functions, ranks, windows
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+aten = torch.ops.aten
+COMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.cdist.default: distances.cdist,
+    aten.hypot.default: functions.hypot,
+    aten.log_sigmoid.default: functions.log_sigmoid,
+    aten.log1p.default: functions.log1p,
+    aten.expm1.default: functions.expm1,
+    aten.copysign.Tensor: functions.copysign,
+    aten.fmax.default: functions.fmax,
+    aten.fmin.default: functions.fmin,
+    aten.aminmax.default: ranks.aminmax,
+    aten.masked_select.default: ranks.masked_select,
+    aten.cummax.default: ranks.cummax,
+    aten.cummin.default: ranks.cummin,
+    aten.cumprod.default: ranks.cumprod,
+    aten.median.dim: ranks.median,
+    aten.median.default: ranks.median_of_all,
+    aten.kthvalue.default: ranks.kthvalue,
+    aten.rrelu.default: functions.rrelu,
+    aten.adaptive_max_pool1d.default: windows.adaptive_max,
+    aten.adaptive_max_pool2d.default: windows.adaptive_max,
+    aten.adaptive_max_pool3d.default: windows.adaptive_max,
+    aten.adaptive_avg_pool3d.default: windows.adaptive_mean,
+    aten.scaled_dot_product_attention.default: windows.attention_of_one_head,
+}
+"""By operator of a traced program."""
+
+
+def composed(program: ExportedProgram) -> ExportedProgram:
+    """The program with the operators of ``COMPOSITIONS`` as others; the same one where it has none."""
+    targets = {node.target for node in program.graph.nodes}
+    table = {operator: how for operator, how in COMPOSITIONS.items() if operator in targets}
+    return program.run_decompositions(table) if table else program

@@ -1,0 +1,61 @@
+"""Functions of one or two numbers, with all their figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def hypot(x: Tensor, y: Tensor) -> Tensor:
+    """Without the squares of what is large or small."""
+    large, small = torch.maximum(x.abs(), y.abs()), torch.minimum(x.abs(), y.abs())
+    ratio = small / torch.where(large == 0, 1.0, large)
+    plain = large * torch.sqrt(1 + ratio * ratio)
+    return torch.where(large == float("inf"), large, plain)
+
+
+def log_sigmoid(x: Tensor) -> Tensor:
+    """ONNX Runtime's sigmoid is 0 from -18 on, and its logarithm without end."""
+    return torch.clamp(x, max=0) - log1p(torch.exp(-x.abs()))
+
+
+def log1p(x: Tensor) -> Tensor:
+    """``log(1 + x)`` that keeps its figures near 0, after Kahan (Higham, Accuracy and Stability, problem 1.5)."""
+    near = 1 + x
+    lost = near - 1
+    even = (lost == 0) | torch.isinf(near)
+    quotient = torch.log(near) * (x / torch.where(even, 1.0, lost))
+    return torch.where(lost == 0, x, torch.where(torch.isinf(near), torch.log(near), quotient))
+
+
+def expm1(x: Tensor) -> Tensor:
+    """``exp(x) - 1`` that keeps its figures near 0, after Kahan (the same, section 1.14.1)."""
+    near = torch.exp(x)
+    lost = near - 1
+    log = torch.log(near)
+    even = (lost == 0) | (lost == -1) | torch.isinf(near)
+    quotient = lost * (x / torch.where(even, 1.0, log))
+    return torch.where(lost == 0, x, torch.where(even, lost, quotient))
+
+
+def copysign(x: Tensor, y: Tensor) -> Tensor:
+    """The zero below 0 is known by its reciprocal."""
+    negative = (y < 0) | ((y == 0) & (1 / y < 0))
+    return torch.where(negative, -x.abs(), x.abs())
+
+
+def fmax(x: Tensor, y: Tensor) -> Tensor:
+    """The number, where the other is none."""
+    return torch.where(torch.isnan(x), y, torch.where(torch.isnan(y), x, torch.maximum(x, y)))
+
+
+def fmin(x: Tensor, y: Tensor) -> Tensor:
+    """The number, where the other is none."""
+    return torch.where(torch.isnan(x), y, torch.where(torch.isnan(y), x, torch.minimum(x, y)))
+
+
+def rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None) -> Any:
+    """In eval mode."""
+    return NotImplemented if training else torch.where(x >= 0, x, x * ((lower + upper) / 2))
