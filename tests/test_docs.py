@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import ROOT, environ
 
 
+@pytest.mark.slow
 def test_the_page_on_shipping_works_as_it_stands(built: Path, tmp_path: Path) -> None:
     """Its blocks, those lines that begin with ``$``, in one folder, on a finished run."""
     pytest.importorskip("mlflow", reason="extra: pip install 'torchstone[mlflow]'")

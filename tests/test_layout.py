@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def test_a_runtime_is_touched_by_its_backend_alone(runtime: str, file: str) -> N
     assert [path.relative_to(ROOT).as_posix() for path in users] == [file]
 
 
+@cache
 def _code(path: Path) -> str:
     """The source without its docstrings, comments and messages."""
     tree = ast.parse(path.read_text())

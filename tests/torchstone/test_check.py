@@ -103,6 +103,7 @@ def test_an_unchanged_script_reuses_everything_and_the_commands_know_its_run(
     assert "onnx: parity pass" in located.stdout
 
 
+@pytest.mark.slow
 def test_an_edited_class_is_another_run(checked: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
     _, result, _ = checked
     text = SCRIPT.replace("features.sum(1)", "features.sum(1) + 1").replace("torchstone.check(", "torchstone.export(")

@@ -73,14 +73,13 @@ def test_a_model_of_the_users_is_exported_judged_and_bundled(project: Path) -> N
     assert [(run["recipe"], run["winner"], run["is_latest"]) for run in listed] == [("bag", "onnx", True)]
 
 
-def test_only_parity_prints_the_rows_and_a_wrong_one_is_not_good(project: Path) -> None:
-    arguments = ("check", "mypkg/nets.py:Net", "--inputs", "short.npz", "--only", "parity", "--backends", "eager")
-    done = command(*arguments, cwd=project)
+def test_only_parity_prints_the_rows(project: Path) -> None:
+    done = command(
+        "check", "mypkg/nets.py:Net", "--inputs", "short.npz", "--only", "parity", "--backends", "eager", cwd=project
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "assumed  inputs ids int64[batch, 5], mask float32[batch, 5]" in done.stdout
     assert done.stdout.splitlines()[-2:] == ["backend  parity", "eager    pass"]
-    again = command(*arguments, "--json", "--parity.allow-no-reference", cwd=project)
-    assert [row["status"] for row in json.loads(again.stdout)["rows"]] == ["pass"]
 
 
 def write_activation(path: Path, *operators: str) -> None:
@@ -145,9 +144,14 @@ def test_a_mistake_is_a_sentence_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["mypkg.nets:build", "--inputs", "none.npz"], "error: there is no file none.npz"),
         (["mypkg.nets:build", "--inputs", "short.npz", "--parity.rows-count", "0"], "parity.rows_count must be >= 1"),
-        (["mypkg.nets:build"], "--inputs must name at least one file of example calls"),
+        *(
+            pytest.param(arguments, reason, marks=pytest.mark.slow)
+            for arguments, reason in (
+                (["mypkg.nets:build", "--inputs", "none.npz"], "error: there is no file none.npz"),
+                (["mypkg.nets:build"], "--inputs must name at least one file of example calls"),
+            )
+        ),
     ],
 )
 def test_it_ends_with_2_and_on_one_screen(arguments: list[str], reason: str, project: Path) -> None:

@@ -87,6 +87,7 @@ def test_what_cannot_be_taken_is_a_row_with_one_sentence(judged: torchstone.Resu
     assert "\n" not in judged["weights"].reasons[0]
 
 
+@pytest.mark.slow
 def test_a_foreign_winner_ships_with_its_weights_and_passes_its_own_check(files: Path, tmp_path: Path) -> None:
     result = torchstone.check(
         Net(), examples(), out=tmp_path / "out", backends=("eager",), quiet=True, bench=QUICK,
@@ -103,6 +104,7 @@ def test_a_foreign_winner_ships_with_its_weights_and_passes_its_own_check(files:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_recipe_takes_files_of_every_format_by_a_flag(built: Path, tmp_path: Path) -> None:
     given = {"a-onnx": "onnx/model.onnx", "a-graph": "torchscript/model.ts", "a-program": "exported/model.pt2",
              "a-package": "aotinductor/model.pt2"}  # fmt: skip
@@ -134,6 +136,7 @@ def test_bad_names_and_files_are_refused_before_anything_is_done(tmp_path: Path)
     assert not list((tmp_path / "out").glob("net/*/checkpoint"))
 
 
+@pytest.mark.slow
 def test_files_made_from_an_onnx_file_are_held_to_it_without_the_model(files: Path, tmp_path: Path) -> None:
     ids, mask = examples()
     result = torchstone.compare(

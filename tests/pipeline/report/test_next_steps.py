@@ -75,6 +75,7 @@ def test_a_row_that_failed_has_its_reason_and_its_log_in_two_lines(mine: Path) -
     assert "igamma" in Path(log).read_text()
 
 
+@pytest.mark.slow
 def test_a_model_that_was_not_traced_is_not_located_and_that_is_said(mine: Path) -> None:
     branch = "(torch.tanh(self.fc(x)) if bool(x.sum() > 0) else -self.fc(x))"
     (mine / "net.py").write_text(NET.replace("torch.tanh(self.fc(x))", branch))
