@@ -85,22 +85,26 @@ class Source:
         return ast.parse(self.text)
 
     @cached_property
+    def nodes(self) -> list[ast.AST]:
+        return [*ast.walk(self.tree)]
+
+    @cached_property
     def module(self) -> str:
         return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
     @cached_property
     def strings(self) -> list[ast.Constant]:
-        return [node for node in ast.walk(self.tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        return [node for node in self.nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
     @cached_property
     def docstrings(self) -> set[ast.expr]:
         """Strings that stand as statements: docstrings, and what describes a field or a constant."""
-        return {node.value for node in ast.walk(self.tree) if isinstance(node, ast.Expr)} & {*self.strings}
+        return {node.value for node in self.nodes if isinstance(node, ast.Expr)} & {*self.strings}
 
     def words(self) -> Iterator[tuple[str, int]]:
         """Every identifier and every string that is no docstring, each with its line."""
         yield from ((str(node.value), node.lineno) for node in self.strings if node not in self.docstrings)
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             for field in ("id", "attr", "arg", "name", "asname", "module"):
                 if isinstance(name := getattr(node, field, None), str):
                     yield name, getattr(node, "lineno", 0)
@@ -116,6 +120,7 @@ def places(root: Path) -> dict[str, list[str]]:
     code = sources(root, *PACKAGES)
     run_paths = [place for source in code if source.path != RUN_FOLDER for place in _run_paths(source)]
     named = [(source, word, line) for source in code for word, line in source.words()]
+    spoken = [(*place, _apart(place[1])) for place in named]
     return {
         "files above 250 lines": [source.path for source in code if len(source.text.splitlines()) > 250],
         "files above 320 lines": [source.path for source in code if len(source.text.splitlines()) > 320],
@@ -138,8 +143,8 @@ def places(root: Path) -> dict[str, list[str]]:
         **{
             f"old word: {old}": [
                 f"{source.path}:{line} {word!r}"
-                for source, word, line in named
-                for _ in re.finditer(rf"\b({pattern})\b", _apart(word), flags=re.IGNORECASE)
+                for source, word, line, apart in spoken
+                for _ in re.finditer(rf"\b({pattern})\b", apart, flags=re.IGNORECASE)
             ]
             for old, pattern in OLD_WORDS.items()
         },
@@ -192,7 +197,7 @@ def _spelling(code: list[Source], names: tuple[str, ...]) -> list[str]:
 
 def _levels(source: Source) -> Iterator[ast.AST]:
     """Where a check's level is written down or asked for: ``level="metric"``, ``check.level == "metric"``."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.keyword) and node.arg == "level" and isinstance(node.value, ast.Constant):
             yield node
         if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute) and node.left.attr == "level":
@@ -214,7 +219,7 @@ def _full_folders(code: list[Source]) -> list[str]:
 
 def _wide(source: Source) -> Iterator[str]:
     """Functions with too many parameters; self, cls, ``*args`` and ``**kwargs`` are not counted."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             count = sum(parameter.arg not in ("self", "cls") for parameter in parameters)
@@ -226,7 +231,7 @@ def _run_paths(source: Source) -> Iterator[str]:
     """Strings used as parts of a run's path: operands of ``/``, and strings that are paths themselves."""
     operands = {
         part
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
         for side in (node.left, node.right)
         for part in (ast.walk(side) if isinstance(side, ast.JoinedStr) else [side])
@@ -239,7 +244,7 @@ def _run_paths(source: Source) -> Iterator[str]:
 
 
 def _variables(source: Source, name: str) -> Iterator[str]:
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Name | ast.arg) and name == (node.id if isinstance(node, ast.Name) else node.arg):
             yield f"{source.path}:{node.lineno}"
 
