@@ -13,7 +13,7 @@ from bench.parity.cases import Tensors
 from export.arrays import Array, is_floating, numpy_dtype, to_numpy, to_torch
 from export.device import device
 from export.flat import FlatModule
-from export.float64 import Float64Program, to_float64
+from export.float64 import AsTraced, Float64Program, to_float64
 from export.gradients import call
 from export.program import load_exported
 from export.signature import Signature
@@ -22,15 +22,24 @@ if TYPE_CHECKING:
     from torch import nn
 
 Flat = Callable[..., Sequence[torch.Tensor]]
-_FLOAT64_NOISE, _FLOAT32_NOISE = 1e-10, 1e-4
-"""Relative differences that rounding makes: at most of the first size in float64, of the second in narrower floats."""
+_FLOAT64_NOISE = 1e-10
+"""A relative difference that rounding in float64 makes, at most."""
+_OF_CASTS = 4.0
+"""Times the difference that casts make, up to which a difference may be theirs."""
+_OTHERWISE = 1e-8
+"""A relative difference from which on a program computes something else, as far as narrower floats can tell."""
+OTHERWISE = (
+    "the traced program computes something else than the model: its float64 answer to the example differs by {:.2g} of "
+    "the largest value. Rows that are made from it are held to the model itself"
+)
 
 
 class Oracle:
     """Answers one case after the other; a model with state therefore meets them in the same order as an artifact.
 
     Float64 answers come from the module itself; where it does not run in float64 throughout (it casts inside), from
-    its traced program with the casts widened; else there are none, and ``failure`` says why.
+    its traced program with the casts widened; else there are none, and ``failure`` says why. A program that differs
+    from the module by more than its casts do computes something else: nothing is taken from it.
     """
 
     def __init__(self, module: nn.Module, signature: Signature, where: str, program_file: Path | None) -> None:
@@ -42,6 +51,8 @@ class Oracle:
         self._eager = FlatModule(copy.deepcopy(module).to(self.device.torch_name), signature)
         self.float64_by: str | None = None
         self.failure: str | None = None
+        self.remarks: list[str] = []
+        """What is odd about the program."""
         self._wide: Flat | None = None
         self._choose(module)
 
@@ -96,7 +107,14 @@ class Oracle:
             if narrow := self._narrow(answers[who]):
                 reasons.append(f"the {who} casts its output {narrow} to a narrower type inside")
                 del answers[who]
-        if "module" in answers and not ("program" in answers and _rounded_inside(**answers)):
+        if answers.keys() == makers.keys():
+            apart = _apart(answers["module"], answers["program"])
+            if _FLOAT64_NOISE < apart <= _OF_CASTS * self._casts_make(answers["program"], tensors):
+                del answers["module"]  # it rounds inside
+            elif apart > _OTHERWISE:
+                self.program_file = None
+                self.remarks.append(OTHERWISE.format(apart))
+        if "module" in answers:
             self.float64_by = "module"
         elif "program" in answers:
             self.float64_by = "program"
@@ -110,6 +128,15 @@ class Oracle:
             raise FileNotFoundError("the model could not be traced")
         return Float64Program(load_exported(self.program_file))
 
+    def _casts_make(self, widened: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor]) -> float:
+        """The relative difference that the casts of the program make."""
+        assert self.program_file is not None
+        try:
+            as_traced = call(AsTraced(load_exported(self.program_file)).run, [tensor.clone() for tensor in tensors])
+        except Exception:  # noqa: BLE001 - it does not run so, and nothing is known of its casts
+            return 0.0
+        return _apart(as_traced, widened)
+
     def _narrow(self, outputs: Sequence[torch.Tensor]) -> str | None:
         """The first floating output that is not in float64."""
         return next(
@@ -122,14 +149,15 @@ class Oracle:
         )
 
 
-def _rounded_inside(module: Sequence[torch.Tensor], program: Sequence[torch.Tensor]) -> bool:
-    """Whether the module's float64 answers differ from its widened program's by what narrower floats round.
-
-    Such a module casts inside and widens again. A larger difference is no rounding: the program is then not trusted.
-    """
-    for from_module, from_program in zip(module, program, strict=True):
-        if from_module.is_floating_point() and from_module.numel() and from_module.shape == from_program.shape:
-            apart, size = float((from_module - from_program).abs().max()), float(from_module.abs().max())
-            if _FLOAT64_NOISE * size < apart < _FLOAT32_NOISE * size:
-                return True
-    return False
+def _apart(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> float:
+    """The largest difference of floating outputs of the same shape, relative to the largest value of its output."""
+    largest = 0.0
+    for answer, other in zip(first, second, strict=True):
+        if not answer.is_floating_point() or not answer.numel() or answer.shape != other.shape:
+            continue
+        equal = (answer == other) | (answer.isnan() & other.isnan())
+        finite = answer[answer.isfinite()].double().abs()
+        size = float(finite.max()) if finite.numel() else 0.0
+        apart = float(torch.where(equal, 0.0, (answer.double() - other.double()).abs().nan_to_num(torch.inf)).max())
+        largest = max(largest, apart / size if size else apart)
+    return largest

@@ -90,7 +90,7 @@ def reference(job: ReferenceJob) -> None:
     for name in (INPUTS, FLOAT64, EAGER):
         (folder / name).mkdir()
     cases = plan(pool, job.spec)
-    remarks = effects(oracle, pool.inputs(cases[0]))
+    remarks = oracle.remarks + effects(oracle, pool.inputs(cases[0]))
     kept, left_out = _answer_all(oracle, pool, cases, job.spec, folder)
     if (why := keep_scores(oracle, folder / INPUTS, folder / SCORES, len(kept))) is not None:
         left_out["scores of choices"] = why

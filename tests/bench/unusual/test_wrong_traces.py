@@ -1,0 +1,76 @@
+"""A program that computes nearly what the model does is no truth, and what is made from it does not pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bench.parity.spec import ParitySpec
+from export.build import Source
+from export.signature import Signature, SizeRange, TensorSpec
+from tests.model_run import ModelRun
+
+SIGNATURE = Signature(inputs=(TensorSpec("x", "float32", ("batch", 4)),), ranges={"batch": SizeRange(max=64)})
+
+
+class TracedOtherwise(nn.Module):
+    """While it is traced its answers are larger by a factor; strictly they would not be."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.tanh(x)
+        return y * self.factor if torch.compiler.is_exporting() else y
+
+
+class CastsAndMakesTables(nn.Module):
+    """Casts to what its input is, computes a table in float32, casts and widens: everything that rounds inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        table = torch.arange(1, 5, dtype=torch.float32, device=x.device).sin()
+        norm = x.to(torch.float32).square().mean(-1, keepdim=True).add(1e-6).rsqrt()
+        y: torch.Tensor = self.linear((x * norm).to(x.dtype) * table)
+        return y
+
+
+def make(factor: str) -> nn.Module:
+    torch.manual_seed(0)
+    return (TracedOtherwise(float(factor)) if factor else CastsAndMakesTables()).eval()
+
+
+def run_of(factor: str, folder: Path) -> ModelRun:
+    return ModelRun(Source(function=f"{__name__}:make", argument=factor), SIGNATURE, folder, ParitySpec(rows_count=256))
+
+
+@pytest.mark.parametrize("factor", ["1.00002", pytest.param("1.0001", marks=pytest.mark.slow), "1.003"])
+def test_what_is_made_from_a_wrong_trace_is_held_to_the_model(factor: str, tmp_path: Path) -> None:
+    run = run_of(factor, tmp_path / "run")
+    assert run.reference.float64_by == "module"
+    assert any("computes something else than the model" in remark for remark in run.reference.remarks)
+    assert run.judge(run.build("exported", tmp_path / "exported")).status == "fail"
+    assert run.judge(run.build("eager", tmp_path / "eager")).status == "pass"
+
+
+def test_with_every_difference_laid_to_casts_the_wrong_trace_is_the_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twin."""
+    monkeypatch.setattr("bench.parity.oracle.Oracle._casts_make", lambda *_: 1.0)
+    run = run_of("1.00002", tmp_path / "run")
+    assert run.reference.float64_by == "program"
+    assert run.judge(run.build("exported", tmp_path / "exported")).status == "pass"
+
+
+def test_a_model_that_rounds_inside_in_every_way_is_held_to_its_program(tmp_path: Path) -> None:
+    run = run_of("", tmp_path / "run")
+    assert (run.reference.float64_by, run.reference.remarks) == ("program", ())
+    assert run.judge(run.build("exported", tmp_path / "exported")).status == "pass"
