@@ -10,6 +10,8 @@ from export.files import plain_name
 
 WEIGHTS, METRICS, CHECKPOINT_RECORD = "weights.safetensors", "metrics.jsonl", "checkpoint.json"
 """What a checkpoint's folder holds."""
+LAST = "last.safetensors"
+"""And where the weights are the best epoch's, those of the last."""
 SPEED, TRACE = "speed.jsonl", "trace.json"
 """And what of its making is in no digest: seconds and memory of every epoch, and a trace by PyTorch's profiler."""
 _HIDDEN = "."

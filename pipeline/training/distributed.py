@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from export.device import Device
 from export.errors import UserError
@@ -93,9 +95,13 @@ def together(where: Device) -> Iterator[World]:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield ALONE
         return
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     where.enter_thread()
-    dist.init_process_group("nccl" if where.asynchronous else "gloo", timeout=timedelta(seconds=_TIMEOUT_S))
+    timeout = timedelta(seconds=_TIMEOUT_S)
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    # torchrun keeps its store when it starts processes again, and in it the addresses of those that are gone
+    attempt = PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if where.asynchronous else "gloo"
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=timeout)
     try:
         yield World(rank, size)
     except dist.DistError as error:

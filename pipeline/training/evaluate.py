@@ -39,6 +39,18 @@ def final_metrics(recipe: Recipe, data: Data | None, module: nn.Module, where: D
     return results
 
 
+def validation_metrics(recipe: Recipe, module: nn.Module, split: Split | None) -> dict[str, float]:
+    """The loss and every metric on the validation split, which lies on the module's device; nothing without one."""
+    if split is None:
+        return {}
+    assert recipe.loss is not None
+    outputs = predict(recipe, module, split)
+    figures = {"validation_loss": float(recipe.loss(outputs, split.targets))}
+    return figures | {
+        f"validation_{name}": float(metric(outputs, split.targets)) for name, metric in recipe.metrics.items()
+    }
+
+
 def data_sha256(data: Data | None, names: Sequence[str]) -> dict[str, str]:
     """The digest of every tensor of the data, by split and name; and of training rows that are read by number."""
     if data is None:

@@ -9,27 +9,27 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from bench.run_folder import WEIGHTS
+from bench.run_folder import LAST, WEIGHTS
 from export.device import Device
-from export.errors import RecordError
 from pipeline.data import Split
 from pipeline.process.interrupt import deferred_interrupt
 from pipeline.training.batches.batch import Batch, Reading
 from pipeline.training.batches.kinds import batches
 from pipeline.training.determinism import RandomState, seed_generators
 from pipeline.training.distributed import ALONE, World
-from pipeline.training.evaluate import predict
+from pipeline.training.evaluate import validation_metrics
 from pipeline.training.optimizer import lr_ratio, make_optimizer
-from pipeline.training.resume import Counters, State, Training, forget_state, load_state, save_state
-from pipeline.training.step import Step
-from pipeline.training.watch.faults import Place, named_faults, nonfinite
+from pipeline.training.sharding import gathered, shard
+from pipeline.training.state.resume import save_state, usable_state
+from pipeline.training.state.training import Counters, Training
+from pipeline.training.step import Step, averaged
+from pipeline.training.watch.faults import Place, named_faults, named_losses, nonfinite
 from pipeline.training.watch.progress import Progress
 from pipeline.training.watch.watcher import Watcher, unwatched
 from pipeline.training.weights import save_tensors
@@ -50,13 +50,16 @@ class Loop:
     def __init__(
         self, recipe: Recipe, spec: TrainSpec, data: Data, module: nn.Module, where: Device, world: World = ALONE
     ) -> None:
-        assert recipe.loss is not None
-        self._recipe, self._spec, self._loss, self._device, self._world = recipe, spec, recipe.loss, where, world
+        self._recipe, self._spec, self._device, self._world = recipe, spec, where, world
         reading = Reading(inputs=recipe.signature.inputs, spec=spec, seed=recipe.seed, where=where, world=world)
         self._batches = batches(data.train, reading)
         self._validation = data.validation.on(where) if isinstance(data.validation, Split) else None
+        average = averaged(spec, module)
+        if spec.sharded:
+            for each in [module] if average is None else [module, average.module]:
+                shard(each, where, world)
         optimizer = recipe.optimizer(module) if recipe.optimizer else make_optimizer(spec, module)
-        self._training = Training(module=module, optimizer=optimizer)
+        self._training = Training(module=module, optimizer=optimizer, average=average)
         if world.rank:
             seed_generators(recipe.seed, world.rank)  # each draws its own dropout
         self._step = Step(recipe, spec, self._training, where, world)
@@ -78,14 +81,26 @@ class Loop:
         self._watch = self._watcher.stopwatch
         self._saved_step, self._saved_s = self._now.step, time.monotonic()
         self._training.module.train()
-        with contextlib.closing(self._watcher), deferred_interrupt() as self._interrupted:
+        with (
+            contextlib.closing(self._watcher),
+            named_losses(self._world, self._here),
+            deferred_interrupt() as self._interrupted,
+        ):
             while self._now.epoch < self._spec.epochs and not self._is_over():
                 self._one_epoch()
             self._watcher.note_speed(self._now.step)
             self._save_if_due()  # what a kill from here on may cost is no more than before
-            if self._world.writes:
-                save_tensors(folder / WEIGHTS, self._training.best or self._evaluated.state_dict())
+            self._save_weights()
         return self._now.train_loss, self._now.kept_epoch
+
+    def _save_weights(self) -> None:
+        """What is kept, whole; beside the best weights the last."""
+        last = self._evaluated.state_dict()
+        named = {WEIGHTS: self._training.best or last} | ({LAST: last} if self._spec.keep == "best" else {})
+        for name, tensors in named.items():
+            whole = gathered(tensors, self._world)
+            if self._world.writes:
+                save_tensors(self._folder / name, whole)
 
     @property
     def _now(self) -> Counters:
@@ -99,24 +114,15 @@ class Loop:
 
     def _resumed(self) -> Watcher:
         """Go on from a saved state, if the first process can use one."""
-        watcher, state = self._first_look() if self._world.writes else (unwatched(self._spec, self._device), None)
-        if self._world.first(state is not None) and (state := state or load_state(self._folder, self._key)):
+        state = usable_state(self._folder, self._key, self._world, self._progress.say)
+        if state is not None:
             if remark := state.restore(self._device, self._training, self._world):
                 self._progress.say(remark)
             within = f", at step {self._now.epoch_step} of the next" if self._now.epoch_step else ""
             self._progress.say(f"resumed after epoch {self._now.epoch} of {self._spec.epochs}{within}")
-        return watcher
-
-    def _first_look(self) -> tuple[Watcher, State | None]:
-        """The saved state and the figures up to it; one that cannot be used is worth no more than none."""
-        watched = partial(Watcher, self._spec, self._device, self._folder, self._progress)
-        try:
-            state = load_state(self._folder, self._key)
-            return watched(state), state
-        except RecordError as error:
-            self._progress.say(f"the saved state cannot be used, training begins anew: {error}")
-            forget_state(self._folder)
-            return watched(None), None
+        if not self._world.writes:
+            return unwatched(self._spec, self._device)
+        return Watcher(self._spec, self._device, self._folder, self._progress, state)
 
     def _is_over(self) -> bool:
         """Whether nothing was gained for too long."""
@@ -174,7 +180,10 @@ class Loop:
 
     def _place(self, batch: Batch | None, step: int) -> Place:
         now, spec = self._now, self._spec
-        return Place(now.epoch + 1, step, batch, spec=spec, saved_step=self._saved_step, world=self._world)
+        return Place(now.epoch + 1, step, batch, spec=spec, saved_step=self._saved_step)
+
+    def _here(self) -> Place:
+        return self._place(None, self._now.step + 1)
 
     def _set_lr(self) -> None:
         ratio = 1.0
@@ -196,7 +205,7 @@ class Loop:
         line = {"epoch": now.epoch, "train_loss": now.train_loss, "lr": self._lr, "gradient_norm": self._norm_now}
         line |= {"skipped_steps": now.skipped_steps} if self._training.scaler else {}
         self._world.share_buffers(self._evaluated)
-        line = self._world.first(line | self._validated())
+        line = self._world.first(line | validation_metrics(self._recipe, self._evaluated, self._validation))
         self._watcher.note(now.step, line)
         watched = line.get("validation_loss", now.train_loss)
         is_best = now.best_loss is None or watched < now.best_loss
@@ -211,17 +220,6 @@ class Loop:
         self._watcher.show(now.epoch, now.train_loss)
         if now.epoch % self._spec.print_every_epochs == 0:
             self._progress.say(f"Epoch [{now.epoch}/{self._spec.epochs}], Loss: {now.train_loss:.4f}")
-
-    def _validated(self) -> dict[str, float]:
-        """The loss and the recipe's metrics on the validation split."""
-        if self._validation is None:
-            return {}
-        outputs = predict(self._recipe, self._evaluated, self._validation)
-        targets = self._validation.targets
-        figures = {"validation_loss": float(self._loss(outputs, targets))}
-        return figures | {
-            f"validation_{name}": float(of(outputs, targets)) for name, of in self._recipe.metrics.items()
-        }
 
     def _save_if_due(self) -> None:
         spec = self._spec
@@ -241,8 +239,7 @@ class Loop:
         if self._now.step > self._saved_step:
             self._read()
             generators = self._world.all((RandomState.now(), self._device.random_state()))
-            if self._world.writes:
-                position = self._watcher.position()
-                save_state(self._folder, self._key, self._training, position, generators)
+            position = self._watcher.position()
+            save_state(self._folder, self._key, self._training, position, generators, self._world)
             self._saved_step = self._now.step
         self._saved_s = time.monotonic()

@@ -55,6 +55,8 @@ class TrainSpec:
     """What the model computes in: strict float32, TF32 products (NVIDIA), or autocast; weights stay as they are."""
     compile: bool = False
     """Compile the module with torch.compile while it trains."""
+    sharded: bool = False
+    """Each process that torchrun starts keeps a part of the weights, their gradients and the optimizer (FSDP2)."""
     ema_decay: float | None = None
     """Keep the exponential moving average of the weights, with this decay per step, instead of the weights."""
     keep: Literal["last", "best"] = "last"
@@ -88,5 +90,7 @@ class TrainSpec:
         for name, bound in _ABOVE.items():
             if (value := getattr(self, name)) is not None and not value > bound:
                 raise ValueError(f"train.{name} must be > {bound}, got {value}")
+        if self.sharded and self.compile:
+            raise ValueError("train.sharded leaves no weights whole, which train.compile needs: take one of both")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"train.ema_decay must lie between 0 and 1, got {self.ema_decay}")

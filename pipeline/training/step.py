@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from export.device import Device
@@ -17,7 +17,8 @@ from pipeline.training.batches.batch import Batch
 from pipeline.training.distributed import World
 from pipeline.training.evaluate import Caller
 from pipeline.training.precision import Precision
-from pipeline.training.resume import Training
+from pipeline.training.sharding import whole
+from pipeline.training.state.training import Training
 from pipeline.training.watch.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ _SMALL = 10_000
 """Gradients of fewer numbers are put in a row for their norm: a third of the time that many calls take."""
 
 
+def averaged(spec: TrainSpec, module: nn.Module) -> AveragedModel | None:
+    """The moving average of a module's weights, where one is asked for."""
+    if spec.ema_decay is None:
+        return None
+    return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(spec.ema_decay))
+
+
 class Step:
     """How a recipe's batches change its module."""
 
@@ -37,21 +45,20 @@ class Step:
         self._spec, self._training, self._loss, self._world = spec, training, recipe.loss, world
         self._precision = Precision(spec, where)
         training.scaler = self._precision.scaler
-        if spec.ema_decay is not None:
-            average = get_ema_multi_avg_fn(spec.ema_decay)
-            training.average = AveragedModel(training.module, multi_avg_fn=average)
         if spec.compile:
             training.module.compile()
-        self._around = world.around(training.module)
+        self._around = training.module if spec.sharded else world.around(training.module)
         self.call = Caller(recipe, training.module, self._around)
         self._parameters = [each for group in training.optimizer.param_groups for each in group["params"]]
         alike = len({(each.dtype, each.layout) for each in self._parameters}) == 1
-        self._is_small = alike and sum(each.numel() for each in self._parameters) < _SMALL
+        self._is_small = not spec.sharded and alike and sum(each.numel() for each in self._parameters) < _SMALL
 
     def gradients(self, batch: Batch, watch: Stopwatch) -> torch.Tensor:
         """The batch forward and backward; its loss, a mean over its rows."""
         for each in self._parameters:  # zero_grad, without the profiler's marks, which small models feel
             each.grad = None
+        if self._spec.sharded:
+            self._world.share_buffers(self._training.module)  # as DistributedDataParallel does
         total: torch.Tensor | None = None
         for part, share, is_last in self._parts(batch):
             with contextlib.nullcontext() if is_last else self._apart():
@@ -75,7 +82,7 @@ class Step:
         gradients = [each.coalesce().values() if each.is_sparse else each for each in given]
         if self._is_small and self._spec.clip_norm is None:
             return torch.cat([gradient.flatten() for gradient in gradients]).square().sum().sqrt()
-        norm = nn.utils.get_total_norm(gradients)
+        norm = whole(nn.utils.get_total_norm(gradients))
         if self._spec.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self._spec.clip_norm, norm)
         return norm
@@ -96,10 +103,19 @@ class Step:
         with self._precision.computing():
             return self.call(batch.split)
 
-    def _apart(self) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _apart(self) -> Iterator[None]:
         """Processes add up their gradients after the last part alone."""
         around = self._around
-        return around.no_sync() if isinstance(around, nn.parallel.DistributedDataParallel) else contextlib.nullcontext()
+        if isinstance(around, FSDPModule):
+            around.set_requires_gradient_sync(False)
+            yield
+            around.set_requires_gradient_sync(True)
+        elif isinstance(around, nn.parallel.DistributedDataParallel):
+            with around.no_sync():
+                yield
+        else:
+            yield
 
     def _parts(self, batch: Batch) -> Iterator[tuple[Split, float, bool]]:
         """What goes through the model at once, its share of the step's rows, and whether it is the last."""

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from bench.run_folder import CHECKPOINT_RECORD, METRICS, WEIGHTS
+from bench.run_folder import CHECKPOINT_RECORD, LAST, METRICS, WEIGHTS
 from export.device import Device
 from export.environment import environment
 from export.errors import UserError
@@ -24,8 +24,8 @@ from pipeline.training.evaluate import data_sha256, final_metrics
 from pipeline.training.loop import Loop
 from pipeline.training.own import train_by
 from pipeline.training.precision import products
-from pipeline.training.resume import forget_state
 from pipeline.training.spec import TrainSpec
+from pipeline.training.state.resume import forget_state
 from pipeline.training.watch.progress import Progress
 from pipeline.training.weights import save_tensors, take_up
 
@@ -46,11 +46,13 @@ def train(
     """
     started = time.monotonic()
     spec = recipe.train if isinstance(recipe.train, TrainSpec) else None
-    data, evaluated, module = _begun(recipe, where)
+    data, evaluated, module = _begun(recipe, where, world)
     last_loss, kept_epoch = None, 0
     if spec is not None and evaluated is not None:
         with without_determinism_is_said(), products(spec, where):
             last_loss, kept_epoch = Loop(recipe, spec, evaluated, module, where, world).run(folder, key, progress)
+        if spec.sharded:
+            module = recipe.model()  # whole, in this process alone
         take_up(module, load_file(folder / WEIGHTS))
     elif callable(recipe.train) and data is not None:
         if world.size > 1:
@@ -69,7 +71,7 @@ def train(
     checkpoint = Checkpoint(
         key=key,
         recipe=recipe.name,
-        files=digest_files(folder, [folder / WEIGHTS, folder / METRICS]),
+        files=digest_files(folder, [path for name in (WEIGHTS, LAST, METRICS) if (path := folder / name).exists()]),
         data_sha256=data_sha256(evaluated, recipe.signature.input_names),
         epochs_count=spec.epochs if spec else 0,
         kept_epoch=kept_epoch,
@@ -92,7 +94,7 @@ def follow(recipe: Recipe, where: Device, folder: Path, key: str, world: World) 
     Raises:
         UserError: as ``train``.
     """
-    _, data, module = _begun(recipe, where)
+    _, data, module = _begun(recipe, where, world)
     assert data is not None
     assert isinstance(recipe.train, TrainSpec)
     silent = Progress(say=lambda text: None, advance=lambda done, total, note: None)
@@ -100,7 +102,7 @@ def follow(recipe: Recipe, where: Device, folder: Path, key: str, world: World) 
         Loop(recipe, recipe.train, data, module, where, world).run(folder, key, silent)
 
 
-def _begun(recipe: Recipe, where: Device) -> tuple[Data | None, Data | None, nn.Module]:
+def _begun(recipe: Recipe, where: Device, world: World) -> tuple[Data | None, Data | None, nn.Module]:
     """What a training begins with: the recipe's data, as given and with what is evaluated in memory; a fresh module."""
     seed_everything(
         recipe.seed, where, deterministic=isinstance(recipe.train, TrainSpec) and recipe.train.deterministic
@@ -108,7 +110,10 @@ def _begun(recipe: Recipe, where: Device) -> tuple[Data | None, Data | None, nn.
     data = recipe.data() if recipe.data else None
     evaluated = None if data is None else data.evaluated_in_memory(recipe.signature.input_names)
     torch.manual_seed(recipe.seed)
-    return data, evaluated, recipe.model().to(where.torch_name)
+    module = recipe.model()
+    if isinstance(recipe.train, TrainSpec) and recipe.train.sharded and world.size > 1:
+        return data, evaluated, module  # it need not fit a device as a whole
+    return data, evaluated, module.to(where.torch_name)
 
 
 def _say_results(metrics: dict[str, float], progress: Progress) -> None:

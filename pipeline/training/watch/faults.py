@@ -20,6 +20,7 @@ from pipeline.training.watch.health import nonfinite_forward, nonfinite_gradient
 
 _OUT_OF_RANGE = re.compile(r"[Tt]arget (-?\d+) is out of bounds|index (-?\d+) is out of bounds|index out of range")
 _CONNECTION = re.compile(r"gloo|nccl|connection (was )?(closed|reset)|timed out", re.IGNORECASE)
+_IN_PARTS = re.compile(r"DTensor|DeviceMesh|placement")
 _NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
@@ -36,7 +37,6 @@ class Place:
     spec: TrainSpec
     saved_step: int
     """The step after which the last state was saved; 0 if there is none."""
-    world: World
 
     def __str__(self) -> str:
         return f"step {self.step} (epoch {self.epoch})"
@@ -64,25 +64,43 @@ def nonfinite(
 
 
 @contextlib.contextmanager
-def named_faults(place: Place) -> Iterator[None]:
-    """Around a step: too little memory, labels that the loss does not have, other processes that are gone.
+def named_losses(world: World, place: Callable[[], Place]) -> Iterator[None]:
+    """Around a whole training: other processes that are gone, wherever this one notices it.
 
     Raises:
-        UserError: for each, with the rows or the rank, and what to try.
+        UserError: with the rank and the place.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and (world.size == 1 or not _CONNECTION.search(str(error))):
+            raise
+        cause = str(error).partition(chr(10))[0]
+        raise UserError(
+            f"rank {world.rank} of {world.size} lost the others at {place()}: one ended, or hangs. ({cause})"
+        ) from error
+
+
+@contextlib.contextmanager
+def named_faults(place: Place) -> Iterator[None]:
+    """Around a step: too little memory, labels that the loss does not have, weights in parts that do not fit together.
+
+    Raises:
+        UserError: for each, with the rows, and what to try.
     """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _out_of_memory(place, error) from error
     except (RuntimeError, IndexError) as error:
-        if isinstance(error, dist.DistError) or (place.world.size > 1 and _CONNECTION.search(str(error))):
-            rank, size = place.world.rank, place.world.size
-            cause = str(error).partition(chr(10))[0]
-            raise UserError(
-                f"rank {rank} of {size} lost the others at {place}: one ended, or hangs. ({cause})"
-            ) from error
         if "DataLoader worker" in str(error):  # raised by a signal, wherever the process is
             raise UserError(f"a process that reads the data ended: {str(error).partition(chr(10))[0]}") from error
+        if place.spec.sharded and _IN_PARTS.search(str(error)):
+            raise UserError(
+                f"--train.sharded does not go with this model and its optimizer, at {place}: "
+                f"{str(error).partition(chr(10))[0]} Take an optimizer such as adamw; call the modules of a ModuleList "
+                "as modules, and not their weights; or leave --train.sharded out"
+            ) from error
         if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY):
             raise _out_of_memory(place, error) from error
         if (match := _OUT_OF_RANGE.search(str(error))) is None:

@@ -13,6 +13,7 @@ from torch.utils import _pytree
 
 from pipeline.data import Split
 from pipeline.training.batches.batch import Batch
+from pipeline.training.sharding import unshard, whole
 
 _ROWS_SHOWN = 8
 
@@ -22,6 +23,7 @@ def nonfinite_forward(module: nn.Module, again: Callable[[], object], batch: Spl
 
     ``again`` sends the batch through the module.
     """
+    unshard(module)  # by all processes: from here on each looks for itself
     for name, tensor in batch.inputs.items():
         if rows := _rows(tensor, batch.rows_count):
             return f"the input {name!r} is not finite", rows
@@ -53,7 +55,7 @@ def nonfinite_gradient(module: nn.Module) -> str:
     names = [
         name
         for name, parameter in module.named_parameters()
-        if parameter.grad is not None and not _is_finite(parameter.grad)
+        if parameter.grad is not None and not _is_finite(whole(parameter.grad))
     ]
     if not names:
         return "each gradient is finite, but not their norm"

@@ -63,6 +63,15 @@ class Journal:
         self._speed.close()
 
 
+def check_lines(folder: Path, position: Mapping[str, Any]) -> None:
+    """See that ``metrics.jsonl`` begins with the lines that ``position`` vouches for.
+
+    Raises:
+        RecordError: it does not.
+    """
+    _kept(folder / METRICS, position)
+
+
 def _kept(path: Path, position: Mapping[str, Any]) -> bytes:
     try:
         with path.open("rb") as file:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from export.device import Device
-from pipeline.training.resume import Counters, State
 from pipeline.training.spec import TrainSpec
+from pipeline.training.state.resume import State
+from pipeline.training.state.training import Counters
 from pipeline.training.watch.journal import Journal
 from pipeline.training.watch.progress import Progress
 from pipeline.training.watch.stopwatch import Stopwatch

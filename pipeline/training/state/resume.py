@@ -1,75 +1,42 @@
 """The state that an interrupted training goes on from: everything the next step depends on, without pickle.
 
 Tensors (weights, their average, the best so far, the optimizer's, the random generators') lie in one safetensors file
-per save; a record beside it is replaced last and names the one it vouches for, so that a kill between the two loses
-nothing. One flipped bit would train other weights without a word: both files are under digests. The order of rows and
-the learning rate are functions of the step, and need no place here.
+per save, and those that no process has whole in one per process; a record beside them is replaced last and names those
+it vouches for, so that a kill in between loses nothing. One flipped bit would train other weights without a word: all
+files are under digests. The order of rows and the learning rate are functions of the step, and need no place here.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from safetensors.torch import load
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from export.device import Device
-from export.errors import RecordError
-from export.files import FileDigest, write_atomically
+from export.errors import RecordError, UserError
+from export.files import FileDigest, verify_files, write_atomically
 from export.record import Record, key_of, read, sha256, write
 from pipeline.training.determinism import RandomState
 from pipeline.training.distributed import World
+from pipeline.training.sharding import placed
+from pipeline.training.state.parts import in_parts, like, load_parts, save_parts
+from pipeline.training.state.training import Counters, Training
+from pipeline.training.watch.journal import check_lines
 from pipeline.training.weights import packed, take_up
 
-_TENSORS, _RECORD = "state.safetensors", "state.json"
-
-
-@dataclass
-class Counters:
-    """What the loop itself remembers between steps."""
-
-    epoch: int = 0
-    """Epochs done."""
-    epoch_step: int = 0
-    """Steps done of the epoch that is under way."""
-    step: int = 0
-    """Steps done in all."""
-    epoch_loss: float = 0.0
-    """Sum over the epoch's rows so far."""
-    epoch_rows: int = 0
-    skipped_steps: int = 0
-    """Steps that float16's loss scaler left out."""
-    kept_epoch: int = 0
-    best_loss: float | None = None
-    stale_epochs: int = 0
-    """Epochs since the watched loss was at its best."""
-    train_loss: float = float("nan")
-    """The last whole epoch's."""
-
-
-@dataclass(kw_only=True)
-class Training:
-    """What a state is the state of."""
-
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    average: AveragedModel | None = None
-    scaler: torch.amp.GradScaler | None = None
-    best: dict[str, torch.Tensor] = field(default_factory=dict)
-    """The best weights so far, where those are to be kept."""
-    counters: Counters = field(default_factory=Counters)
+_TENSORS, _PARTS, _RECORD = "state.safetensors", "parts", "state.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedState(Record):
-    """``state.json``: what is not a tensor, as JSON, and the file of those that are."""
+    """``state.json``: what is not a tensor, as JSON, and the files of those that are."""
 
     SCHEMA: ClassVar[str] = "torchstone.state/2"
 
@@ -88,10 +55,14 @@ def save_state(
     training: Training,
     position: Mapping[str, Any],
     generators: Sequence[tuple[RandomState, torch.Tensor | None]],
+    world: World,
 ) -> None:
-    """Save everything, then remove the save before it.
+    """Save everything, then remove the save before it; every process must call this.
 
     ``position``: how far ``metrics.jsonl`` is written; ``generators``: of each process, the host's and its device's.
+
+    Raises:
+        UserError: the optimizer's state is in parts that are not those of its parameters.
     """
     state = training.optimizer.state_dict()
     tensors = {f"model.{name}": tensor for name, tensor in training.module.state_dict().items()}
@@ -109,7 +80,11 @@ def save_state(
         tensors |= {f"rng.torch.{rank}": of_host.torch} | (
             {} if of_device is None else {f"rng.device.{rank}": of_device}
         )
-    name = f"{training.counters.step}-{_TENSORS}"
+    step = training.counters.step
+    sharded = in_parts(tensors, training)
+    parts = save_parts(folder / f"{step}-{_PARTS}", sharded, world)
+    if not world.writes:
+        return
     values = {
         **vars(training.counters),
         "metrics": position,
@@ -120,13 +95,12 @@ def save_state(
         "numpy": [of_host.numpy for of_host, _ in generators],
     }
     fields = json.loads(json.dumps(values, default=_plain))
-    data = packed(tensors)
-    write_atomically(folder / name, data)
-    file = FileDigest(path=name, size_bytes=len(data), sha256=sha256(data))
-    write(folder / _RECORD, SavedState(key=key, fields=fields, fields_sha256=key_of(fields=fields), files=(file,)))
-    for stale in folder.glob(f"*-{_TENSORS}"):
-        if stale.name != name:
-            stale.unlink()
+    data = packed({name: tensor for name, tensor in tensors.items() if name not in sharded})
+    file = FileDigest(path=f"{step}-{_TENSORS}", size_bytes=len(data), sha256=sha256(data))
+    write_atomically(folder / file.path, data)
+    saved = SavedState(key=key, fields=fields, fields_sha256=key_of(fields=fields), files=(file, *parts))
+    write(folder / _RECORD, saved)
+    _forget(folder, but=f"{step}-")
 
 
 @dataclass(frozen=True)
@@ -135,6 +109,8 @@ class State:
 
     fields: dict[str, Any]
     tensors: dict[str, torch.Tensor]
+    parts: Path | None
+    """The folder of those that were saved in parts."""
 
     @property
     def position(self) -> Mapping[str, Any]:
@@ -148,7 +124,12 @@ class State:
 
     def restore(self, where: Device, training: Training, world: World) -> str | None:
         """Take it up; what is no longer exact, where it was saved by another number of processes."""
-        tensors = {name: tensor.to(where.torch_name) for name, tensor in self.tensors.items()}
+        counterpart = like(training)
+        tensors = {
+            name: placed(tensor.to(where.torch_name), counterpart(name)) for name, tensor in self.tensors.items()
+        }
+        if self.parts is not None:
+            tensors |= load_parts(self.parts, counterpart)
         take_up(training.module, _under("model.", tensors))
         if training.average is not None:
             training.average.load_state_dict(_under("average.", tensors))
@@ -168,8 +149,31 @@ class State:
         )
 
 
-def load_state(folder: Path, key: str) -> State | None:
-    """The saved state; None if there is none.
+def usable_state(folder: Path, key: str, world: World, say: Callable[[str], None]) -> State | None:
+    """The saved state; one that a process cannot use, or the figures up to it, is worth no more than none.
+
+    Raises:
+        UserError: the processes do not see the same files.
+    """
+    state, complaint = None, ""
+    try:
+        if (state := load_state(folder, key, world)) is not None:
+            check_lines(folder, state.position)
+    except RecordError as error:
+        complaint = str(error)
+    seen = world.all((None if state is None else state.step, complaint))
+    if complaint := next((each for _, each in seen if each), ""):
+        say(f"the saved state cannot be used, training begins anew: {complaint}")
+        if world.writes:
+            forget_state(folder)
+        return None
+    if len({step for step, _ in seen}) > 1:
+        raise UserError(f"the processes see different states in {folder}: it must be a folder that all machines share")
+    return state
+
+
+def load_state(folder: Path, key: str, world: World) -> State | None:
+    """The saved state; None if there is none. Of files in parts each process verifies its share.
 
     Raises:
         RecordError: it is damaged, or of another training.
@@ -180,7 +184,9 @@ def load_state(folder: Path, key: str) -> State | None:
     saved = read(SavedState, path)
     if saved.key != key:
         raise RecordError(f"{path} is of another recipe, other settings or another version ({saved.key[:12]})")
-    return State(*_verified(folder, saved))
+    whole, *parts = saved.files
+    verify_files(folder, parts[world.rank :: world.size])
+    return State(*_verified(folder, saved, whole), folder / Path(parts[0].path).parent if parts else None)
 
 
 def _restore_optimizer(
@@ -204,9 +210,8 @@ def _restore_generators(where: Device, fields: dict[str, Any], tensors: dict[str
         where.restore_random_state(of_device)
 
 
-def _verified(folder: Path, saved: SavedState) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _verified(folder: Path, saved: SavedState, file: FileDigest) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Both halves of a state, the tensors from the very bytes that were hashed."""
-    (file,) = saved.files
     try:
         data = (folder / file.path).read_bytes()
     except OSError as error:
@@ -218,8 +223,19 @@ def _verified(folder: Path, saved: SavedState) -> tuple[dict[str, Any], dict[str
 
 def forget_state(folder: Path) -> None:
     """Remove what the training no longer needs once its checkpoint is written, or cannot use."""
-    for leftover in [folder / _RECORD, *folder.glob(f"*-{_TENSORS}")]:
-        leftover.unlink(missing_ok=True)
+    (folder / _RECORD).unlink(missing_ok=True)
+    _forget(folder)
+
+
+def _forget(folder: Path, but: str | None = None) -> None:
+    """Remove the tensors of every save, or of all whose names do not begin so."""
+    for stale in [*folder.glob(f"*-{_TENSORS}"), *folder.glob(f"*-{_PARTS}")]:
+        if but is not None and stale.name.startswith(but):
+            continue
+        if stale.is_dir():
+            shutil.rmtree(stale)
+        else:
+            stale.unlink()
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

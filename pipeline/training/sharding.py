@@ -1,0 +1,64 @@
+"""Modules in parts: each process keeps its part of every parameter, and has a unit whole only while that computes.
+
+This is PyTorch's ``fully_shard`` (FSDP2). A unit is a child of a ``ModuleList``, where large models have their layers;
+what is left of the module is one more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from export.device import Device
+from pipeline.training.distributed import World
+
+
+def shard(module: nn.Module, where: Device, world: World) -> None:
+    """Leave to each process its part of every parameter, in place, before an optimizer takes hold of them."""
+    if world.size == 1:
+        return
+    mesh = init_device_mesh(where.kind, (world.size,))
+    for unit in _units(module):
+        fully_shard(unit, mesh=mesh)
+
+
+def _units(module: nn.Module) -> list[nn.Module]:
+    """What is gathered at once, inner modules before those around them."""
+    parents = reversed(list(module.modules()))
+    children = (child for parent in parents if isinstance(parent, nn.ModuleList) for child in reversed(parent))
+    lists = (nn.ModuleList, nn.ModuleDict)
+    return [*dict.fromkeys(each for each in children if not isinstance(each, lists) and [*each.parameters()]), module]
+
+
+def unshard(module: nn.Module) -> None:
+    """Every parameter whole, in every process, which must all call this; a module that is not sharded is so already."""
+    for each in module.modules():
+        if isinstance(each, FSDPModule):
+            each.unshard()
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor whose part this is; every process must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered(tensors: Mapping[str, torch.Tensor], world: World) -> dict[str, torch.Tensor]:
+    """Whole tensors on the host of the first process, none in the others; on a device they are whole one by one."""
+    kept = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor)
+        if world.writes:
+            kept[name] = full.cpu()
+    return kept
+
+
+def placed(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This process's part of a whole tensor, where ``like`` is in parts; both have the same shape."""
+    if isinstance(tensor, DTensor) or not isinstance(like, DTensor) or tensor.shape != like.shape:
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
