@@ -25,7 +25,7 @@ from pipeline.training.determinism import RandomState, seed_generators
 from pipeline.training.distributed import ALONE, World
 from pipeline.training.evaluate import validation_metrics
 from pipeline.training.optimizer import lr_ratio, make_optimizer
-from pipeline.training.sharding import gathered, shard
+from pipeline.training.sharding import gathered, reshard, shard
 from pipeline.training.state.resume import save_state, usable_state
 from pipeline.training.state.training import Counters, Training
 from pipeline.training.step import Step, averaged
@@ -68,6 +68,8 @@ class Loop:
         self._unread: list[tuple[torch.Tensor, torch.Tensor, int]] = []
         """Loss, gradient norm and rows of the steps whose figures the host has not read yet."""
         self._loss_now = self._norm_now = float("nan")
+        self._batch: Batch | None = None
+        """The one that is under way."""
 
     def run(self, folder: Path, key: str, progress: Progress) -> tuple[float, int]:
         """Train to the end; the last epoch's loss, and the epoch whose weights were kept.
@@ -133,15 +135,17 @@ class Loop:
 
     def _one_epoch(self) -> None:
         read = self._batches.epoch(self._now.epoch, self._now.epoch_step)
-        while self._now.epoch_step != self._spec.steps_per_epoch:
-            self._watch.begin_step()
-            if (batch := next(read, None)) is None:
-                break
-            self._watch.lap("data")
-            self._save_if_due()
-            with named_faults(self._place(batch, self._now.step + 1)):
+        with named_faults(self._here):
+            while self._now.epoch_step != self._spec.steps_per_epoch:
+                self._watch.begin_step()
+                if (batch := next(read, None)) is None:
+                    break
+                self._watch.lap("data")
+                self._save_if_due()
+                self._batch = batch
                 self._one_step(batch)
-            self._watcher.step(self._now, self._batches.steps_count, self._loss_now)
+                self._watcher.step(self._now, self._batches.steps_count, self._loss_now)
+            self._batch = None
         self._end_epoch()
 
     def _one_step(self, batch: Batch) -> None:
@@ -183,7 +187,7 @@ class Loop:
         return Place(now.epoch + 1, step, batch, spec=spec, saved_step=self._saved_step)
 
     def _here(self) -> Place:
-        return self._place(None, self._now.step + 1)
+        return self._place(self._batch, self._now.step + 1)
 
     def _set_lr(self) -> None:
         ratio = 1.0
@@ -206,6 +210,7 @@ class Loop:
         line |= {"skipped_steps": now.skipped_steps} if self._training.scaler else {}
         self._world.share_buffers(self._evaluated)
         line = self._world.first(line | validation_metrics(self._recipe, self._evaluated, self._validation))
+        reshard(self._evaluated)
         self._watcher.note(now.step, line)
         watched = line.get("validation_loss", now.train_loss)
         is_best = now.best_loss is None or watched < now.best_loss
@@ -217,7 +222,7 @@ class Loop:
         if is_best and self._spec.keep == "best":
             state = self._evaluated.state_dict()
             self._training.best = {name: tensor.detach().clone() for name, tensor in state.items()}
-        self._watcher.show(now.epoch, now.train_loss)
+        self._watcher.show(now.epoch, now.train_loss, at_once=now.epoch == self._spec.epochs)
         if now.epoch % self._spec.print_every_epochs == 0:
             self._progress.say(f"Epoch [{now.epoch}/{self._spec.epochs}], Loss: {now.train_loss:.4f}")
 

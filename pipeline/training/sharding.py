@@ -42,6 +42,13 @@ def unshard(module: nn.Module) -> None:
             each.unshard()
 
 
+def reshard(module: nn.Module) -> None:
+    """Keep this process's part alone, of units too that a forward pass without a backward one left whole."""
+    for each in module.modules():
+        if isinstance(each, FSDPModule):
+            each.reshard()
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor whose part this is; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -81,7 +81,8 @@ class Step:
         given = [each.grad for each in self._parameters if each.grad is not None]
         gradients = [each.coalesce().values() if each.is_sparse else each for each in given]
         if self._is_small and self._spec.clip_norm is None:
-            return torch.cat([gradient.flatten() for gradient in gradients]).square().sum().sqrt()
+            norm: torch.Tensor = torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients]))
+            return norm
         norm = whole(nn.utils.get_total_norm(gradients))
         if self._spec.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self._spec.clip_norm, norm)

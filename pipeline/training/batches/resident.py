@@ -16,6 +16,10 @@ class Resident:
         check(rows, reading.inputs)
         self._rows, self._reading = rows.on(reading.where), reading
         self._batch_rows = reading.spec.batch_rows
+        whole = self._rows.rows_count
+        own_rows = self._rows if reading.world.size == 1 else self._rows.take(reading.world.part(whole))
+        self._whole = Batch(split=own_rows, numbers=None, rows_count=whole, share=reading.world.share(whole))
+        """All rows as one batch."""
         self.steps_count = reading.steps_count(-(-rows.rows_count // (self._batch_rows or rows.rows_count)))
 
     def epoch(self, epoch: int, first: int) -> Iterator[Batch]:
@@ -23,9 +27,7 @@ class Resident:
         world, size = self._reading.world, self._batch_rows
         if size is None:
             if first == 0:
-                count = self._rows.rows_count
-                own_rows = self._rows if world.size == 1 else self._rows.take(world.part(count))
-                yield Batch(split=own_rows, numbers=None, rows_count=count, share=world.share(count))
+                yield self._whole
             return
         order = self._reading.order(epoch, self._rows.rows_count)
         on_device = self._reading.where.move(order)

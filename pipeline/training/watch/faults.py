@@ -64,7 +64,7 @@ def nonfinite(
 
 
 @contextlib.contextmanager
-def named_losses(world: World, place: Callable[[], Place]) -> Iterator[None]:
+def named_losses(world: World, here: Callable[[], Place]) -> Iterator[None]:
     """Around a whole training: other processes that are gone, wherever this one notices it.
 
     Raises:
@@ -77,13 +77,13 @@ def named_losses(world: World, place: Callable[[], Place]) -> Iterator[None]:
             raise
         cause = str(error).partition(chr(10))[0]
         raise UserError(
-            f"rank {world.rank} of {world.size} lost the others at {place()}: one ended, or hangs. ({cause})"
+            f"rank {world.rank} of {world.size} lost the others at {here()}: one ended, or hangs. ({cause})"
         ) from error
 
 
 @contextlib.contextmanager
-def named_faults(place: Place) -> Iterator[None]:
-    """Around a step: too little memory, labels that the loss does not have, weights in parts that do not fit together.
+def named_faults(here: Callable[[], Place]) -> Iterator[None]:
+    """Around steps: too little memory, labels that the loss does not have, weights in parts that do not fit together.
 
     Raises:
         UserError: for each, with the rows, and what to try.
@@ -91,8 +91,9 @@ def named_faults(place: Place) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(place, error) from error
+        raise _out_of_memory(here(), error) from error
     except (RuntimeError, IndexError) as error:
+        place = here()
         if "DataLoader worker" in str(error):  # raised by a signal, wherever the process is
             raise UserError(f"a process that reads the data ended: {str(error).partition(chr(10))[0]}") from error
         if place.spec.sharded and _IN_PARTS.search(str(error)):

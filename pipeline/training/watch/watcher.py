@@ -21,7 +21,7 @@ from pipeline.training.watch.tracing import Tracing
 from pipeline.training.watch.trackers import trackers
 
 _SHOW_S = 0.25
-"""How often the bar moves within an epoch."""
+"""How often the bar moves."""
 _SPEED_S = 1.0
 """Least time between two lines of ``speed.jsonl``."""
 
@@ -67,11 +67,13 @@ class Watcher:
     def step(self, now: Counters, steps_count: int | None, loss: float) -> None:
         """A step is done; ``steps_count``: of an epoch, where that is known."""
         self._tracing.step()
-        if steps_count is not None and time.monotonic() - self._shown_s >= _SHOW_S:
+        if steps_count is not None:
             self.show(now.epoch + now.epoch_step / steps_count, loss)
 
-    def show(self, epochs: float, loss: float) -> None:
-        """Move the bar."""
+    def show(self, epochs: float, loss: float, *, at_once: bool = False) -> None:
+        """Move the bar, if it is time to, or ``at_once``."""
+        if not at_once and time.monotonic() - self._shown_s < _SHOW_S:
+            return
         note = f"loss {loss:.4g}, {self.stopwatch.rows_per_s():,.0f} rows/s"
         self._progress.advance(epochs, self._spec.epochs, note)
         self._shown_s = time.monotonic()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from export.device import HOST
@@ -215,3 +216,15 @@ def test_tf32_is_refused_where_there_is_none(tmp_path: Path) -> None:
 def test_bounds_are_said_with_the_value(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         spec(**bad)
+
+
+def test_the_last_weights_lie_beside_the_best(tmp_path: Path) -> None:
+    falls_and_rises = {"optimizer": "sgd", "lr": 1.0, "epochs": 12}
+    kept = run(recipe(**falls_and_rises, keep="best"), tmp_path / "best")
+    run(recipe(**falls_and_rises), tmp_path / "last")
+    assert kept.kept_epoch < 12
+    assert [file.path for file in kept.files] == ["last.safetensors", "metrics.jsonl", "weights.safetensors"]
+    last = load_file(tmp_path / "best" / "last.safetensors")
+    assert same_bits(last, weights(tmp_path / "last"))
+    assert not same_bits(last, weights(tmp_path / "best"))
+    assert not (tmp_path / "last" / "last.safetensors").exists()
