@@ -19,9 +19,13 @@ SAYS = {
     "judge_onnx": ("mine       pass", "optimised  pass", "original   pass", "eager is model.onnx, run node by node"),
     "hugging_face": ("onnx     pass", "length in [2, 64]", "attention_mask in [0, 1]"),
     "vision": ("onnx     pass", "mask ('batch', 1, 'height', 'width')"),
+    "train_lightning": ("`Trainer.fit` stopped", "onnx: pass"),
+    "train_hugging_face": ("train_runtime", "onnx: pass"),
     "ci_gate": ('"good": true', '"winner": "onnx"'),
 }
 """What each prints, at least."""
+NEEDS = {"hugging_face": "transformers", "train_hugging_face": "accelerate", "train_lightning": "lightning"}
+"""What some of them import that no test environment has."""
 
 
 def start(script: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -32,10 +36,9 @@ def start(script: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def marks(name: str) -> list[pytest.MarkDecorator]:
     """The notebook stands for all in the default run: the others take up to a minute each."""
-    transformers = pytest.mark.skipif(
-        not find_spec("transformers"), reason="extra: pip install 'torchstone[sentence]'"
-    )  # fmt: skip
-    extra = [pytest.mark.extra, transformers] if name == "hugging_face" else []
+    extra = []
+    if package := NEEDS.get(name):
+        extra = [pytest.mark.extra, pytest.mark.skipif(not find_spec(package), reason=f"extra: pip install {package}")]
     return extra if name == "notebook" else [*extra, pytest.mark.slow]
 
 
@@ -43,7 +46,7 @@ def marks(name: str) -> list[pytest.MarkDecorator]:
 def test_an_example_runs_as_it_stands(name: str, tmp_path: Path) -> None:
     done = start(FOLDER / f"{name}.py", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [text for text in SAYS[name] if text not in done.stdout] == [], done.stdout
+    assert [text for text in SAYS[name] if text not in done.stdout + done.stderr] == [], done.stdout
 
 
 def test_every_example_is_run() -> None:

@@ -219,7 +219,7 @@ def test_bounds_are_said_with_the_value(bad: dict[str, Any], message: str) -> No
 
 
 def test_the_last_weights_lie_beside_the_best(tmp_path: Path) -> None:
-    falls_and_rises = {"optimizer": "sgd", "lr": 1.0, "epochs": 12}
+    falls_and_rises: dict[str, Any] = {"optimizer": "sgd", "lr": 1.0, "epochs": 12}
     kept = run(recipe(**falls_and_rises, keep="best"), tmp_path / "best")
     run(recipe(**falls_and_rises), tmp_path / "last")
     assert kept.kept_epoch < 12
