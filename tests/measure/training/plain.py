@@ -1,4 +1,4 @@
-"""The training loop against the plain loop of the seed document, and of small batches, in processor time.
+"""The training loop against plain loops of the seed document, of small batches and of a CNN, in processor time.
 
     python -m tests.measure.training.plain [--rounds N]
 
@@ -21,7 +21,7 @@ from torch import nn
 from export.device import HOST
 from pipeline.data import Data, Split
 from pipeline.recipe import Recipe, TrainSpec
-from pipeline.recipes import seed
+from pipeline.recipes import digits, seed
 from pipeline.training.loop import Loop
 from pipeline.training.watch.progress import Progress
 
@@ -79,14 +79,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=30)
     rounds_count = parser.parse_args().rounds
     torch.set_num_threads(1)
-    recipe = seed.recipe()
-    assert isinstance(recipe.train, TrainSpec)
-    for name, settings in {
-        "the seed document: 50 epochs of all rows": {},
-        "500 epochs of all rows": {"epochs": 500},
-        "50 epochs of 16 rows a step": {"batch_rows": 16},
-    }.items():
-        spec = replace(recipe.train, **settings)  # type: ignore[arg-type]
+    small, cnn = seed.recipe(), digits.recipe()
+    cnn = replace(cnn, data=lambda: Data(train=digits.data().train))
+    for name, recipe, settings in (
+        ("the seed document: 50 epochs of all rows", small, {}),
+        ("500 epochs of all rows", small, {"epochs": 500}),
+        ("50 epochs of 16 rows a step", small, {"batch_rows": 16}),
+        ("digits: an epoch of 64 rows a step", cnn, {"epochs": 1, "batch_rows": 64}),
+    ):
+        spec = TrainSpec(**{"epochs": 50, "optimizer": "sgd", "lr": 0.1} | settings)  # type: ignore[arg-type]
         values = sorted(ratios(replace(recipe, train=spec), rounds_count))
         spread = f"{values[len(values) // 4]:.2f} to {values[3 * len(values) // 4]:.2f}"
         print(f"{name}: {statistics.median(values):.2f} times the plain loop (half of the rounds: {spread})")

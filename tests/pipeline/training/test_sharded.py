@@ -175,6 +175,18 @@ def factored() -> Recipe:
     return layered(optimizer="adafactor")
 
 
+class ByWeights(Layered):
+    """Takes the weights of a layer without calling it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.layers[0][0]  # type: ignore[index]
+        return super().forward(x + 0 * nn.functional.linear(x, first.weight).sum())
+
+
+def by_weights() -> Recipe:
+    return replace(layered(), model=ByWeights)
+
+
 class Summing(torch.optim.SGD):
     """Keeps a sum of each parameter, of which every process has a part."""
 
@@ -192,6 +204,7 @@ def summing() -> Recipe:
     ("wanted", "message"),
     [
         (factored, "--train.sharded does not go with this model and its optimizer, at step 1 (epoch 1): aten.pow_"),
+        pytest.param(by_weights, "got mixed torch.Tensor and DTensor", marks=pytest.mark.slow),
         pytest.param(
             summing,
             "keeps 'total' of shape () for a parameter of shape (7, 6), which --train.sharded cannot save",
@@ -199,7 +212,7 @@ def summing() -> Recipe:
         ),
     ],
 )
-def test_an_optimizer_that_does_not_work_in_parts_is_refused(wanted: Any, message: str, tmp_path: Path) -> None:
+def test_what_does_not_work_in_parts_is_refused(wanted: Any, message: str, tmp_path: Path) -> None:
     assert ended(together(wanted, tmp_path / "run")) == [2, 2]
     said = (tmp_path / "run.log").read_text()
     assert message in said
