@@ -128,14 +128,14 @@ class Oracle:
             raise FileNotFoundError("the model could not be traced")
         return Float64Program(load_exported(self.program_file))
 
-    def _casts_make(self, widened: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor]) -> float:
+    def _casts_make(self, in_float64: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor]) -> float:
         """The relative difference that the casts of the program make."""
         assert self.program_file is not None
         try:
             as_traced = call(AsTraced(load_exported(self.program_file)).run, [tensor.clone() for tensor in tensors])
         except Exception:  # noqa: BLE001 - it does not run so, and nothing is known of its casts
             return 0.0
-        return _apart(as_traced, widened)
+        return _apart(as_traced, in_float64)
 
     def _narrow(self, outputs: Sequence[torch.Tensor]) -> str | None:
         """The first floating output that is not in float64."""
