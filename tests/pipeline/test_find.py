@@ -120,7 +120,9 @@ def test_what_is_no_recipe_is_named_with_the_remedy(text: str, reason: str, mine
 
 
 def test_built_in_recipes_are_listed_without_importing_them() -> None:
-    assert list(built_in()) == ["branches", "digits", "seed", "sentence"]
+    assert list(built_in()) == [
+        "branches", "bytes", "digits", "fashion", "finetune", "forecast", "seed", "sentence", "words",
+    ]  # fmt: skip
     assert all(text.endswith((".", "?")) for text in built_in().values())
 
 

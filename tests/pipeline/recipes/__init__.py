@@ -1,0 +1,1 @@
+"""The built-in recipes: their data, their baselines, and each from nothing to a verdict (slow)."""
