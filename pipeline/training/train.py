@@ -117,11 +117,14 @@ def _begun(recipe: Recipe, where: Device, world: World) -> tuple[Data | None, Da
 
 
 def _say_results(metrics: dict[str, float], progress: Progress) -> None:
-    """Accuracy and final loss in the words of the seed document; the split is named where there are several."""
-    accuracies = {
-        name.removesuffix("_accuracy"): value for name, value in metrics.items() if name.endswith("_accuracy")
-    }
-    for split, value in accuracies.items():
-        progress.say(f"Accuracy: {value * 100:.2f}%" + (f" ({split})" if len(accuracies) > 1 else ""))
+    """Accuracy and final loss in the words of the seed document, other metrics by their names; the split is named
+    where there are several.
+    """
+    of_splits = {name: value for name, value in metrics.items() if name != "train_loss"}
+    several = len({name.partition("_")[0] for name in of_splits}) > 1
+    for name, value in of_splits.items():
+        split, _, metric = name.partition("_")
+        figure = f"Accuracy: {value * 100:.2f}%" if metric == "accuracy" else f"{metric}: {value:.4g}"
+        progress.say(figure + (f" ({split})" if several else ""))
     if "train_loss" in metrics:
         progress.say(f"Final Loss: {metrics['train_loss']}")

@@ -34,6 +34,15 @@ def test_metrics_have_a_line_an_epoch_and_where_asked_a_line_every_so_many_steps
     assert all(line.keys() == expected for line in epochs)
 
 
+def test_a_metric_of_any_name_is_said_with_its_split(tmp_path: Path) -> None:
+    lines: list[str] = []
+    with_skill = replace(recipe(epochs=1), metrics={"skill": lambda outputs, targets: 0.25})
+    progress = Progress(say=lines.append, advance=lambda done, total, note: None)
+    train(with_skill, HOST, tmp_path, "key", progress)
+    assert lines[-3:-1] == ["skill: 0.25 (train)", "skill: 0.25 (validation)"]
+    assert lines[-1].startswith("Final Loss: ")
+
+
 def test_the_gradient_norm_is_that_of_plain_pytorch(tmp_path: Path) -> None:
     from tests.pipeline.training.small import Net, loss, rows
 
