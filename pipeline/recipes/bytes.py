@@ -149,7 +149,7 @@ def compression(logits: torch.Tensor, following: torch.Tensor) -> float:
 
 
 def recipe(size: Size = Size(), name: str = "bytes") -> Recipe:
-    """AdamW with warm-up and a cosine schedule, two epochs of 64 rows."""
+    """AdamW with warm-up and a cosine schedule, two epochs of 64 rows a step."""
     return Recipe(
         name=name,
         model=lambda: ByteGPT(size),

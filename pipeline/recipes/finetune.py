@@ -1,9 +1,9 @@
 """What part of Python's library a docstring is about: the pretrained sentence model with a new head, fine-tuned.
 
 The model of the recipe ``sentence`` (all-MiniLM-L6-v2, Apache-2.0) keeps its weights but those of the last of its six
-layers. The data is the interpreter's own docstrings (PSF-2.0): ten packages, each as many rows, no two begin alike;
-another data set for another version of Python. A docstring may name its package: what single tokens tell is the
-baseline to beat, ``naive_bayes`` of pipeline/recipes/words.py.
+layers. The data is the interpreter's own docstrings (PSF-2.0): ten packages, 25 rows of each to train, no two of which
+begin alike; another data set for another version of Python. A docstring may name its package: what single tokens tell
+is the baseline to beat, ``naive_bayes`` of pipeline/recipes/words.py.
 
 Needs the extra: pip install 'torchstone[finetune]'.
 """
@@ -34,8 +34,8 @@ PACKAGES = (
 LENGTH = 32
 """Tokens per docstring in the data, longer ones are cut."""
 _FEWEST_CHARACTERS = 40
-_ROWS = {"test": 25, "validation": 10, "train": 65}
-"""Rows of each package."""
+_ROWS = {"test": 60, "validation": 15, "train": 25}
+"""Rows of each package: few to train, which is what pretrained weights are for."""
 _EMBEDDING = 384
 _VOCABULARY = 30522
 _SCALE = 10.0
@@ -81,7 +81,7 @@ def _of_file(path: Path) -> Iterator[str]:
 
 
 def data() -> Data:
-    """65 docstrings of each package to train, 10 to choose the epoch, 25 to test."""
+    """25 docstrings of each package to train, 15 to choose the epoch, 60 to test."""
     rows: dict[str, list[tuple[str, int]]] = {split: [] for split in _ROWS}
     seen = set[str]()
     for label, package in enumerate(PACKAGES):
@@ -122,10 +122,10 @@ def recipe() -> Recipe:
         licence="Apache-2.0",
         files=(model_folder() / "model.safetensors", model_folder() / "tokenizer.json"),
         train=TrainSpec(
-            epochs=6, batch_rows=32, optimizer="adamw", lr=1e-3, weight_decay=0.01, schedule="cosine", warmup_steps=10,
+            epochs=8, batch_rows=32, optimizer="adamw", lr=1e-3, weight_decay=0.01, schedule="cosine", warmup_steps=10,
             clip_norm=1.0, keep="best", print_every_epochs=1,
         ),
         parity=ParitySpec(rows_count=64),
         bench=BenchSpec(batch_rows=(1, 32), callers_s=0.5),
-        limits=Limits(min_metrics={"test_accuracy": 0.8}),
+        limits=Limits(min_metrics={"test_accuracy": 0.7}),
     )  # fmt: skip

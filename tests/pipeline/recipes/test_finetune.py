@@ -34,7 +34,7 @@ def test_no_docstring_is_in_two_splits_and_the_baseline_is_below_what_is_require
     for split in splits.values():
         assert (split.targets.bincount() == split.rows_count // len(finetune.PACKAGES)).all()
     baseline = naive_bayes(splits["train"], splits["test"], 30522)
-    assert 0.6 < baseline < finetune.recipe().limits.min_metrics["test_accuracy"]
+    assert 0.5 < baseline < finetune.recipe().limits.min_metrics["test_accuracy"] - 0.05
 
 
 @needs_weights
