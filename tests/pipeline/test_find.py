@@ -105,7 +105,7 @@ def test_a_module_is_found_from_the_current_folder(mine: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("sede", r"no recipe 'sede': did you mean 'seed'\?\nBuilt in: branches, digits, seed"),
+        ("sede", r"no recipe 'sede': did you mean 'seed'\?\nBuilt in: branches, bytes, digits"),
         ("nowhere.py", "no recipe file nowhere.py"),
         ("{}/helper.py", r"has no recipe: it must define a function 'recipe'"),
         ("{}/mine_recipe.py:missing", "must define a function 'missing'"),
