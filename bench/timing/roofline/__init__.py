@@ -1,15 +1,16 @@
 """The least time that a call can take on this machine: its arithmetic, its memory traffic, or one call into C.
 
 Work is counted from the traced program: floating-point operations of matrix products, convolutions and attention
-(``torch.utils.flop_counter``; what else there is counts nothing), and the fewest bytes: every weight, input and output
-once. Ceilings are measured here, at the thread count of the candidates, each on data of the size at hand: a model that
-fits a cache is held to the cache's speed. A measured time below its floor means that something was counted wrongly.
+(``torch.utils.flop_counter``; what else there is counts nothing), and the fewest bytes: every input, output and weight
+once, of tables the rows that are looked up. Ceilings are measured here, at the thread count of the candidates, each on
+data of the size at hand: a model that fits a cache is held to the cache's speed. A measured time below its floor means
+that something was counted wrongly.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -117,22 +118,20 @@ def floor(work: Work, ceilings: Ceilings) -> Floor:
 
 def _work(job: RooflineJob, rows: int) -> Work:
     import torch
+    from torch.utils import _pytree as pytree
     from torch.utils.flop_counter import FlopCounterMode
 
+    from bench.timing.roofline.weights_read import WeightsRead
     from export.program import load_exported
 
-    exported = load_exported(Path(job.program))
+    program = WeightsRead(load_exported(Path(job.program)))
     inputs = [to_torch(array) for array in first_call(job.signature, job.samples, rows).values()]
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:
-        outputs = exported.module()(*inputs)
-    weights = [*exported.state_dict.values(), *exported.constants.values()]
-    tensors = [tensor for tensor in (*weights, *inputs, *_flat(outputs)) if isinstance(tensor, torch.Tensor)]
-    return Work(batch_rows=rows, flops=counter.get_total_flops(), bytes=sum(tensor.nbytes for tensor in tensors))
-
-
-def _flat(outputs: Any) -> Sequence[Any]:
-    return outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        outputs = program.run(*inputs)
+    tensors = [tensor for tensor in (*inputs, *pytree.tree_leaves(outputs)) if isinstance(tensor, torch.Tensor)]
+    moved = program.bytes + sum(tensor.nbytes for tensor in tensors)
+    return Work(batch_rows=rows, flops=counter.get_total_flops(), bytes=moved)
 
 
 def _ceilings(where: Device, threads_count: int) -> Ceilings:
