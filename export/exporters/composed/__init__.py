@@ -19,6 +19,7 @@ COMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.log_sigmoid.default: functions.log_sigmoid,
     aten.log1p.default: functions.log1p,
     aten.expm1.default: functions.expm1,
+    aten.atan2.default: functions.atan2,
     aten.copysign.Tensor: functions.copysign,
     aten.fmax.default: functions.fmax,
     aten.fmin.default: functions.fmin,

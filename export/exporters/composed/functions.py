@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -40,10 +41,24 @@ def expm1(x: Tensor) -> Tensor:
     return torch.where(lost == 0, x, torch.where(even, lost, quotient))
 
 
+def atan2(y: Tensor, x: Tensor) -> Tensor:
+    """The angle in its quadrant, also of zeros with a sign: from the smaller over the larger, which is at most 1."""
+    smaller, larger = torch.minimum(x.abs(), y.abs()), torch.maximum(x.abs(), y.abs())
+    equal = smaller == larger  # also both infinite; both zero are no angle by themselves
+    ratio = torch.where(equal, (larger > 0).to(larger.dtype), smaller / torch.where(larger == 0, 1.0, larger))
+    angle = torch.atan(ratio)
+    angle = torch.where(y.abs() > x.abs(), math.pi / 2 - angle, angle)
+    return copysign(torch.where(_is_negative(x), math.pi - angle, angle), y)
+
+
 def copysign(x: Tensor, y: Tensor) -> Tensor:
+    """The size of one number with the sign of another."""
+    return torch.where(_is_negative(y), -x.abs(), x.abs())
+
+
+def _is_negative(x: Tensor) -> Tensor:
     """The zero below 0 is known by its reciprocal."""
-    negative = (y < 0) | ((y == 0) & (1 / y < 0))
-    return torch.where(negative, -x.abs(), x.abs())
+    return (x < 0) | ((x == 0) & (1 / x < 0))
 
 
 def fmax(x: Tensor, y: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ CALLS: dict[str, Callable[[Tensor], object]] = {
     "log of sigmoid": lambda x: fn.logsigmoid(8 * x),
     "log1p": lambda x: torch.log1p(x.abs() * 1e-4),
     "expm1": lambda x: torch.expm1(x * 1e-4),
+    "angle": lambda x: torch.atan2(x, x.flip(2)),
     "copysign": lambda x: torch.copysign(x, x.flip(2)),
     "fmax": lambda x: torch.fmax(x, torch.where(x > 1, float("nan"), x.flip(2))),
     "fmin": lambda x: torch.fmin(x, torch.where(x > 1, float("nan"), x.flip(2))),
