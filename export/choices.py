@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils import _pytree as pytree
@@ -15,8 +15,10 @@ _PICKS = {
 }  # fmt: skip
 """Operators that choose, and which of their results holds the indices; None where there is one."""
 _LEAST = ("argmin", "min")
-_INNER = ("median", "kthvalue")
-"""Those that pick by rank, from between the others."""
+_RANKS: dict[str, Callable[[dict[str, Any]], int | Literal["middle"]]] = {
+    "median": lambda arguments: "middle", "kthvalue": lambda arguments: int(arguments["k"]) - 1,
+}  # fmt: skip
+"""Those that pick by rank, and which."""
 _ALL = ("topk", "sort", "argsort")
 """Those that pick several different candidates."""
 _SAME = frozenset({"to", "_to_copy", "clone", "contiguous", "alias", "detach"})
@@ -38,8 +40,8 @@ class Choice:
     """The dimension that indices go along; None: through all elements."""
     largest: bool
     """Whether the largest come first; else the least."""
-    inner: bool
-    """Whether what is picked lies between the others; else it is the first."""
+    rank: int | Literal["middle"] | None
+    """Which is picked, from below, counted from 0; None: the first."""
     several: bool
     """Whether different candidates are picked; else one."""
     ordered: bool
@@ -106,7 +108,7 @@ def _choice(node: torch.fx.Node, index: torch.fx.Node, outputs: list[Any]) -> Ch
         scores=arguments["self"].name,
         dim=arguments["dim"],
         largest=bool(arguments.get("largest", arguments.get("descending", kind not in _LEAST))),
-        inner=kind in _INNER,
+        rank=_RANKS[kind](arguments) if kind in _RANKS else None,
         several=kind in _ALL,
         ordered=bool(arguments.get("sorted", True)),
         stable=bool(arguments.get("stable")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from bench.parity.cases import Tensors
 from export.arrays import Array, is_floating, numpy_dtype, to_numpy, to_torch
 from export.device import device
 from export.flat import FlatModule
-from export.float64 import AsTraced, Float64Program, to_float64
+from export.float64 import AsTraced, Float64Program, Unguarded, to_float64
 from export.gradients import call
 from export.program import load_exported
 from export.signature import Signature
@@ -26,6 +27,8 @@ _FLOAT64_NOISE = 1e-10
 """A relative difference that rounding in float64 makes, at most."""
 _OF_CASTS = 4.0
 """Times the difference that casts make, up to which a difference may be theirs."""
+_ROUNDINGS = 4.0
+"""Roundings by which a module and its program differ at most where they run the same operators."""
 _OTHERWISE = 1e-8
 """A relative difference from which on a program computes something else, as far as narrower floats can tell."""
 OTHERWISE = (
@@ -109,8 +112,8 @@ class Oracle:
                 del answers[who]
         if answers.keys() == makers.keys():
             apart = _apart(answers["module"], answers["program"])
-            if _FLOAT64_NOISE < apart <= _OF_CASTS * self._casts_make(answers["program"], tensors):
-                del answers["module"]  # it rounds inside
+            if apart > _FLOAT64_NOISE and self._is_the_model(apart, answers["program"], example):
+                del answers["module"]
             elif apart > _OTHERWISE:
                 self.program_file = None
                 self.remarks.append(OTHERWISE.format(apart))
@@ -128,14 +131,24 @@ class Oracle:
             raise FileNotFoundError("the model could not be traced")
         return Float64Program(load_exported(self.program_file))
 
-    def _casts_make(self, in_float64: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor]) -> float:
-        """The relative difference that the casts of the program make."""
+    def _is_the_model(self, apart: float, in_float64: Sequence[torch.Tensor], example: Sequence[Array]) -> bool:
+        """Whether a program that differs from the module in float64 by ``apart`` computes the model's function.
+
+        It does where its casts explain the difference; and where the two agree as they are: the module then asks for
+        its dtype (``torch.finfo(x.dtype)``), and is another function in float64.
+        """
         assert self.program_file is not None
+        casts = AsTraced(load_exported(self.program_file))
+        as_it_is = Unguarded(load_exported(self.program_file).module())
+        tensors = [to_torch(array) for array in example]
         try:
-            as_traced = call(AsTraced(load_exported(self.program_file)).run, [tensor.clone() for tensor in tensors])
-        except Exception:  # noqa: BLE001 - it does not run so, and nothing is known of its casts
-            return 0.0
-        return _apart(as_traced, in_float64)
+            as_traced = call(casts.run, [to_float64(tensor).clone() for tensor in tensors])
+            program = call(as_it_is.run, [tensor.clone() for tensor in tensors])
+        except Exception:  # noqa: BLE001 - it does not run so, and nothing is known of it
+            return False
+        module = call(FlatModule(copy.deepcopy(self.module), self.signature), [tensor.clone() for tensor in tensors])
+        eps = max((torch.finfo(output.dtype).eps for output in module if output.is_floating_point()), default=0.0)
+        return apart <= _OF_CASTS * _apart(as_traced, in_float64) or _apart(module, program) <= _ROUNDINGS * eps
 
     def _narrow(self, outputs: Sequence[torch.Tensor]) -> str | None:
         """The first floating output that is not in float64."""
@@ -150,14 +163,24 @@ class Oracle:
 
 
 def _apart(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> float:
-    """The largest difference of floating outputs of the same shape, relative to the largest value of its output."""
-    largest = 0.0
-    for answer, other in zip(first, second, strict=True):
-        if not answer.is_floating_point() or not answer.numel() or answer.shape != other.shape:
-            continue
-        equal = (answer == other) | (answer.isnan() & other.isnan())
-        finite = answer[answer.isfinite()].double().abs()
-        size = float(finite.max()) if finite.numel() else 0.0
-        apart = float(torch.where(equal, 0.0, (answer.double() - other.double()).abs().nan_to_num(torch.inf)).max())
-        largest = max(largest, apart / size if size else apart)
-    return largest
+    """The largest difference of two answers, relative to the largest value of its column over all rows of its output.
+
+    Infinite where shapes, integers or booleans differ.
+    """
+    return max(map(_difference, first, second), default=0.0)
+
+
+def _difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    if first.shape != second.shape:
+        return math.inf
+    if first.is_complex() and second.is_complex():
+        first, second = torch.view_as_real(first), torch.view_as_real(second)
+    equal = (first == second) | (first.isnan() & second.isnan())
+    if bool(equal.all()):
+        return 0.0
+    if not first.is_floating_point():
+        return math.inf
+    sizes = first.double().abs().nan_to_num(0.0, posinf=0.0)
+    sizes = sizes.amax(0, keepdim=True).expand_as(sizes) if first.ndim > 1 else sizes.max()
+    apart = (first.double() - second.double()).abs().nan_to_num(math.inf, posinf=math.inf)
+    return float(torch.where(equal, 0.0, apart / torch.where(sizes == 0, 1.0, sizes)).max())

@@ -136,8 +136,12 @@ class _Kept:
             self._put(number, "tolerance", np.array([tolerance]))
             self._put(number, "several", np.array([choice.several]))
             self._put(number, "ordered", np.array([choice.ordered]))
-        picks_count = scores.shape[1] if choice.inner else lists[choice.index].numel() // len(scores)
-        open_lists = _open_lists(scores if choice.largest else -scores, picks_count, tolerance)
+        picks_count = lists[choice.index].numel() // len(scores)
+        if choice.rank is None:
+            open_lists = _open_lists(scores if choice.largest else -scores, picks_count, tolerance)
+        else:
+            middle = (scores.shape[1] - 1) // 2
+            open_lists = _open_ranks(scores, middle if choice.rank == "middle" else choice.rank, tolerance)
         for number in choice.dependent:
             rows = _open_rows(open_lists, wide.shape, choice.dim, self._shapes[number])
             before = self.arrays.get(self._key(number, "open"), np.zeros((), bool))
@@ -173,10 +177,18 @@ def _largest_error(wide: Values, eager: Values) -> float:
 
 
 def _open_lists(scores: Values, picks_count: int, tolerance: float) -> Values:
-    """Lists whose first picks, the largest, could as well be others or in another order; of all: any two of which."""
+    """Lists whose first picks, the largest, could as well be others or in another order."""
     first = -np.sort(-scores, axis=1)[:, : picks_count + 1]
     with np.errstate(invalid="ignore"):
         near = (first[:, :-1] == first[:, 1:]) | (first[:, :-1] - first[:, 1:] <= tolerance)
+    return np.asarray(near.any(1))
+
+
+def _open_ranks(scores: Values, rank: int, tolerance: float) -> Values:
+    """Lists of which the value next to that of a rank could as well have it."""
+    around = np.sort(scores, axis=1)[:, max(rank - 1, 0) : rank + 2]
+    with np.errstate(invalid="ignore"):
+        near = (around[:, :-1] == around[:, 1:]) | (around[:, 1:] - around[:, :-1] <= tolerance)
     return np.asarray(near.any(1))
 
 

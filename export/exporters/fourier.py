@@ -28,7 +28,7 @@ Size = Any
 
 def with_matrices(program: ExportedProgram) -> ExportedProgram:
     """The program with its short transforms as products; the same one where it has none."""
-    if not any("fft" in str(node.target) for node in program.graph.nodes):
+    if not any("fft" in name for name in operators(program)):
         return program
     known = torch.export.default_decompositions()
     composed = {operator: how for operator, how in known.items() if "fft_" in operator.name()}  # fft_rfft, ...
@@ -40,6 +40,13 @@ def with_matrices(program: ExportedProgram) -> ExportedProgram:
     }
     lowered: ExportedProgram = program.run_decompositions({**composed, **products})
     return lowered
+
+
+def operators(program: ExportedProgram) -> set[str]:
+    """The names of a program's operators, those inside control flow and blocks too; one in place has the other's."""
+    graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
+    targets = {node.target for graph in graphs for node in graph.nodes}
+    return {str(getattr(target, "_opname", target)).removesuffix("_") for target in targets}
 
 
 def _complex_to_complex(x: Tensor, dims: Sequence[int], normalization: int, forward: bool) -> Any:

@@ -54,13 +54,14 @@ class BuildStage:
         run = self._run
         target = self.place(name)
         refused = known(run, run.files.refused_roads(target.name), self.key(name))
-        key = key_without(refused.key, refused.left_out)
+        key = key_without(self.key(name), refused.left_out)
 
         def make(folder: Path) -> None:
             demand(self.make(name, folder, refused.left_out, run.workspace))
 
         artifact, made = run.stage(target, Artifact, RECORD, key, make)
-        summary = f"{artifact.observed.duration_s:.1f} s, {_facts(artifact)}" if made else "reused"
+        other_road = f", {road}" if (road := detour(artifact.facts)) else ""
+        summary = f"{artifact.observed.duration_s:.1f} s, {_facts(artifact)}" if made else f"reused{other_road}"
         run.console.stage("build", f"{name}: {summary}")
         return artifact
 

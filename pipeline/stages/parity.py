@@ -42,6 +42,8 @@ def parity(
     if not artifacts:
         return {}
     stage = ParityStage(run, trained, program)
+    for remark in stage.reference.remarks:
+        run.console.stage("parity", f"remark: {remark}")
     return side_by_side(run, "parity", list(artifacts), lambda name: stage.report(artifacts[name]), failures)
 
 
@@ -53,8 +55,6 @@ class ParityStage:
         self._trained = trained
         self._program = program
         self.reference = self._reference()
-        for remark in self.reference.remarks:
-            run.console.stage("parity", f"remark: {remark}")
         self._users_turn = threading.Lock()
 
     def report(self, artifact: Artifact) -> ParityReport | Failure:

@@ -19,15 +19,16 @@ class RefusedRoads(Record):
     SCHEMA: ClassVar[str] = "torchstone.roads/1"
 
     key: str
-    """That of the build with every road open."""
+    """The digest of the build's with every road open, and of what was asked of parity."""
     left_out: dict[str, str]
     """By road: what parity said of its work. The artifact is built by one of the others."""
     closed: str | None
     """The standard of parity by which none of the others passes either; None where one does."""
 
 
-def known(run: Run, path: Path, key: str) -> RefusedRoads:
-    """The record under the key of a build; one of nothing where there is none."""
+def known(run: Run, path: Path, build_key: str) -> RefusedRoads:
+    """The record of a build and of what the run asks of parity; one of nothing where there is none."""
+    key = key_of(build=build_key, parity=run.found.recipe.parity)
     return reused(run, RefusedRoads, path, key) or RefusedRoads(key=key, left_out={}, closed=None)
 
 

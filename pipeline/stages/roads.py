@@ -48,7 +48,7 @@ def by_other_roads(
         for name, artifact in artifacts.items()
         if ROAD in artifact.facts
         and not registry.get(artifact.backend).calibrated
-        and (why := _refusal(reports.get(name) or failures.get(name))) is not None
+        and (why := refusal(reports.get(name) or failures.get(name))) is not None
     }
     if not refusals:
         return {**artifacts}, {**reports}
@@ -64,10 +64,10 @@ def by_other_roads(
     )
 
 
-def _refusal(end: ParityReport | Failure | None) -> str | None:
+def refusal(end: ParityReport | Failure | None) -> str | None:
     """What parity has against an artifact: that it is wrong, or that it ends the process that judges it."""
-    if isinstance(end, Failure):
-        return f"parity {end.cause}" if end.step == "parity" else None
+    if isinstance(end, Failure):  # what takes too long, or too much memory, may be right
+        return f"parity {end.cause}" if end.step == "parity" and end.cause.startswith("crashed") else None
     return f"parity: {end.reasons[0]}" if end is not None and end.status == "fail" else None
 
 
@@ -95,7 +95,9 @@ class _OtherRoads:
             return None
         run.console.stage("parity", f"{name}: refused as built by {refused.facts[ROAD]}, and built by another road")
         left_out, folder = before.left_out | {refused.facts[ROAD]: why}, fresh(run.files.artifact(name), "other")
-        while (artifact := self._built(refused.backend, folder, left_out)) is not None:
+        while isinstance(artifact := self._built(refused.backend, folder, left_out), Artifact):
+            if artifact.facts.get(ROAD) in {None, *left_out}:
+                break  # the backend goes the same road again
             end = self._judged(artifact, folder)
             if isinstance(end, ParityReport) and end.status == "pass":
                 write(place, replace(before, left_out=left_out, closed=None))  # first: if killed now, it is built again
@@ -103,22 +105,23 @@ class _OtherRoads:
                 write(run.files.parity_report(name), end)
                 run.console.stage("parity", f"{name}: {end.summary}, {detour(artifact.facts)}")
                 return _Passed(artifact, end)
-            left_out[artifact.facts[ROAD]] = _refusal(end) or "parity is inconclusive"
+            left_out[artifact.facts[ROAD]] = refusal(end) or "parity is inconclusive"
         shutil.rmtree(folder)
-        write(place, replace(before, closed=self.parity.standard))
-        run.console.stage("parity", f"{name}: no other road builds one that passes")
+        if isinstance(artifact, Artifact) or artifact.status in {"failed", "crashed"}:
+            write(place, replace(before, closed=self.parity.standard))  # else another machine, or limit, may let it
+        why = "" if isinstance(artifact, Artifact) else f" ({artifact.summary})"
+        run.console.stage("parity", f"{name}: no other road builds one that passes{why}")
         return None
 
-    def _built(self, backend: str, folder: Path, left_out: Mapping[str, str]) -> Artifact | None:
-        """The artifact by a road that is not left out; None if none can, or the backend goes the same one again."""
+    def _built(self, backend: str, folder: Path, left_out: Mapping[str, str]) -> Artifact | Failed:
+        """The artifact by a road that is not left out, or how its process ended."""
         shutil.rmtree(folder)
         folder.mkdir()
         end = self.builds.make(backend, folder, left_out, self._workspace)
         if isinstance(end, Failed):
             failure(self.run, "build", end)  # a full disk is no matter of roads
-            return None
-        artifact = read_artifact(folder)
-        return None if artifact.facts.get(ROAD) in {None, *left_out} else artifact
+            return end
+        return read_artifact(folder)
 
     def _judged(self, artifact: Artifact, folder: Path) -> ParityReport | Failure:
         return self.parity.judge(artifact, load_options(self.run, artifact), folder, self._workspace)

@@ -141,8 +141,8 @@ class Loop:
                 if (batch := next(read, None)) is None:
                     break
                 self._watch.lap("data")
-                self._save_if_due()
                 self._batch = batch
+                self._save_if_due()
                 self._one_step(batch)
                 self._watcher.step(self._now, self._batches.steps_count, self._loss_now)
             self._batch = None

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from export.device import Device
+from export.errors import UserError
 from pipeline.training.distributed import World
 
 
@@ -22,6 +23,7 @@ def shard(module: nn.Module, where: Device, world: World) -> None:
     """Leave to each process its part of every parameter, in place, before an optimizer takes hold of them."""
     if world.size == 1:
         return
+    refuse_shared(module)
     mesh = init_device_mesh(where.kind, (world.size,))
     for unit in _units(module):
         fully_shard(unit, mesh=mesh)
@@ -33,6 +35,24 @@ def _units(module: nn.Module) -> list[nn.Module]:
     children = (child for parent in parents if isinstance(parent, nn.ModuleList) for child in reversed(parent))
     lists = (nn.ModuleList, nn.ModuleDict)
     return [*dict.fromkeys(each for each in children if not isinstance(each, lists) and [*each.parameters()]), module]
+
+
+def refuse_shared(module: nn.Module) -> None:
+    """A weight of two units would be gathered twice.
+
+    Raises:
+        UserError: there is one.
+    """
+    owner = {inner: unit for unit in reversed(_units(module)) for inner in unit.modules()}  # the innermost comes last
+    first: dict[nn.Parameter, tuple[str, nn.Module]] = {}
+    for place, inner in module.named_modules():
+        for key, weight in inner.named_parameters(place, recurse=False):
+            name, unit = first.setdefault(weight, (key, owner[inner]))
+            if unit is not owner[inner]:
+                raise UserError(
+                    f"the weight {name} is also {key}, of another layer: weights that a layer of a ModuleList shares "
+                    "cannot be sharded; train without --train.sharded"
+                )
 
 
 def unshard(module: nn.Module) -> None:

@@ -122,6 +122,9 @@ class Step:
         """What goes through the model at once, its share of the step's rows, and whether it is the last."""
         whole = batch.share * self._world.size
         rows_count = batch.split.rows_count
+        if self._spec.sharded and self._world.size > 1:
+            yield from self._equally_many(batch)
+            return
         size = -(-rows_count // self._spec.accumulate)
         if size == rows_count:
             yield batch.split, whole, True
@@ -129,3 +132,12 @@ class Step:
         for start in range(0, rows_count, size):
             part = batch.split.take(slice(start, start + size))
             yield part, whole * part.rows_count / rows_count, start + size >= rows_count
+
+    def _equally_many(self, batch: Batch) -> Iterator[tuple[Split, float, bool]]:
+        """The same of parts that are as many in every process: each gathers the weights anew, and waits for all."""
+        fewest_rows = max(batch.rows_count // self._world.size, 1)
+        count, rows_count = min(self._spec.accumulate, fewest_rows), batch.split.rows_count
+        for number in range(count):
+            rows = slice(number * rows_count // count, (number + 1) * rows_count // count)
+            part = batch.split.take(rows)
+            yield part, batch.share * self._world.size * part.rows_count / rows_count, number == count - 1

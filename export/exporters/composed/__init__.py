@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from export.exporters.composed import distances, functions, ranks, windows
+from export.exporters.fourier import operators
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -21,6 +22,7 @@ COMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.expm1.default: functions.expm1,
     aten.atan2.default: functions.atan2,
     aten.copysign.Tensor: functions.copysign,
+    aten.copysign.Scalar: functions.copysign_of_number,
     aten.fmax.default: functions.fmax,
     aten.fmin.default: functions.fmin,
     aten.aminmax.default: ranks.aminmax,
@@ -43,6 +45,5 @@ COMPOSITIONS: dict[Any, Callable[..., Any]] = {
 
 def composed(program: ExportedProgram) -> ExportedProgram:
     """The program with the operators of ``COMPOSITIONS`` as others; the same one where it has none."""
-    targets = {node.target for node in program.graph.nodes}
-    table = {operator: how for operator, how in COMPOSITIONS.items() if operator in targets}
-    return program.run_decompositions(table) if table else program
+    named = operators(program)
+    return program.run_decompositions(COMPOSITIONS) if any(each._opname in named for each in COMPOSITIONS) else program

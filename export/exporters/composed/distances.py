@@ -21,6 +21,10 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: int | None = Non
         return apart.sum(-1)
     if p == 2:
         return (apart * apart).sum(-1).sqrt()
+    return NotImplemented if apart.shape[-1] == 0 else _by_powers(apart, p)
+
+
+def _by_powers(apart: Tensor, p: float) -> Tensor:
     largest = apart.amax(-1, keepdim=True)
     if p == float("inf"):
         return largest.squeeze(-1)

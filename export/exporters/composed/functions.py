@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -43,6 +44,7 @@ def expm1(x: Tensor) -> Tensor:
 
 def atan2(y: Tensor, x: Tensor) -> Tensor:
     """The angle in its quadrant, also of zeros with a sign: from the smaller over the larger, which is at most 1."""
+    y, x = _floating(y, x)
     smaller, larger = torch.minimum(x.abs(), y.abs()), torch.maximum(x.abs(), y.abs())
     equal = smaller == larger  # also both infinite; both zero are no angle by themselves
     ratio = torch.where(equal, (larger > 0).to(larger.dtype), smaller / torch.where(larger == 0, 1.0, larger))
@@ -53,7 +55,21 @@ def atan2(y: Tensor, x: Tensor) -> Tensor:
 
 def copysign(x: Tensor, y: Tensor) -> Tensor:
     """The size of one number with the sign of another."""
+    x, y = _floating(x, y)
     return torch.where(_is_negative(y), -x.abs(), x.abs())
+
+
+def copysign_of_number(x: Tensor, y: float) -> Tensor:
+    """The same with the sign of a constant."""
+    (x,) = _floating(x)
+    return -x.abs() if math.copysign(1, y) < 0 else x.abs()
+
+
+def _floating(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """All of the dtype of the result: what is not floating becomes so."""
+    dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
+    dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
+    return tuple(tensor.to(dtype) for tensor in tensors)
 
 
 def _is_negative(x: Tensor) -> Tensor:

@@ -17,12 +17,15 @@ _LONGEST = 1024
 def aminmax(x: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """Along one dimension, or of all."""
     if dim is None:
-        return x.min(), x.max()
+        shape = [1] * x.ndim if keepdim else []
+        return x.min().reshape(shape), x.max().reshape(shape)
     return x.amin(dim, keepdim=keepdim), x.amax(dim, keepdim=keepdim)
 
 
-def masked_select(x: Tensor, mask: Tensor) -> Tensor:
+def masked_select(x: Tensor, mask: Tensor) -> Any:
     """What the mask lets through, by the places at which it does."""
+    if x.ndim == 0 and mask.ndim == 0:
+        return NotImplemented
     x, mask = torch.broadcast_tensors(x, mask)
     return x.reshape(-1).index_select(0, torch.nonzero(mask.reshape(-1)).squeeze(1))
 
@@ -39,14 +42,24 @@ def cummin(x: Tensor, dim: int) -> Any:
 
 def _running(x: Tensor, dim: int, extreme: Callable[[Tensor], Tensor], least: float) -> Any:
     """The extreme of every beginning, and the last place at which it is."""
-    if x.ndim == 0 or not x.is_floating_point() or longest(x.shape[dim]) > _LONGEST:
+    if not _is_short(x, dim) or not x.is_floating_point():
         return NotImplemented
     rows = x.movedim(dim, -1)
     begins, places = _beginnings(rows)
     values = extreme(torch.where(begins, rows.unsqueeze(-2), least))
-    reached = begins & (rows.unsqueeze(-2) == values.unsqueeze(-1))
+    missing = rows.isnan().unsqueeze(-2) & values.isnan().unsqueeze(-1)
+    reached = begins & ((rows.unsqueeze(-2) == values.unsqueeze(-1)) | missing)
     last = torch.where(reached, places, 0).amax(-1)
     return values.movedim(-1, dim), last.movedim(-1, dim)
+
+
+def _is_short(x: Tensor, dim: int) -> bool:
+    """Whether every beginning along a dimension may be held at once; of nothing there are none."""
+    return x.ndim > 0 and not _is_empty(x) and longest(x.shape[dim]) <= _LONGEST
+
+
+def _is_empty(x: Tensor) -> bool:
+    return any(isinstance(size, int) and size == 0 for size in x.shape)
 
 
 def _beginnings(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +70,7 @@ def _beginnings(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def cumprod(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
     """Products of all beginnings, side by side."""
-    if x.ndim == 0 or longest(x.shape[dim]) > _LONGEST:
+    if not _is_short(x, dim):
         return NotImplemented
     rows = (x if dtype is None else x.to(dtype)).movedim(dim, -1)
     begins, _ = _beginnings(rows)
@@ -67,7 +80,7 @@ def cumprod(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
 
 def median(x: Tensor, dim: int, keepdim: bool = False) -> Any:
     """The lower one of an even number; NaN where there is any."""
-    if x.ndim == 0:
+    if x.ndim == 0 or _is_empty(x):
         return NotImplemented
     middle = (x.shape[dim] - 1) // 2
     values, places = _ranked(x, middle, dim)
@@ -81,12 +94,12 @@ def median(x: Tensor, dim: int, keepdim: bool = False) -> Any:
 
 def median_of_all(x: Tensor) -> Any:
     """The lower one of an even number."""
-    return NotImplemented if x.ndim == 0 else median(x.reshape(-1), 0)[0]
+    return NotImplemented if x.ndim == 0 or _is_empty(x) else median(x.reshape(-1), 0)[0]
 
 
 def kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """The value of a rank, counted from 1."""
-    if x.ndim == 0:
+    if x.ndim == 0 or _is_empty(x):
         return NotImplemented
     values, places = _ranked(x, k - 1, dim)
     return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))

@@ -56,6 +56,6 @@ def attention_of_one_head(
     """The exporter takes four dimensions alone; of three the heads are missing."""
     if query.ndim != 3 or key.ndim != 3 or value.ndim != 3:
         return NotImplemented
-    mask = mask.unsqueeze(0) if mask is not None and mask.ndim == 3 else mask
+    mask = mask.unsqueeze(0) if mask is not None and mask.ndim in {1, 3} else mask
     heads = [part.unsqueeze(0) for part in (query, key, value)]
     return aten.scaled_dot_product_attention(*heads, mask, *settings, **named).squeeze(0)

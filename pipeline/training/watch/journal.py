@@ -22,7 +22,7 @@ from export.record import sha256
 
 Figures = Mapping[str, float]
 _FLUSH_S = 0.005
-"""How long a line may wait for others: to write each by itself would cost a small model's step more than its norm."""
+"""Lines that follow each other faster are written together: each by itself would cost a small step too much."""
 
 
 class Journal:
@@ -40,7 +40,7 @@ class Journal:
         self._metrics: IO[bytes] = path.open("r+b" if position else "wb")
         self._metrics.truncate(len(kept))
         self._metrics.seek(len(kept))
-        self._flushed_s = 0.0
+        self._flushed_s, self._after_step = 0.0, False
         self._speed: IO[bytes] = (folder / SPEED).open("ab" if position else "wb")
 
     def position(self) -> dict[str, Any]:
@@ -53,9 +53,11 @@ class Journal:
         """A line of ``metrics.jsonl``; what is not finite is null."""
         line = _line(figures)
         self._metrics.write(line)
-        if (now_s := time.monotonic()) - self._flushed_s >= _FLUSH_S:
+        ends_epoch = self._after_step and "step" not in figures
+        if (now_s := time.monotonic()) - self._flushed_s >= _FLUSH_S or ends_epoch:
             self._metrics.flush()
             self._flushed_s = now_s
+        self._after_step = "step" in figures
         self._digest.update(line)
         self._size_bytes += len(line)
 

@@ -42,16 +42,34 @@ class CastsAndMakesTables(nn.Module):
         return y
 
 
-def make(factor: str) -> nn.Module:
+class AsksForItsDtype(nn.Module):
+    """In float64 it is another function: the smallest step of the dtype is another."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.log(torch.relu(x) + torch.finfo(x.dtype).eps)
+
+
+class BesidesAMask(TracedOtherwise):
+    """A column beside the others is larger than they by far."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([super().forward(x), torch.full_like(x[:, :1], -1e9)], 1)
+
+
+def make(kind: str) -> nn.Module:
     torch.manual_seed(0)
-    return (TracedOtherwise(float(factor)) if factor else CastsAndMakesTables()).eval()
+    if kind == "":
+        return CastsAndMakesTables().eval()
+    if kind == "dtype":
+        return AsksForItsDtype().eval()
+    return (BesidesAMask(float(kind[1:])) if kind[0] == "+" else TracedOtherwise(float(kind))).eval()
 
 
 def run_of(factor: str, folder: Path) -> ModelRun:
     return ModelRun(Source(function=f"{__name__}:make", argument=factor), SIGNATURE, folder, ParitySpec(rows_count=256))
 
 
-@pytest.mark.parametrize("factor", ["1.00002", pytest.param("1.0001", marks=pytest.mark.slow), "1.003"])
+@pytest.mark.parametrize("factor", ["1.00002", pytest.param("1.0001", marks=pytest.mark.slow), "1.003", "+1.003"])
 def test_what_is_made_from_a_wrong_trace_is_held_to_the_model(factor: str, tmp_path: Path) -> None:
     run = run_of(factor, tmp_path / "run")
     assert run.reference.float64_by == "module"
@@ -60,17 +78,18 @@ def test_what_is_made_from_a_wrong_trace_is_held_to_the_model(factor: str, tmp_p
     assert run.judge(run.build("eager", tmp_path / "eager")).status == "pass"
 
 
-def test_with_every_difference_laid_to_casts_the_wrong_trace_is_the_truth(
+def test_with_every_program_taken_for_the_model_the_wrong_trace_is_the_truth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The twin."""
-    monkeypatch.setattr("bench.parity.oracle.Oracle._casts_make", lambda *_: 1.0)
+    monkeypatch.setattr("bench.parity.oracle.Oracle._is_the_model", lambda *_: True)
     run = run_of("1.00002", tmp_path / "run")
     assert run.reference.float64_by == "program"
     assert run.judge(run.build("exported", tmp_path / "exported")).status == "pass"
 
 
-def test_a_model_that_rounds_inside_in_every_way_is_held_to_its_program(tmp_path: Path) -> None:
-    run = run_of("", tmp_path / "run")
+@pytest.mark.parametrize("kind", ["", "dtype"], ids=["rounds inside in every way", "asks for its dtype"])
+def test_a_right_program_stays_the_truth_where_the_module_is_another_in_float64(kind: str, tmp_path: Path) -> None:
+    run = run_of(kind, tmp_path / "run")
     assert (run.reference.float64_by, run.reference.remarks) == ("program", ())
     assert run.judge(run.build("exported", tmp_path / "exported")).status == "pass"

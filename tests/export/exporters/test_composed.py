@@ -100,6 +100,49 @@ def test_a_composition_is_its_operator() -> None:
             torch.testing.assert_close(answers[name], tensor, rtol=2e-6, atol=atol, equal_nan=True)
 
 
+def sparing(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.expm1(x)
+
+
+OTHERWISE_WRITTEN: dict[str, tuple[Callable[..., object], tuple[Tensor, ...]]] = {
+    "in place": (lambda x: x.clone().log1p_(), (torch.full((3,), 1e-8),)),
+    "without gradients": (sparing, (torch.full((3,), 1e-8),)),
+    "in a branch": (
+        lambda x: torch.cond(x.sum() > 0, lambda x: torch.log1p(x) + 0, lambda x: 2 * x, (x,)),
+        (torch.full((3,), 1e-8),),
+    ),
+    "with the sign of a constant": (lambda x: torch.copysign(x, -1.0), (torch.tensor([1.0, -2.0]),)),
+    "of integers": (torch.copysign, (torch.tensor([1, 2]), torch.tensor([-1, 1]))),
+    "of two dtypes": (torch.copysign, (torch.tensor([1, 2]), torch.tensor([-1.0, 1.0]))),
+    "with all dimensions kept": (lambda x: torch.aminmax(x, keepdim=True), (torch.arange(6.0).reshape(1, 2, 3),)),
+    "after what is no number": (lambda x: torch.cummax(x, 0), (torch.tensor([1.0, torch.nan, 2.0, torch.nan, 3.0]),)),
+    "under a mask of keys": (
+        lambda x: fn.scaled_dot_product_attention(x, x, x, torch.arange(5.0)), (torch.ones(2, 5, 4).cumsum(1),)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERWISE_WRITTEN)
+def test_however_it_is_written_it_is_composed(name: str) -> None:
+    function, inputs = OTHERWISE_WRITTEN[name]
+
+    class Written(nn.Module):
+        def forward(self, *tensors: Tensor) -> object:
+            return function(*tensors)
+
+    exported = torch.export.export(Written(), inputs)
+    answer, wanted = composed(exported).module()(*inputs), function(*inputs)
+    for got, right in zip(
+        [*answer] if isinstance(answer, tuple) else [answer],
+        [*wanted] if isinstance(wanted, tuple) else [wanted],
+        strict=True,
+    ):
+        torch.testing.assert_close(got, right, rtol=2e-6, atol=0, equal_nan=True)
+    left = {node.target for node in composed(exported).graph.nodes} & COMPOSITIONS.keys()
+    assert {str(operator) for operator in left} <= {"aten.scaled_dot_product_attention.default"}
+
+
 def test_a_program_without_such_operators_stays_as_it_is() -> None:
     plain = torch.export.export(nn.Tanh(), (torch.randn(2, 3),))
     assert composed(plain) is plain

@@ -6,9 +6,11 @@ import pytest
 
 from bench.parity.report import ParityReport
 from bench.run_folder import RunFolder
+from bench.verdict.judge import Failure
 from export.artifact import Artifact, read_artifact
 from export.record import read
 from pipeline.stages.refused import RefusedRoads
+from pipeline.stages.roads import refusal
 from tests.conftest import pipeline
 from tests.pipeline.conftest import NET, RECIPE
 
@@ -74,9 +76,22 @@ def test_a_rerun_tries_no_road_again(run: tuple[RunFolder, str]) -> None:
 
 
 @pytest.mark.slow
-def test_with_parity_asked_for_more_the_roads_are_tried_again(run: tuple[RunFolder, str]) -> None:
+def test_with_parity_asked_otherwise_every_road_is_open_again(run: tuple[RunFolder, str]) -> None:
     files, _ = run
     again = pipeline("cheap.py", "--only", "parity", "--parity.rows-count", "32", cwd=files.path.parents[2])
     said = again.stdout + again.stderr
     assert "onnx-legacy: refused as built by trace, and built by another road" in said
-    assert "torchscript: refused" not in said
+    assert "torchscript: refused as built by script, and built by another road" in said
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_refused"),
+    [
+        ("crashed: killed by SIGSEGV", True),
+        ("timeout: it took longer than 60 s", False),
+        ("out-of-memory: killed", False),
+    ],
+)
+def test_what_the_machine_had_no_room_for_is_not_refused(cause: str, is_refused: bool) -> None:
+    end = Failure(step="parity", cause=cause, log="log", reproduce="script")
+    assert (refusal(end) is not None) == is_refused

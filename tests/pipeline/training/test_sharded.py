@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+from export.errors import UserError
 from pipeline.recipe import Data, Recipe, TrainSpec
+from pipeline.training.sharding import refuse_shared
 from tests.pipeline.training.small import (
     kill_at,
     metrics,
@@ -58,7 +60,8 @@ def layered(**settings: Any) -> Recipe:
 
 
 def clipped() -> Recipe:
-    return layered(accumulate=2, clip_norm=0.5, ema_decay=0.9)
+    """Seven rows a step: one process has four of them in four parts, the other three, which must be as many parts."""
+    return layered(accumulate=4, clip_norm=0.5, ema_decay=0.9)
 
 
 def scaled() -> Recipe:
@@ -217,6 +220,21 @@ def test_what_does_not_work_in_parts_is_refused(wanted: Any, message: str, tmp_p
     said = (tmp_path / "run.log").read_text()
     assert message in said
     assert "optimizer such as adamw" in said
+
+
+class Tied(Layered):
+    """The head has the weight of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(6, 7)
+        self.last.weight = self.layers[0][0].weight  # type: ignore[index]
+
+
+def test_a_weight_of_two_units_is_refused_with_both_its_names() -> None:
+    with pytest.raises(UserError, match=r"the weight layers\.0\.0\.weight is also last\.weight, of another layer"):
+        refuse_shared(Tied())
+    refuse_shared(Layered())
 
 
 def test_sharded_weights_are_not_compiled() -> None:
