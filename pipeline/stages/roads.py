@@ -67,7 +67,7 @@ def by_other_roads(
 def refusal(end: ParityReport | Failure | None) -> str | None:
     """What parity has against an artifact: that it is wrong, or that it ends the process that judges it."""
     if isinstance(end, Failure):  # what takes too long, or too much memory, may be right
-        return f"parity {end.cause}" if end.step == "parity" and end.cause.startswith("crashed") else None
+        return f"parity: {end.cause}" if end.step == "parity" and end.cause.startswith("crashed") else None
     return f"parity: {end.reasons[0]}" if end is not None and end.status == "fail" else None
 
 
@@ -105,7 +105,7 @@ class _OtherRoads:
                 write(run.files.parity_report(name), end)
                 run.console.stage("parity", f"{name}: {end.summary}, {detour(artifact.facts)}")
                 return _Passed(artifact, end)
-            left_out[artifact.facts[ROAD]] = refusal(end) or "parity is inconclusive"
+            left_out[artifact.facts[ROAD]] = f"parity: {end.cause if isinstance(end, Failure) else end.summary}"
         shutil.rmtree(folder)
         if isinstance(artifact, Artifact) or artifact.status in {"failed", "crashed"}:
             write(place, replace(before, closed=self.parity.standard))  # else another machine, or limit, may let it

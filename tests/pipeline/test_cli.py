@@ -228,7 +228,8 @@ def test_the_flags_of_a_recipe_are_these(tmp_path: Path) -> None:
         "--train.log-every-steps", "--train.lr", "--train.lr-end-ratio", "--train.mlflow", "--train.momentum",
         "--train.no-deterministic", "--train.optimizer", "--train.optimizer-form", "--train.optimizer-settings",
         "--train.patience-epochs", "--train.precision", "--train.print-every-epochs", "--train.profile",
-        "--train.save-every-s", "--train.save-every-steps", "--train.schedule", "--train.step-epochs",
+        "--train.save-every-s", "--train.save-every-steps", "--train.schedule", "--train.sharded",
+        "--train.step-epochs",
         "--train.step-ratio", "--train.steps-per-epoch", "--train.tensorboard", "--train.warmup-steps",
         "--train.weight-decay", "--train.workers-count",
     ]  # fmt: skip
