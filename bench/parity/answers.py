@@ -132,4 +132,5 @@ def apart(got: Values, wide: Values) -> Values:
     got, wide = got.astype(np.float64), wide.astype(np.float64)
     numbers = np.isfinite(got) & np.isfinite(wide)
     same = (got == wide) | (np.isnan(got) & np.isnan(wide))
-    return np.where(numbers, np.abs(np.where(numbers, got - wide, 0.0)), np.where(same, 0.0, np.inf))
+    with np.errstate(invalid="ignore"):  # of two infinities, which are not taken
+        return np.where(numbers, np.abs(got - wide), np.where(same, 0.0, np.inf))
