@@ -9,7 +9,7 @@ from export.capture_roads import DERIVED
 from export.errors import UserError
 from export.every_size import SizeNotTakenError
 from export.explanations import explain as explain_text
-from export.roads import NoRoadError
+from export.roads import NoRoadError, RoadLeftOutError
 from export.signature import Signature
 
 
@@ -49,4 +49,5 @@ def _explain(error: Exception, signature: Signature) -> str:
     explanation = explain_text("".join(traceback.format_exception(error)))
     if explanation is not None:
         return f"the model cannot be traced by torch.export: {explanation.sentence}"
-    return f"the model cannot be traced by torch.export: {type(error).__name__}: {text}"
+    said = text if isinstance(error, RoadLeftOutError) else f"{type(error).__name__}: {text}"
+    return f"the model cannot be traced by torch.export: {said}"
