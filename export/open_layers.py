@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 
 _PLAIN = {ops.aten.rnn_tanh.input: torch.tanh, ops.aten.rnn_relu.input: torch.relu}
 LSTM = "aten.lstm.input"
-MANY_ROWS = 25
+_MANY_ROWS = 25
 """From more rows on ``torch.cdist`` takes distances from a matrix product."""
 _CDIST_MODES = ("use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist")
 _RECURRENT = (ops.aten.lstm.input, ops.aten.gru.input, *_PLAIN)
@@ -158,11 +158,16 @@ def _distances_of_any_rows() -> Iterator[None]:
 
 def _cdist_of_any_rows(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = _CDIST_MODES[0]) -> Tensor:
     """``torch.cdist`` that does not ask whether an open number of rows is above 25."""
-    mode, rows = _CDIST_MODES.index(compute_mode), (x1.shape[-2], x2.shape[-2])
-    if mode == 0 and not all(isinstance(count, int) for count in rows):
-        mode = 1 if any(isinstance(count, int) and count > MANY_ROWS for count in rows) else 2
+    mode = _CDIST_MODES.index(compute_mode)
+    if mode == 0 and not all(isinstance(x.shape[-2], int) for x in (x1, x2)):
+        mode = 1 if has_many_rows(x1, x2) else 2
     distances: Tensor = ops.aten.cdist(x1, x2, p, mode)
     return distances
+
+
+def has_many_rows(x1: Tensor, x2: Tensor) -> bool:
+    """Whether, by a number that is not open, there are as many rows as ``torch.cdist`` wants for products."""
+    return any(isinstance(x.shape[-2], int) and x.shape[-2] > _MANY_ROWS for x in (x1, x2))
 
 
 def _said_to_be_causal(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from bench.parity.answers import apart
 from bench.parity.cases import Tensors
 from export.arrays import Array, is_floating, numpy_dtype, to_numpy, to_torch
 from export.device import device
@@ -111,12 +113,12 @@ class Oracle:
                 reasons.append(f"the {who} casts its output {narrow} to a narrower type inside")
                 del answers[who]
         if answers.keys() == makers.keys():
-            apart = _apart(answers["module"], answers["program"])
-            if apart > _FLOAT64_NOISE and self._is_the_model(apart, answers["program"], example):
+            difference = _largest_difference(answers["module"], answers["program"])
+            if difference > _FLOAT64_NOISE and self._is_the_model(difference, answers["program"], example):
                 del answers["module"]
-            elif apart > _OTHERWISE:
+            elif difference > _OTHERWISE:
                 self.program_file = None
-                self.remarks.append(OTHERWISE.format(apart))
+                self.remarks.append(OTHERWISE.format(difference))
         if "module" in answers:
             self.float64_by = "module"
         elif "program" in answers:
@@ -131,8 +133,8 @@ class Oracle:
             raise FileNotFoundError("the model could not be traced")
         return Float64Program(load_exported(self.program_file))
 
-    def _is_the_model(self, apart: float, in_float64: Sequence[torch.Tensor], example: Sequence[Array]) -> bool:
-        """Whether a program that differs from the module in float64 by ``apart`` computes the model's function.
+    def _is_the_model(self, difference: float, in_float64: Sequence[torch.Tensor], example: Sequence[Array]) -> bool:
+        """Whether a program that differs from the module in float64 by ``difference`` computes the model's function.
 
         It does where its casts explain the difference; and where the two agree as they are: the module then asks for
         its dtype (``torch.finfo(x.dtype)``), and is another function in float64.
@@ -148,7 +150,8 @@ class Oracle:
             return False
         module = call(FlatModule(copy.deepcopy(self.module), self.signature), [tensor.clone() for tensor in tensors])
         eps = max((torch.finfo(output.dtype).eps for output in module if output.is_floating_point()), default=0.0)
-        return apart <= _OF_CASTS * _apart(as_traced, in_float64) or _apart(module, program) <= _ROUNDINGS * eps
+        by_casts = _largest_difference(as_traced, in_float64)
+        return difference <= _OF_CASTS * by_casts or _largest_difference(module, program) <= _ROUNDINGS * eps
 
     def _narrow(self, outputs: Sequence[torch.Tensor]) -> str | None:
         """The first floating output that is not in float64."""
@@ -162,7 +165,7 @@ class Oracle:
         )
 
 
-def _apart(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> float:
+def _largest_difference(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> float:
     """The largest difference of two answers, relative to the largest value of its column over all rows of its output.
 
     Infinite where shapes, integers or booleans differ.
@@ -175,12 +178,7 @@ def _difference(first: torch.Tensor, second: torch.Tensor) -> float:
         return math.inf
     if first.is_complex() and second.is_complex():
         first, second = torch.view_as_real(first), torch.view_as_real(second)
-    equal = (first == second) | (first.isnan() & second.isnan())
-    if bool(equal.all()):
-        return 0.0
-    if not first.is_floating_point():
-        return math.inf
-    sizes = first.double().abs().nan_to_num(0.0, posinf=0.0)
-    sizes = sizes.amax(0, keepdim=True).expand_as(sizes) if first.ndim > 1 else sizes.max()
-    apart = (first.double() - second.double()).abs().nan_to_num(math.inf, posinf=math.inf)
-    return float(torch.where(equal, 0.0, apart / torch.where(sizes == 0, 1.0, sizes)).max())
+    wide = to_numpy(first)
+    sizes = np.abs(wide.astype(np.float64))
+    sizes = np.where(np.isfinite(sizes), sizes, 0.0).max(axis=0 if wide.ndim > 1 else None, keepdims=True, initial=0.0)
+    return float((apart(to_numpy(second), wide) / np.where(sizes == 0, 1.0, sizes)).max(initial=0.0))

@@ -178,17 +178,18 @@ def _largest_error(wide: Values, eager: Values) -> float:
 
 def _open_lists(scores: Values, picks_count: int, tolerance: float) -> Values:
     """Lists whose first picks, the largest, could as well be others or in another order."""
-    first = -np.sort(-scores, axis=1)[:, : picks_count + 1]
-    with np.errstate(invalid="ignore"):
-        near = (first[:, :-1] == first[:, 1:]) | (first[:, :-1] - first[:, 1:] <= tolerance)
-    return np.asarray(near.any(1))
+    return _has_equals(np.sort(-scores, axis=1)[:, : picks_count + 1], tolerance)
 
 
 def _open_ranks(scores: Values, rank: int, tolerance: float) -> Values:
     """Lists of which the value next to that of a rank could as well have it."""
-    around = np.sort(scores, axis=1)[:, max(rank - 1, 0) : rank + 2]
-    with np.errstate(invalid="ignore"):
-        near = (around[:, :-1] == around[:, 1:]) | (around[:, 1:] - around[:, :-1] <= tolerance)
+    return _has_equals(np.sort(scores, axis=1)[:, max(rank - 1, 0) : rank + 2], tolerance)
+
+
+def _has_equals(ascending: Values, tolerance: float) -> Values:
+    """Lists in which a value and the next are equal, as far as float32 can tell."""
+    with np.errstate(invalid="ignore"):  # two that are masked with -Inf
+        near = (ascending[:, 1:] == ascending[:, :-1]) | (ascending[:, 1:] - ascending[:, :-1] <= tolerance)
     return np.asarray(near.any(1))
 
 

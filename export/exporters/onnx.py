@@ -33,13 +33,12 @@ def export_program(source: BuildInput, path: Path) -> dict[str, str]:
 
     from export.completion import torch_symbols
     from export.exporters.composed import composed
-    from export.exporters.fourier import with_matrices
     from export.open_layers import open_program
     from export.program import load_exported, quiet
 
     program = load_exported(source.program_file)
     with quiet(), open_program(program):
-        program = composed(with_matrices(program))
+        program = composed(program)
     weights_bytes = sum(tensor.nbytes for tensor in program.state_dict.values())
     with quiet(), open_program(program), _origin_noted(program):
         exported = torch.onnx.export(
@@ -182,11 +181,10 @@ def lowered(exported: torch.export.ExportedProgram) -> torch.export.ExportedProg
     which agrees on fewer names.
     """
     from export.exporters.composed import composed
-    from export.exporters.fourier import with_matrices
     from export.open_layers import open_program
 
     with open_program(exported):
-        exported = composed(with_matrices(exported))
+        exported = composed(exported)
     try:
         from torch.onnx._internal.exporter._fx_passes import decompose_with_registry
         from torch.onnx._internal.exporter._registration import ONNXRegistry

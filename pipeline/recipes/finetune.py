@@ -22,10 +22,10 @@ from torch import nn
 from bench.parity.spec import ParitySpec
 from bench.timing.spec import BenchSpec
 from bench.verdict.limits import Limits
-from export.signature import Signature, SizeRange, TensorSpec
+from export.signature import Signature, SizeRange
 from pipeline.data import Data, Split
 from pipeline.recipe import Recipe, TrainSpec
-from pipeline.recipes.sentence import Embedder, model_folder, tokenize
+from pipeline.recipes.sentence import INPUTS, LONGEST, Embedder, model_files, tokenize
 
 PACKAGES = (
     "_pydecimal", "asyncio", "email", "http", "importlib", "logging", "multiprocessing", "tkinter", "unittest", "xml",
@@ -37,7 +37,6 @@ _FEWEST_CHARACTERS = 40
 _ROWS = {"test": 60, "validation": 15, "train": 25}
 """Rows of each package: few to train, which is what pretrained weights are for."""
 _EMBEDDING = 384
-_VOCABULARY = 30522
 _SCALE = 10.0
 """What an embedding of length one is multiplied by before the head."""
 
@@ -109,18 +108,15 @@ def recipe() -> Recipe:
         name="finetune",
         model=Classifier,
         signature=Signature(
-            inputs=(
-                TensorSpec("input_ids", "int64", ("batch", "length"), low=0, high=_VOCABULARY - 1),
-                TensorSpec("attention_mask", "int64", ("batch", "length"), low=1, high=1),
-            ),
+            inputs=INPUTS,
             output_names=("logits",),
-            ranges={"batch": SizeRange(max=256), "length": SizeRange(min=2, max=256, example=LENGTH)},
+            ranges={"batch": SizeRange(max=256), "length": SizeRange(min=2, max=LONGEST, example=LENGTH)},
         ),
         data=data,
         loss=nn.functional.cross_entropy,
         metrics={"accuracy": accuracy},
         licence="Apache-2.0",
-        files=(model_folder() / "model.safetensors", model_folder() / "tokenizer.json"),
+        files=model_files(),
         train=TrainSpec(
             epochs=8, batch_rows=32, optimizer="adamw", lr=1e-3, weight_decay=0.01, schedule="cosine", warmup_steps=10,
             clip_norm=1.0, keep="best", print_every_epochs=1,

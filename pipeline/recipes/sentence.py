@@ -27,7 +27,12 @@ from pipeline.recipe import Recipe
 LENGTH = 64
 """Tokens per sentence in the data; the model itself takes any length in the signature's range."""
 _VOCABULARY = 30522
-_LONGEST = 256
+LONGEST = 256
+INPUTS = (
+    TensorSpec("input_ids", "int64", ("batch", "length"), low=0, high=_VOCABULARY - 1),
+    TensorSpec("attention_mask", "int64", ("batch", "length"), low=1, high=1),
+)
+"""What the model takes."""
 _TOPICS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (
         ("The soup", "Fresh bread", "A pan of onions", "Her apple pie"),
@@ -99,6 +104,11 @@ def model_folder() -> Path:
     return Path(package.submodule_search_locations[0]) / "model"
 
 
+def model_files() -> tuple[Path, ...]:
+    """The files that the model and its tokenizer are read from."""
+    return model_folder() / "model.safetensors", model_folder() / "tokenizer.json"
+
+
 def tokenize(sentences: Sequence[str], length: int = LENGTH) -> dict[str, torch.Tensor]:
     """``input_ids`` and ``attention_mask``, each ``(len(sentences), length)``, by the model's own tokenizer."""
     from tokenizers import Tokenizer
@@ -144,17 +154,14 @@ def recipe() -> Recipe:
         name="sentence",
         model=Embedder,
         signature=Signature(
-            inputs=(
-                TensorSpec("input_ids", "int64", ("batch", "length"), low=0, high=_VOCABULARY - 1),
-                TensorSpec("attention_mask", "int64", ("batch", "length"), low=1, high=1),
-            ),
+            inputs=INPUTS,
             output_names=("embedding",),
-            ranges={"batch": SizeRange(max=256), "length": SizeRange(min=2, max=_LONGEST, example=LENGTH)},
+            ranges={"batch": SizeRange(max=256), "length": SizeRange(min=2, max=LONGEST, example=LENGTH)},
         ),
         data=data,
         metrics={"topic_accuracy": topic_accuracy},
         licence="Apache-2.0",
-        files=(model_folder() / "model.safetensors", model_folder() / "tokenizer.json"),
+        files=model_files(),
         backends=("eager", "torchscript", "exported", "aotinductor", "onnx", "onnx-legacy"),
         required=("torchscript", "aotinductor", "onnx"),
         parity=ParitySpec(rows_count=64),

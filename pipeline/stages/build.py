@@ -60,9 +60,10 @@ class BuildStage:
             demand(self.make(name, folder, refused.left_out, run.workspace))
 
         artifact, made = run.stage(target, Artifact, RECORD, key, make)
-        other_road = f", {road}" if (road := detour(artifact.facts)) else ""
-        summary = f"{artifact.observed.duration_s:.1f} s, {_facts(artifact)}" if made else f"reused{other_road}"
-        run.console.stage("build", f"{name}: {summary}")
+        facts = (
+            [f"{artifact.observed.duration_s:.1f} s", _facts(artifact)] if made else ["reused", detour(artifact.facts)]
+        )
+        run.console.stage("build", f"{name}: {', '.join(filter(None, facts))}")
         return artifact
 
     def place(self, name: str) -> Path:

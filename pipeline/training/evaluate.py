@@ -32,10 +32,7 @@ def final_metrics(recipe: Recipe, data: Data | None, module: nn.Module, where: D
         return results
     for split_name, split in data.splits.items():
         moved = split.on(where)
-        outputs = predict(recipe, module, moved)
-        results |= {
-            f"{split_name}_{name}": float(metric(outputs, moved.targets)) for name, metric in recipe.metrics.items()
-        }
+        results |= _metrics(recipe, split_name, predict(recipe, module, moved), moved.targets)
     return results
 
 
@@ -46,9 +43,11 @@ def validation_metrics(recipe: Recipe, module: nn.Module, split: Split | None) -
     assert recipe.loss is not None
     outputs = predict(recipe, module, split)
     figures = {"validation_loss": float(recipe.loss(outputs, split.targets))}
-    return figures | {
-        f"validation_{name}": float(metric(outputs, split.targets)) for name, metric in recipe.metrics.items()
-    }
+    return figures | _metrics(recipe, "validation", outputs, split.targets)
+
+
+def _metrics(recipe: Recipe, split: str, outputs: Any, targets: Any) -> dict[str, float]:
+    return {f"{split}_{name}": float(metric(outputs, targets)) for name, metric in recipe.metrics.items()}
 
 
 def data_sha256(data: Data | None, names: Sequence[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -120,24 +121,18 @@ class Step:
 
     def _parts(self, batch: Batch) -> Iterator[tuple[Split, float, bool]]:
         """What goes through the model at once, its share of the step's rows, and whether it is the last."""
-        whole = batch.share * self._world.size
-        rows_count = batch.split.rows_count
-        if self._spec.sharded and self._world.size > 1:
-            yield from self._equally_many(batch)
+        share, rows_count = batch.share * self._world.size, batch.split.rows_count
+        bounds = self._bounds(batch)
+        if len(bounds) <= 2:
+            yield batch.split, share, True
             return
-        size = -(-rows_count // self._spec.accumulate)
-        if size == rows_count:
-            yield batch.split, whole, True
-            return
-        for start in range(0, rows_count, size):
-            part = batch.split.take(slice(start, start + size))
-            yield part, whole * part.rows_count / rows_count, start + size >= rows_count
+        for start, end in pairwise(bounds):
+            yield batch.split.take(slice(start, end)), share * (end - start) / rows_count, end == rows_count
 
-    def _equally_many(self, batch: Batch) -> Iterator[tuple[Split, float, bool]]:
-        """The same of parts that are as many in every process: each gathers the weights anew, and waits for all."""
-        fewest_rows = max(batch.rows_count // self._world.size, 1)
-        count, rows_count = min(self._spec.accumulate, fewest_rows), batch.split.rows_count
-        for number in range(count):
-            rows = slice(number * rows_count // count, (number + 1) * rows_count // count)
-            part = batch.split.take(rows)
-            yield part, batch.share * self._world.size * part.rows_count / rows_count, number == count - 1
+    def _bounds(self, batch: Batch) -> list[int]:
+        """Where the parts begin and end; of sharded weights, which each gathers anew, as many in every process."""
+        accumulate, rows_count = self._spec.accumulate, batch.split.rows_count
+        if self._spec.sharded and self._world.size > 1:
+            count = min(accumulate, max(batch.rows_count // self._world.size, 1))
+            return [number * rows_count // count for number in range(count + 1)]
+        return [*range(0, rows_count, max(-(-rows_count // accumulate), 1)), rows_count]

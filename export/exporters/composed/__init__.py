@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from export.exporters import fourier
 from export.exporters.composed import distances, functions, ranks, windows
-from export.exporters.fourier import operators
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -44,6 +44,9 @@ COMPOSITIONS: dict[Any, Callable[..., Any]] = {
 
 
 def composed(program: ExportedProgram) -> ExportedProgram:
-    """The program with the operators of ``COMPOSITIONS`` as others; the same one where it has none."""
-    named = operators(program)
+    """The program with the operators of ``COMPOSITIONS`` as others, and short Fourier transforms as products; the same
+    one where it has none.
+    """
+    program = fourier.with_matrices(program)
+    named = fourier.operators(program)
     return program.run_decompositions(COMPOSITIONS) if any(each._opname in named for each in COMPOSITIONS) else program

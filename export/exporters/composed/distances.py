@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export.open_layers import MANY_ROWS
+from export.open_layers import has_many_rows
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Any:
     """Distances of all pairs of rows: by products where PyTorch takes these, else, and more exactly, by differences."""
-    if p == 2 and (compute_mode == 1 or (compute_mode in {None, 0} and _is_large(x1, x2))):
+    if p == 2 and (compute_mode == 1 or (compute_mode in {None, 0} and has_many_rows(x1, x2))):
         return _by_products(x1, x2)
     apart = (x1.unsqueeze(-2) - x2.unsqueeze(-3)).abs()
     if p == 0:
@@ -30,11 +30,6 @@ def _by_powers(apart: Tensor, p: float) -> Tensor:
         return largest.squeeze(-1)
     unit = torch.where((largest == 0) | torch.isinf(largest), 1.0, largest)  # ONNX's powers are rough of what is large
     return ((apart / unit) ** p).sum(-1) ** (1 / p) * unit.squeeze(-1)
-
-
-def _is_large(x1: Tensor, x2: Tensor) -> bool:
-    """Whether there are as many rows as PyTorch wants for products."""
-    return any(isinstance(rows, int) and rows > MANY_ROWS for rows in (x1.shape[-2], x2.shape[-2]))
 
 
 def _by_products(x1: Tensor, x2: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 from pipeline.data import Split
 from pipeline.training.batches.batch import Batch, Reading, check, demand_rows
@@ -16,11 +17,14 @@ class Resident:
         check(rows, reading.inputs)
         self._rows, self._reading = rows.on(reading.where), reading
         self._batch_rows = reading.spec.batch_rows
-        whole = self._rows.rows_count
-        own_rows = self._rows if reading.world.size == 1 else self._rows.take(reading.world.part(whole))
-        self._whole = Batch(split=own_rows, numbers=None, rows_count=whole, share=reading.world.share(whole))
-        """All rows as one batch."""
         self.steps_count = reading.steps_count(-(-rows.rows_count // (self._batch_rows or rows.rows_count)))
+
+    @cached_property
+    def _whole(self) -> Batch:
+        """All rows as one batch."""
+        world, count = self._reading.world, self._rows.rows_count
+        own_rows = self._rows if world.size == 1 else self._rows.take(world.part(count))
+        return Batch(split=own_rows, numbers=None, rows_count=count, share=world.share(count))
 
     def epoch(self, epoch: int, first: int) -> Iterator[Batch]:
         """Without ``batch_rows`` all rows at once, in their order."""

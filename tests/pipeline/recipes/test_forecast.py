@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.verdict.judge import Verdict
 from export.errors import UserError
-from export.record import read
 from pipeline.data import Data
 from pipeline.recipes import forecast
-from tests.conftest import pipeline
+from tests.pipeline.recipes.verdicts import good_verdict
 
 HAVE = importlib.util.find_spec("bokeh_sampledata")
 pytestmark = pytest.mark.extra
@@ -78,8 +76,5 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_data
 @pytest.mark.slow
 def test_forecast_from_nothing_to_a_good_verdict(tmp_path: Path) -> None:
-    done = pipeline("forecast", "--out", tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    verdict = read(Verdict, tmp_path / "forecast" / "latest" / "verdict.json")
+    verdict = good_verdict("forecast", tmp_path)
     assert verdict.metrics["test_skill"] >= forecast.recipe().limits.min_metrics["test_skill"]
-    assert {"torchscript", "compile", "aotinductor", "onnx"} <= {row.name for row in verdict.rows if row.shippable}

@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.verdict.judge import Verdict
 from export.errors import UserError
-from export.record import read
 from pipeline.data import Data, Split
 from pipeline.recipes import words as language
-from tests.conftest import pipeline
+from tests.pipeline.recipes.verdicts import good_verdict
 
 pytestmark = [
     pytest.mark.extra,
@@ -61,8 +59,5 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_words_from_nothing_to_a_good_verdict(tmp_path: Path) -> None:
-    done = pipeline("words", "--out", tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    verdict = read(Verdict, tmp_path / "words" / "latest" / "verdict.json")
+    verdict = good_verdict("words", tmp_path)
     assert verdict.metrics["test_accuracy"] >= 0.65
-    assert {"torchscript", "compile", "aotinductor", "onnx"} <= {row.name for row in verdict.rows if row.shippable}

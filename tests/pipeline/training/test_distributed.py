@@ -108,18 +108,28 @@ def test_two_processes_have_the_losses_of_one_on_the_same_rows(wanted: Any, tmp_
     assert json.loads((tmp_path / "both" / "checkpoint.json").read_bytes())["world_size"] == SIZE
 
 
-def test_a_killed_process_is_the_end_of_all_and_a_restart_changes_no_bit(tmp_path: Path) -> None:
-    assert ended(together(stateful, tmp_path / "whole")) == [0, 0]
-    first, second = together(stateful, tmp_path / "killed")
-    wait_for_lines(first, tmp_path / "killed", 14)
+def kill_second(wanted: Any, folder: Path) -> None:
+    """Train in two processes, one of which is killed on the way; the other does not wait for ever."""
+    first, second = together(wanted, folder)
+    wait_for_lines(first, folder, 14)
     assert second.pid is not None
     os.kill(second.pid, signal.SIGKILL)
-    assert ended([first, second]) == [2, -signal.SIGKILL], "it does not wait for ever"
+    assert ended([first, second]) == [2, -signal.SIGKILL]
+
+
+def assert_a_restart_changes_no_bit(wanted: Any, killed: Path, whole: Path) -> None:
+    """Beside a training that is left alone."""
+    assert ended(together(wanted, whole)) == [0, 0]
+    assert ended(together(wanted, killed)) == [0, 0]
+    assert same_bits(weights(killed), weights(whole))
+    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert "resumed after epoch" in killed.with_suffix(".log").read_text()
+
+
+def test_a_killed_process_is_the_end_of_all_and_a_restart_changes_no_bit(tmp_path: Path) -> None:
+    kill_second(stateful, tmp_path / "killed")
     assert "rank 0 of 2 lost the others at step" in (tmp_path / "killed.log").read_text()
-    assert ended(together(stateful, tmp_path / "killed")) == [0, 0]
-    assert same_bits(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
-    assert (tmp_path / "killed/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
-    assert "resumed after epoch" in (tmp_path / "killed.log").read_text()
+    assert_a_restart_changes_no_bit(stateful, tmp_path / "killed", tmp_path / "whole")
 
 
 def test_another_number_of_processes_goes_on_and_says_what_is_not_exact(tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,17 @@ from tests.pipeline.training.small import (
     recipe,
     rows,
     run,
-    same_bits,
     slow_loss,
-    wait_for_lines,
     weights,
 )  # fmt: skip
-from tests.pipeline.training.test_distributed import SIZE, TOLERANCE, ended, together
+from tests.pipeline.training.test_distributed import (
+    SIZE,
+    TOLERANCE,
+    assert_a_restart_changes_no_bit,
+    ended,
+    kill_second,
+    together,
+)
 
 
 class Layered(nn.Module):
@@ -243,18 +246,10 @@ def test_sharded_weights_are_not_compiled() -> None:
 
 
 def test_a_killed_process_is_the_end_of_all_and_a_restart_changes_no_bit(tmp_path: Path) -> None:
-    assert ended(together(stateful, tmp_path / "whole")) == [0, 0]
-    first, second = together(stateful, tmp_path / "killed")
-    wait_for_lines(first, tmp_path / "killed", 14)
-    assert second.pid is not None
-    os.kill(second.pid, signal.SIGKILL)
-    assert ended([first, second]) == [2, -signal.SIGKILL], "it does not wait for ever"
+    kill_second(stateful, tmp_path / "killed")
     (folder,) = (tmp_path / "killed").glob("*-parts")
     assert len([*folder.iterdir()]) == SIZE, "each process wrote its part"
-    assert ended(together(stateful, tmp_path / "killed")) == [0, 0]
-    assert same_bits(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
-    assert (tmp_path / "killed/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
-    assert "resumed after epoch" in (tmp_path / "killed.log").read_text()
+    assert_a_restart_changes_no_bit(stateful, tmp_path / "killed", tmp_path / "whole")
     assert not [*(tmp_path / "killed").glob("*-parts")]
     files = json.loads((tmp_path / "killed" / "checkpoint.json").read_bytes())["files"]
     assert [file["path"] for file in files] == ["last.safetensors", "metrics.jsonl", "weights.safetensors"]
