@@ -39,16 +39,14 @@ _ALWAYS = {
 }  # fmt: skip
 
 
-def read_program(path: Path) -> io.BytesIO:
-    """The bytes of a saved program for ``torch.export.load``, of which nothing runs.
+def checked_program(data: bytes, path: Path) -> io.BytesIO:
+    """The bytes of a saved program, read from ``path``, for ``torch.export.load``: nothing of them runs.
 
-    They are read once: what happens to the file afterwards changes nothing. While torch loads them, memory holds the
-    weights twice.
+    What happens to the file afterwards changes nothing. While torch loads them, memory holds the weights twice.
 
     Raises:
         RecordError: names the member that could run, or that no program has.
     """
-    data = path.read_bytes()
     with _refusing(f"{path} is not a program as torch saves it"):
         reader = PT2ArchiveReader(io.BytesIO(data))
         members = reader.get_file_names()

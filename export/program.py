@@ -7,6 +7,7 @@ hash verified.
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,9 @@ from export.signature import Signature
 
 FlatCall = Callable[..., Sequence[torch.Tensor]]
 _KNOWN_SHAPES = 4096
+_MOST_KEPT_BYTES = 64 << 20
+_kept: dict[bytes, torch.export.ExportedProgram] = {}
+"""By the digest of its file: the last program that was read, as it was read."""
 _GUARDS = "_guards_fn"
 """What ``module()`` calls the check of its guards, which takes all flat inputs."""
 
@@ -73,14 +77,30 @@ def precision(module: nn.Module, signature: Signature) -> str:
 def load_exported(path: Path) -> torch.export.ExportedProgram:
     """Read a file whose hash the caller has verified; none of its code runs, whoever made it (export/archive.py).
 
+    The last small one is kept, and copied for whoever asks for the same bytes again: torch takes seconds to read a few
+    hundred operators with open sizes, and a hundredth of that to copy them.
+
     Raises:
         RecordError: the file could run code, or is not a program as torch saves it.
     """
-    from export.archive import read_program  # with SymPy, which takes a second of every process that imports it
-
-    data = read_program(path)
+    data = path.read_bytes()
+    if len(data) > _MOST_KEPT_BYTES:
+        return _loaded(data, path)
+    digest = hashlib.sha256(data).digest()
+    if (kept := _kept.get(digest)) is None:
+        kept = _loaded(data, path)
+        _kept.clear()
+        _kept[digest] = kept
     with quiet():
-        exported = torch.export.load(data)
+        return copy.deepcopy(kept)
+
+
+def _loaded(data: bytes, path: Path) -> torch.export.ExportedProgram:
+    from export.archive import checked_program  # with SymPy, which takes a second of every process that imports it
+
+    stream = checked_program(data, path)
+    with quiet():
+        exported = torch.export.load(stream)
     _forget_derived_sizes(exported)
     return exported
 

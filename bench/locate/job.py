@@ -23,6 +23,7 @@ from bench.locate.compared import LIMIT, local_ratio
 from bench.locate.inductor import compiled_fault
 from bench.locate.passes import guilty_passes
 from bench.parity.check import Check
+from bench.parity.contents.opened import Opened
 from bench.parity.contents.settings import settings_check
 from bench.parity.contents.weights import weights_check
 from bench.parity.reference import FLOAT64, INPUTS, Reference
@@ -231,11 +232,8 @@ def _files_checks(artifact: Artifact, job: LocateJob) -> list[Check]:
     """What of the weights and settings in the artifact's files is not the model's."""
     if artifact.is_foreign:
         return list(job.checks)
-    folder, program = Path(job.artifact), Path(job.program)
-    return [
-        weights_check(artifact, folder, Path(job.weights), program),
-        settings_check(artifact, folder, program),
-    ]
+    opened = Opened(artifact, Path(job.artifact), Path(job.program))
+    return [weights_check(opened, Path(job.weights)), settings_check(opened)]
 
 
 def _location(trace: Trace, taps: Taps | None, suspect: Suspect | None, message: str) -> Location:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bench.parity.cases import Case
 from bench.parity.check import Check
+from bench.parity.contents.opened import Opened
 from bench.parity.contents.probe import Call
 from bench.parity.levels import LEVELS
 from bench.parity.levels.level import Inside
@@ -69,10 +70,9 @@ def outputs(job: OutputsJob) -> Outputs:
     few = next(index for index, case in enumerate(job.cases) if case.group == "calls")
     inside = Inside(
         runner=runner,
-        folder=Path(job.artifact),
+        opened=Opened(runner.artifact, Path(job.artifact), Path(job.program) if job.program else None),
         inputs=None if str(few) in refusals else load_case(Path(job.reference) / INPUTS, few, _inputs(runner)),
         weights=Path(job.weights) if job.weights else None,
-        program=Path(job.program) if job.program else None,
         calls=lambda: [] if refusals else _calls(job, runner),
     )
     checks = tuple(check for level in LEVELS for check in level().observe(inside))

@@ -172,4 +172,4 @@ def test_files_beside_a_program_are_not_its_own(tmp_path: Path) -> None:
         program = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),))
         torch.export.save(program, tmp_path / "model.pt2", extra_files={"notes.txt": "notes"})
     with pytest.raises(RecordError, match=r"has the member 'extra/notes\.txt', which is none of a program's"):
-        archive.read_program(tmp_path / "model.pt2")
+        archive.checked_program((tmp_path / "model.pt2").read_bytes(), tmp_path / "model.pt2")

@@ -169,7 +169,7 @@ class Negatives(Level):
         self.count = 0
 
     def observe(self, inside: Inside) -> Iterable[Check]:
-        seen = f"{inside.folder.name} was looked into"
+        seen = f"{inside.opened.folder.name} was looked into"
         return [Check(level=self.name, subject="folder", status="reported", message=seen)]
 
     def add(self, answers: Answers) -> None:

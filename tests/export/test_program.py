@@ -69,6 +69,7 @@ def test_a_size_declared_as_a_multiple_goes_through_pytorchs_own_passes(
     torch.export.save(exported, tmp_path / "model.pt2")
     if not forgets:
         monkeypatch.setattr("export.program._forget_derived_sizes", lambda exported: None)
+        monkeypatch.setattr("export.program._kept", {})
     loaded = load_exported(tmp_path / "model.pt2")
     if forgets:
         x = torch.randn(3, 12)
@@ -158,3 +159,28 @@ def test_guards_that_refuse_a_size_which_the_model_takes_lead_to_the_next_road(m
     assert unasked.facts["road"] == "torch.export"
     with pytest.raises(AssertionError, match="Guard failed"):
         unasked.exported.module()(single)
+
+
+def test_a_program_that_was_read_is_nobodys_but_a_later_readers_own(tmp_path: Path) -> None:
+    """What one reader does to its program, its weights among them, no other sees, though the file is read once."""
+    signature = complete(make("Mlp"), SIGNATURES["Mlp"], seed=0)
+    torch.export.save(capture(make("Mlp"), signature, seed=0).exported, tmp_path / "model.pt2")
+    first, second = load_exported(tmp_path / "model.pt2"), load_exported(tmp_path / "model.pt2")
+    first.module().double()
+    for node in [*first.graph.nodes]:
+        node.meta.clear()
+    for other in (second, load_exported(tmp_path / "model.pt2")):
+        assert {tensor.dtype for tensor in other.state_dict.values()} == {torch.float32}
+        assert any("val" in node.meta for node in other.graph.nodes)
+
+
+def test_a_file_that_was_altered_is_read_again(tmp_path: Path) -> None:
+    signature = complete(make("Mlp"), SIGNATURES["Mlp"], seed=0)
+    exported = capture(make("Mlp"), signature, seed=0).exported
+    torch.export.save(exported, tmp_path / "model.pt2")
+    load_exported(tmp_path / "model.pt2")
+    name = next(iter(exported.state_dict))
+    with torch.no_grad():
+        exported.state_dict[name].add_(1)
+    torch.export.save(exported, tmp_path / "model.pt2")
+    torch.testing.assert_close(load_exported(tmp_path / "model.pt2").state_dict[name], exported.state_dict[name])

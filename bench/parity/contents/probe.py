@@ -21,6 +21,8 @@ from export.float64 import Float64Program, to_float64
 Call = tuple[Tensors, Tensors, Tensors]
 """Inputs, float64 answers, the artifact's answers."""
 MOST_ELEMENTS = 256
+_MOST_DERIVATIVES = 1 << 21
+"""Of all values of all answers by all weights: more calls than that takes are not asked."""
 _STEP = 1e-6
 _ROUNDINGS = 16.0
 _STANDARD_ERRORS = 10.0
@@ -44,6 +46,7 @@ def probe(
     calls: Sequence[Call],
 ) -> Probed:
     """How far the artifact's ``weights`` are off; ``calls`` hold inputs, float64 answers and the artifact's answers."""
+    calls = few_calls(calls, _MOST_DERIVATIVES // sum(weight.size for weight in weights.values()))
     program = Float64Program(exported)
     held = dict(program.module.state_dict())
     inputs = [[to_float64(to_torch(array)) for array in given.values()] for given, _, _ in calls]
@@ -64,6 +67,23 @@ def probe(
             columns.append(_derivative(tensor, index, _STEP * scale, at_rest, answers) * scale)
             names.append(name)
     return _solve(np.stack(columns, axis=1), errors, names)
+
+
+def few_calls(calls: Sequence[Call], most_values: int) -> list[Call]:
+    """The smallest calls whose float64 answers hold no more values together; the smallest, if that alone holds more.
+
+    Each weight costs a run of the program over all of them.
+    """
+
+    def size(call: Call) -> int:
+        return sum(array.size for array in call[1].values())
+
+    few: list[Call] = []
+    for call in sorted(calls, key=size):
+        if few and sum(map(size, (*few, call))) > most_values:
+            break
+        few.append(call)
+    return few
 
 
 def _derivative(

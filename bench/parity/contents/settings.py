@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.parity.check import Check
 from bench.parity.contents import Difference
-from export import registry
-from export.artifact import Artifact, verified_program
+from bench.parity.contents.opened import Opened
 from export.contents import Contents, Setting, graph_settings, operator_settings
 
 if TYPE_CHECKING:
@@ -23,14 +21,13 @@ Grouped = dict[Place, Counter[str]]
 _DIFFERENCES_SHOWN = 3
 
 
-def settings_check(artifact: Artifact, folder: Path, program: Path | None) -> Check:
-    """The finding of the level ``attributes``; ``folder`` is the artifact's, verified, ``program`` the traced one's."""
-    contents = registry.get(artifact.backend).contents(artifact, folder)
-    if contents is None:
-        message = f"{artifact.backend} keeps no settings of its own"
+def settings_check(opened: Opened) -> Check:
+    """The finding of the level ``attributes``."""
+    if opened.contents is None:
+        message = f"{opened.artifact.backend} keeps no settings of its own"
         return Check(level="attributes", subject="files", status="unchecked", message=message)
-    check = compare_settings(contents, _load(program) if program else None)
-    if artifact.is_foreign and check.status == "fail":  # an optimiser may move a padding from one operator to another
+    check = compare_settings(opened.contents, opened.traced)
+    if check.status == "fail" and opened.artifact.is_foreign:  # an optimiser may move a padding to another operator
         return replace(check, status="unchecked", message=f"made elsewhere, which may be why {check.message}")
     return check
 
@@ -82,12 +79,6 @@ def _compare(expected: Grouped, actual: Grouped, *, whole: bool) -> tuple[int, l
         missing = expected.keys() - actual.keys()
         differences += [Difference(scope, f"{scope} ({operator}) is missing") for scope, operator, _ in sorted(missing)]
     return compared_count, differences
-
-
-def _load(program: Path) -> torch.export.ExportedProgram:
-    from export.program import load_exported
-
-    return load_exported(verified_program(program))
 
 
 def _grouped(settings: Iterable[Setting]) -> Grouped:

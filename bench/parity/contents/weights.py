@@ -21,10 +21,9 @@ from bench.parity.cases import Values
 from bench.parity.check import Check
 from bench.parity.contents import Difference
 from bench.parity.contents.folding import Folded, cast_weights, folded_constants, folded_norms, used_weights
+from bench.parity.contents.opened import Opened
 from bench.parity.contents.probe import MOST_ELEMENTS, Call, probe
-from export import registry
 from export.arrays import is_floating
-from export.artifact import Artifact, verified_program
 from export.contents import Contents
 
 if TYPE_CHECKING:
@@ -37,28 +36,26 @@ _MOST_PERMUTED_DIMS = 4
 _PARTS, _LEAST_PART = (3, 4), 2
 
 
-def weights_check(
-    artifact: Artifact, folder: Path, checkpoint: Path, program: Path | None, calls: Sequence[Call] = ()
-) -> Check:
-    """The finding of the level ``weights``; ``folder`` is the artifact's, verified, ``program`` the traced one's.
+def weights_check(opened: Opened, checkpoint: Path, calls: Sequence[Call] = ()) -> Check:
+    """The finding of the level ``weights``; ``checkpoint`` holds the weights, as safetensors.
 
     ``calls`` are inputs, float64 answers and the artifact's own answers, from which weights are read that the files do
     not show.
     """
     from safetensors.numpy import load_file
 
-    contents = registry.get(artifact.backend).contents(artifact, folder)
+    contents = opened.contents
     if contents is None:
-        message = f"{artifact.backend} keeps no weights of its own"
+        message = f"{opened.artifact.backend} keeps no weights of its own"
         return Check(level="weights", subject="files", status="unchecked", message=message)
-    exported = _load(program) if program else None
+    exported = opened.traced
     weights = load_file(checkpoint)
     used = used_weights(exported) & weights.keys() if exported is not None else set(weights)
     folded: list[Folded] = []
     if exported is not None:
         folded = [*folded_norms(exported, weights), *folded_constants(exported), *cast_weights(exported)]
     comparison = compare_weights(contents, {name: weights[name] for name in sorted(used)}, folded)
-    if artifact.is_foreign:
+    if opened.artifact.is_foreign:
         comparison = comparison.unexplained()
     if exported is None and comparison.wrong:
         message = (
@@ -67,7 +64,7 @@ def weights_check(
         )
         return Check(level="weights", subject=comparison.wrong[0].place, status="unchecked", message=message)
     missing = {name: weights[name] for name in comparison.missing}
-    hidden = f"not as it is in the {contents.how}" if artifact.is_foreign else "compiled into code"
+    hidden = f"not as it is in the {contents.how}" if opened.artifact.is_foreign else "compiled into code"
     return _probed(comparison, missing, exported, calls, hidden) or comparison.check(contents.how)
 
 
@@ -191,12 +188,6 @@ def _probed(
         f"none is off by more than {probed.sharpness:.1g}{idle}"
     )
     return Check(level="weights", subject="files", status="pass", message=message)
-
-
-def _load(program: Path) -> torch.export.ExportedProgram:
-    from export.program import load_exported
-
-    return load_exported(verified_program(program))
 
 
 def _by_name(stored: dict[str, Values], name: str) -> Values | None:

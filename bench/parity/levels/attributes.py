@@ -19,4 +19,4 @@ class Attributes(Level):
     def observe(self, inside: Inside) -> Iterable[Check]:
         """None where the checkpoint is not at hand, since the artifact is then not compared with a model."""
         if inside.weights is not None:
-            yield settings_check(inside.runner.artifact, inside.folder, inside.program)
+            yield settings_check(inside.opened)

@@ -180,26 +180,19 @@ def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> tuple[float
     if n == 0:
         return 0.0, 1.0
     tail = (1 - confidence) / 2
+    fewer = np.arange(count + 1)
+    log_choices = np.concatenate([[0.0], np.cumsum(np.log((n + 1 - fewer[1:]) / fewer[1:]))])
 
     def solve(at_most: int, target: float) -> float:
         """The rate at which P(X <= at_most) is ``target``."""
+        k, log_choose = fewer[: at_most + 1], log_choices[: at_most + 1]
         low, high = 0.0, 1.0
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = (middle, high) if _binomial_cdf(at_most, n, middle) > target else (low, middle)
+            if middle == 1.0:
+                break
+            terms = log_choose + k * math.log(middle) + (n - k) * math.log1p(-middle)
+            low, high = (middle, high) if float(np.exp(terms).sum()) > target else (low, middle)
         return (low + high) / 2
 
     return (0.0 if count == 0 else solve(count - 1, 1 - tail)), (1.0 if count == n else solve(count, tail))
-
-
-def _binomial_cdf(count: int, n: int, rate: float) -> float:
-    if rate <= 0.0:
-        return 1.0
-    if rate >= 1.0:
-        return float(count >= n)
-    k = np.arange(count + 1)
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
-    terms = (
-        log_factorial[n] - log_factorial[k] - log_factorial[n - k] + k * math.log(rate) + (n - k) * math.log1p(-rate)
-    )
-    return float(np.exp(terms).sum())

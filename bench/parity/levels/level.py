@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from bench.parity.answers import Answers
 from bench.parity.cases import Case, Group, Tensors
 from bench.parity.check import Check
+from bench.parity.contents.opened import Opened
 from bench.parity.contents.probe import Call
 from bench.parity.spec import ParitySpec, Thresholds
 from export.artifact import Artifact
@@ -26,14 +27,12 @@ class Inside:
     """What a level sees in the process that holds the artifact: the loaded artifact, its files, a call to make."""
 
     runner: Runner
-    folder: Path
-    """The artifact's, verified."""
+    opened: Opened
+    """The artifact's files, verified, and the traced program."""
     inputs: Tensors | None
     """Those of an ordinary call; None if the artifact does not answer that."""
     weights: Path | None
     """The checkpoint's, as safetensors."""
-    program: Path | None
-    """The folder of the traced program; None if the model could not be traced."""
     calls: Callable[[], Sequence[Call]]
     """A few calls with real rows and what came out; none if any case was refused."""
 

@@ -21,7 +21,7 @@ class Weights(Level):
         if inside.weights is None:
             return
         try:
-            yield weights_check(inside.runner.artifact, inside.folder, inside.weights, inside.program, inside.calls())
+            yield weights_check(inside.opened, inside.weights, inside.calls())
         except Exception as error:  # noqa: BLE001 - operators of a package that is not here, programs that do not widen
             message = f"could not be looked at: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
             yield Check(level=self.name, subject="files", status="unchecked", message=message)
