@@ -79,6 +79,7 @@ def story(run: Run, only: Stage | None = None) -> Ending:
     from pipeline.stages.judge import judge
     from pipeline.stages.measure import measure
     from pipeline.stages.parity import parity
+    from pipeline.stages.retraced import Made, by_another_trace
     from pipeline.stages.roads import by_other_roads
     from pipeline.stages.threads import at_better_threads
     from pipeline.stages.train import check, train
@@ -95,7 +96,9 @@ def story(run: Run, only: Stage | None = None) -> Ending:
     if only == "build":
         return end
     reports = parity(run, trained, program, artifacts, failures)
-    artifacts, reports = by_other_roads(run, trained, program, artifacts, reports, failures)
+    made = by_another_trace(run, trained, Made(program=program, artifacts=artifacts, reports=reports), failures)
+    end.program = program = made.program
+    artifacts, reports = by_other_roads(run, trained, program, made.artifacts, made.reports, failures)
     end.artifacts, end.reports = artifacts, reports
     if only == "parity":
         return end

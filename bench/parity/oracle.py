@@ -29,13 +29,14 @@ _FLOAT64_NOISE = 1e-10
 """A relative difference that rounding in float64 makes, at most."""
 _OF_CASTS = 4.0
 """Times the difference that casts make, up to which a difference may be theirs."""
-_ROUNDINGS = 4.0
-"""Roundings by which a module and its program differ at most where they run the same operators."""
+_ROUNDINGS, _ROUNDINGS_OF_OTHER_KERNELS = 4.0, 64.0
+"""Roundings by which a module and its program differ at most where they run the same operators; where the tracer has
+put others in their place."""
 _OTHERWISE = 1e-8
 """A relative difference from which on a program computes something else, as far as narrower floats can tell."""
 OTHERWISE = (
-    "the traced program computes something else than the model: its float64 answer to the example differs by {:.2g} of "
-    "the largest value. Rows that are made from it are held to the model itself"
+    "the traced program computes something else than the model: its {} to the example differs by {:.2g} of the "
+    "largest value"
 )
 
 
@@ -56,8 +57,8 @@ class Oracle:
         self._eager = FlatModule(copy.deepcopy(module).to(self.device.torch_name), signature)
         self.float64_by: str | None = None
         self.failure: str | None = None
-        self.remarks: list[str] = []
-        """What is odd about the program."""
+        self.program_differs: str | None = None
+        """How the program is another function; None if it is not, as far as one can tell."""
         self._wide: Flat | None = None
         self._choose(module)
 
@@ -96,7 +97,6 @@ class Oracle:
     def _choose(self, module: nn.Module) -> None:
         """Try who can answer the example in float64, from beginning to end."""
         example = self._ordered(self.signature.example(self.signature.example_sizes(), seed=0))
-        tensors = [to_float64(to_torch(array)) for array in example]
         answers: dict[str, Sequence[torch.Tensor]] = {}
         reasons = []
         makers: dict[str, Callable[[], Flat]] = {
@@ -105,7 +105,7 @@ class Oracle:
         }
         for who, make in makers.items():
             try:
-                answers[who] = call(make(), [tensor.clone() for tensor in tensors])
+                answers[who] = call(make(), _tensors(example, wide=True))
             except Exception as error:  # noqa: BLE001 - custom operators refuse float64 in their own ways; the reason is recorded
                 reasons.append(f"the {who} does not run in float64: {type(error).__name__}: {error}"[:300])
                 continue
@@ -117,8 +117,12 @@ class Oracle:
             if difference > _FLOAT64_NOISE and self._is_the_model(difference, answers["program"], example):
                 del answers["module"]
             elif difference > _OTHERWISE:
-                self.program_file = None
-                self.remarks.append(OTHERWISE.format(difference))
+                self._leave_out_the_program("float64 answer", difference)
+        elif "program" in answers:
+            difference, eps = self._as_they_are(example)
+            if difference > _ROUNDINGS_OF_OTHER_KERNELS * eps:
+                reasons.append(self._leave_out_the_program("answer", difference))
+                del answers["program"]
         if "module" in answers:
             self.float64_by = "module"
         elif "program" in answers:
@@ -133,6 +137,11 @@ class Oracle:
             raise FileNotFoundError("the model could not be traced")
         return Float64Program(load_exported(self.program_file))
 
+    def _leave_out_the_program(self, answer: str, difference: float) -> str:
+        self.program_file = None
+        self.program_differs = OTHERWISE.format(answer, difference)
+        return self.program_differs
+
     def _is_the_model(self, difference: float, in_float64: Sequence[torch.Tensor], example: Sequence[Array]) -> bool:
         """Whether a program that differs from the module in float64 by ``difference`` computes the model's function.
 
@@ -141,17 +150,28 @@ class Oracle:
         """
         assert self.program_file is not None
         casts = AsTraced(load_exported(self.program_file))
-        as_it_is = Unguarded(load_exported(self.program_file).module())
-        tensors = [to_torch(array) for array in example]
         try:
-            as_traced = call(casts.run, [to_float64(tensor).clone() for tensor in tensors])
-            program = call(as_it_is.run, [tensor.clone() for tensor in tensors])
+            as_traced = call(casts.run, _tensors(example, wide=True))
         except Exception:  # noqa: BLE001 - it does not run so, and nothing is known of it
             return False
-        module = call(FlatModule(copy.deepcopy(self.module), self.signature), [tensor.clone() for tensor in tensors])
+        if difference <= _OF_CASTS * _largest_difference(as_traced, in_float64):
+            return True
+        as_they_are, eps = self._as_they_are(example)
+        return as_they_are <= _ROUNDINGS * eps
+
+    def _as_they_are(self, example: Sequence[Array]) -> tuple[float, float]:
+        """How far module and program are apart in the dtypes that they have, and the unit of roundings there.
+
+        Infinitely far where the program does not run so.
+        """
+        assert self.program_file is not None
+        module = call(FlatModule(copy.deepcopy(self.module), self.signature), _tensors(example))
         eps = max((torch.finfo(output.dtype).eps for output in module if output.is_floating_point()), default=0.0)
-        by_casts = _largest_difference(as_traced, in_float64)
-        return difference <= _OF_CASTS * by_casts or _largest_difference(module, program) <= _ROUNDINGS * eps
+        try:
+            program = call(Unguarded(load_exported(self.program_file).module()).run, _tensors(example))
+        except Exception:  # noqa: BLE001 - operators refuse in their own ways
+            return math.inf, eps
+        return _largest_difference(module, program), eps
 
     def _narrow(self, outputs: Sequence[torch.Tensor]) -> str | None:
         """The first floating output that is not in float64."""
@@ -163,6 +183,12 @@ class Oracle:
             ),
             None,
         )
+
+
+def _tensors(arrays: Sequence[Array], *, wide: bool = False) -> list[torch.Tensor]:
+    """Tensors of their own, which ``forward`` may write into; the floating ones in float64 if ``wide``."""
+    tensors = [to_torch(array).clone() for array in arrays]
+    return [to_float64(tensor) for tensor in tensors] if wide else tensors
 
 
 def _largest_difference(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> float:

@@ -51,6 +51,8 @@ class Reference(Record):
     """Whether each row's answer is its own; else the rows of a call look at each other."""
     remarks: tuple[str, ...] = field(default=(), metadata=OMITTED)
     """What the model does besides answering."""
+    program_differs: str | None = field(default=None, metadata=OMITTED)
+    """How the traced program is another function than the model; None if it is not."""
     files: tuple[FileDigest, ...]
     observed: Observed
 
@@ -90,7 +92,9 @@ def reference(job: ReferenceJob) -> None:
     for name in (INPUTS, FLOAT64, EAGER):
         (folder / name).mkdir()
     cases = plan(pool, job.spec)
-    remarks = oracle.remarks + effects(oracle, pool.inputs(cases[0]))
+    remarks = effects(oracle, pool.inputs(cases[0]))
+    if oracle.program_differs is not None:
+        remarks.insert(0, f"{oracle.program_differs}. Rows that are made from it are held to the model itself")
     kept, left_out = _answer_all(oracle, pool, cases, job.spec, folder)
     if (why := keep_scores(oracle, folder / INPUTS, folder / SCORES, len(kept))) is not None:
         left_out["scores of choices"] = why
@@ -116,6 +120,7 @@ def reference(job: ReferenceJob) -> None:
             variants=variants,
             own_rows=own_rows,
             remarks=tuple(remarks),
+            program_differs=oracle.program_differs,
             files=digest_files(folder, (path for path in folder.rglob("*") if path.is_file())),
             observed=observed(time.monotonic() - started),
         ),

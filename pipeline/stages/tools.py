@@ -25,7 +25,8 @@ SHAPES_NOTHING = (
     "torchstone/*.py", "torchstone/commands/*.py", "pipeline/*.py", "pipeline/commands/*.py", "pipeline/live/*.py",
     "pipeline/process/*.py", "pipeline/recipes/*.py", "pipeline/report/*.py",
     "pipeline/stages/__init__.py", "pipeline/stages/children.py", "pipeline/stages/judge.py",
-    "pipeline/stages/refused.py", "pipeline/stages/roads.py", "pipeline/stages/threads.py", "pipeline/stages/tools.py",
+    "pipeline/stages/refused.py", "pipeline/stages/retraced.py", "pipeline/stages/roads.py",
+    "pipeline/stages/threads.py", "pipeline/stages/tools.py",
 )  # fmt: skip
 """What is done anew by every command, or (recipes) is digested as the recipe's own source."""
 

@@ -22,7 +22,7 @@ Call = tuple[Tensors, Tensors, Tensors]
 """Inputs, float64 answers, the artifact's answers."""
 MOST_ELEMENTS = 256
 _MOST_DERIVATIVES = 1 << 21
-"""Of all values of all answers by all weights: more calls than that takes are not asked."""
+"""Weights times values of the answers: calls that would make more are not asked."""
 _STEP = 1e-6
 _ROUNDINGS = 16.0
 _STANDARD_ERRORS = 10.0

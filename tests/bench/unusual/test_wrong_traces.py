@@ -49,6 +49,15 @@ class AsksForItsDtype(nn.Module):
         return torch.log(torch.relu(x) + torch.finfo(x.dtype).eps)
 
 
+class InItsOwnDtypeAlone(TracedOtherwise):
+    """Refuses to run in float64."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype == torch.float64:
+            raise TypeError("float32 alone")
+        return super().forward(x)
+
+
 class BesidesAMask(TracedOtherwise):
     """A column beside the others is larger than they by far."""
 
@@ -62,6 +71,8 @@ def make(kind: str) -> nn.Module:
         return CastsAndMakesTables().eval()
     if kind == "dtype":
         return AsksForItsDtype().eval()
+    if kind[0] == "!":
+        return InItsOwnDtypeAlone(float(kind[1:])).eval()
     return (BesidesAMask(float(kind[1:])) if kind[0] == "+" else TracedOtherwise(float(kind))).eval()
 
 
@@ -88,7 +99,16 @@ def test_with_every_program_taken_for_the_model_the_wrong_trace_is_the_truth(
     assert run.judge(run.build("exported", tmp_path / "exported")).status == "pass"
 
 
-@pytest.mark.parametrize("kind", ["", "dtype"], ids=["rounds inside in every way", "asks for its dtype"])
+def test_a_wrong_trace_is_no_truth_either_where_the_module_does_not_run_in_float64(tmp_path: Path) -> None:
+    run = run_of("!1.00002", tmp_path / "run")
+    assert run.reference.float64_by is None
+    assert "computes something else than the model: its answer" in (run.reference.program_differs or "")
+    assert run.judge(run.build("exported", tmp_path / "exported")).status == "no-reference"
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "dtype", "!1"], ids=["rounds inside in every way", "asks for its dtype", "refuses float64"]
+)
 def test_a_right_program_stays_the_truth_where_the_module_is_another_in_float64(kind: str, tmp_path: Path) -> None:
     run = run_of(kind, tmp_path / "run")
     assert (run.reference.float64_by, run.reference.remarks) == ("program", ())

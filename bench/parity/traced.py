@@ -1,0 +1,37 @@
+"""Whether a traced program is the model's, asked in a process of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.parity.oracle import Oracle
+from export.artifact import verified_program
+from export.build import Source
+from export.signature import Signature
+from export.task import task
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedJob:
+    """Compare a program with the module of ``source``."""
+
+    source: Source
+    signature: Signature
+    device: str
+    program: str
+    """Its folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remarks:
+    """What is odd about the program; nothing where it is the model's."""
+
+    texts: tuple[str, ...] = ()
+
+
+@task
+def remarks_on(job: TracedJob) -> Remarks:
+    """Answer the example by both, in float64 and as they are."""
+    oracle = Oracle(job.source.module(), job.signature, job.device, verified_program(Path(job.program)))
+    return Remarks(texts=tuple(filter(None, [oracle.program_differs])))
