@@ -31,9 +31,23 @@ class FlatModule(nn.Module):
         return tuple(self.named(*tensors).values())
 
     def named(self, *tensors: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The same, with the names of the outputs; the model's own where the signature has none yet."""
+        """The same, with the names of the outputs; the model's own where the signature has none yet.
+
+        Complex numbers come as pairs of real ones, in a last dimension of 2: most runtimes have no others.
+        """
+        returned = self.returned(*tensors)
+        if any(tensor.is_complex() for tensor in returned.values()):
+            return {name: _as_pairs(tensor) for name, tensor in returned.items()}
+        return returned
+
+    def returned(self, *tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The same as the model returns it, complex numbers as they are."""
         positional, keywords = self.arguments.bind(tensors)
         return name_outputs(self.module(*positional, **keywords), self.output_names)
+
+
+def _as_pairs(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def name_outputs(result: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:

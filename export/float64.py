@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 
+M = TypeVar("M", bound=nn.Module)
 _NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
 
@@ -46,7 +48,7 @@ class Float64Program(Unguarded):
     """Runs an exported program in float64: ``run(*inputs)`` takes flat tensors, floating ones already in float64."""
 
     def __init__(self, exported: torch.export.ExportedProgram) -> None:
-        super().__init__(exported.module().double())
+        super().__init__(double_precision(exported.module()))
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
         """Flat outputs of flat inputs."""
@@ -74,7 +76,7 @@ class AsTraced(Unguarded):
     """
 
     def __init__(self, exported: torch.export.ExportedProgram) -> None:
-        super().__init__(exported.module().double())
+        super().__init__(double_precision(exported.module()))
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """One operator, of dtypes as they come if it takes them; that they are as they were traced is not asserted."""
@@ -87,11 +89,23 @@ class AsTraced(Unguarded):
             return super().call_function(target, args, kwargs)
 
 
+def double_precision(module: M) -> M:
+    """The module itself, its weights and buffers in float64; ``Module.double`` leaves the complex ones as they are."""
+    module._apply(to_float64)  # type: ignore[no-untyped-call]
+    return module
+
+
 def to_float64(value: Any) -> Any:
-    """A floating tensor in float64; anything else as it is."""
-    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+    """A tensor of real numbers in float64, one of complex numbers in complex128; anything else as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.is_complex():
+        return value.to(torch.complex128)
+    return value.double() if value.is_floating_point() else value
 
 
 def float64_dtype(value: Any) -> Any:
-    """Float64 for a narrower floating dtype; anything else as it is."""
-    return torch.float64 if isinstance(value, torch.dtype) and value in _NARROW else value
+    """Float64 for a narrower floating dtype, complex128 for a narrower complex one; anything else as it is."""
+    if not isinstance(value, torch.dtype):
+        return value
+    return torch.complex128 if value.is_complex else torch.float64 if value in _NARROW else value

@@ -16,7 +16,7 @@ from bench.parity.cases import Tensors
 from export.arrays import Array, is_floating, numpy_dtype, to_numpy, to_torch
 from export.device import device
 from export.flat import FlatModule
-from export.float64 import AsTraced, Float64Program, Unguarded, to_float64
+from export.float64 import AsTraced, Float64Program, Unguarded, double_precision, to_float64
 from export.gradients import call
 from export.program import load_exported
 from export.signature import Signature
@@ -100,7 +100,7 @@ class Oracle:
         answers: dict[str, Sequence[torch.Tensor]] = {}
         reasons = []
         makers: dict[str, Callable[[], Flat]] = {
-            "module": lambda: FlatModule(copy.deepcopy(module).double(), self.signature),
+            "module": lambda: FlatModule(double_precision(copy.deepcopy(module)), self.signature),
             "program": self._float64_program,
         }
         for who, make in makers.items():

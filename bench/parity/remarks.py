@@ -21,6 +21,7 @@ from export.flat import FlatModule
 
 _TRIED_ROWS = 64
 _PART_ROWS = 5
+PAIRS = "the output {} is complex: artifacts answer with pairs of real numbers, in a last dimension of 2"
 ROWS_TOGETHER = "the rows of a call look at each other: a row's answer is not held to be the same in other batches"
 DRAWN_TOGETHER = (
     "a function draws inputs of whole calls: no call is taken apart, and a row's answer is not compared between batches"
@@ -38,7 +39,7 @@ def effects(oracle: Oracle, inputs: Tensors) -> list[str]:
     watch = Effects(tensors)
     try:
         with torch.enable_grad(), watch:
-            flat(*tensors.values())
+            returned = flat.returned(*tensors.values())
     except RuntimeError:  # hooks and compiled parts may not run while they are watched
         return []
     if watch.random is not None and _differs_by_seed(oracle, inputs):
@@ -47,10 +48,11 @@ def effects(oracle: Oracle, inputs: Tensors) -> list[str]:
             f"the model is random also in eval mode: {operator} draws numbers at {line}. Draw them outside of forward "
             "and make them an input, or switch that part off in eval mode"
         )
-    return [
+    written = [
         f"forward writes into its input {name!r} ({operator} at {line}): every call is given its own copy"
         for name, (operator, line) in watch.written.items()
     ]
+    return written + [PAIRS.format(repr(name)) for name, tensor in returned.items() if tensor.is_complex()]
 
 
 def rows_are_own(oracle: Oracle, inputs: Tensors) -> bool:

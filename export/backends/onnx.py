@@ -78,9 +78,9 @@ class Onnx(Backend):
         }
 
     def _export(self, source: BuildInput, path: Path) -> dict[str, str]:
-        from export.exporters.onnx_roads import PROGRAM, SCRIPT, TRACE, export_by_roads
+        from export.exporters.onnx_roads import PRODUCTS, PROGRAM, SCRIPT, TRACE, export_by_roads
 
-        roads = (TRACE, SCRIPT) if self.exporter == "legacy" else (PROGRAM, SCRIPT, TRACE)
+        roads = (TRACE, SCRIPT) if self.exporter == "legacy" else (PROGRAM, PRODUCTS, SCRIPT, TRACE)
         kept = export_by_roads(source, path, roads)
         return kept.built | kept.facts
 

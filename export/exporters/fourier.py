@@ -2,13 +2,15 @@
 
 Its ``DFT`` takes a length that is no power of two for three transforms of powers of two (Bluestein's algorithm), with
 several times PyTorch's error, and fails on some inverses of one-sided spectra. A product with the transform's matrix
-in float64 is more exact than either; the matrix has the length squared elements.
+in float64 is more exact than either; the matrix has the length squared elements. Of a power of two it has four times
+PyTorch's error, too much only for a model that answers with little else: there parity chooses between the two.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,16 +28,19 @@ Size = Any
 """A whole number, or PyTorch's symbol of one."""
 
 
-def with_matrices(program: ExportedProgram) -> ExportedProgram:
-    """The program with its short transforms as products; the same one where it has none."""
+def with_matrices(program: ExportedProgram, *, powers_too: bool = False) -> ExportedProgram:
+    """The program with its short transforms as products; the same one where it has none.
+
+    ``powers_too``: those whose lengths are powers of two as well.
+    """
     if not any("fft" in name for name in operators(program)):
         return program
     known = torch.export.default_decompositions()
     composed = {operator: how for operator, how in known.items() if "fft_" in operator.name()}  # fft_rfft, ...
     aten = torch.ops.aten
     products = {
-        aten._fft_c2c.default: _complex_to_complex,
-        aten._fft_r2c.default: _real_to_complex,
+        aten._fft_c2c.default: partial(_complex_to_complex, powers_too=powers_too),
+        aten._fft_r2c.default: partial(_real_to_complex, powers_too=powers_too),
         aten._fft_c2r.default: _complex_to_real,
     }
     lowered: ExportedProgram = program.run_decompositions({**composed, **products})
@@ -49,17 +54,17 @@ def operators(program: ExportedProgram) -> set[str]:
     return {str(getattr(target, "_opname", target)).removesuffix("_") for target in targets}
 
 
-def _complex_to_complex(x: Tensor, dims: Sequence[int], normalization: int, forward: bool) -> Any:
+def _complex_to_complex(x: Tensor, dims: Sequence[int], normalization: int, forward: bool, *, powers_too: bool) -> Any:
     """``aten._fft_c2c``."""
-    if not _short(x, dims) or all(_is_power_of_two(x.shape[dim]) for dim in dims):
+    if not _wanted(x, dims, powers_too):
         return NotImplemented
     real, imaginary = _transformed(_parts(x), dims, forward)
     return _joined(real, imaginary, x, _scale([x.shape[dim] for dim in dims], normalization))
 
 
-def _real_to_complex(x: Tensor, dims: Sequence[int], normalization: int, onesided: bool) -> Any:
+def _real_to_complex(x: Tensor, dims: Sequence[int], normalization: int, onesided: bool, *, powers_too: bool) -> Any:
     """``aten._fft_r2c``: the last of the dimensions is the one that is halved."""
-    if not _short(x, dims) or all(_is_power_of_two(x.shape[dim]) for dim in dims):
+    if not _wanted(x, dims, powers_too):
         return NotImplemented
     *others, last = dims
     length = x.shape[last]
@@ -125,6 +130,11 @@ def _scale(lengths: Sequence[Size], normalization: int) -> Any:
     """1, or one over the number of elements or its root."""
     count = math.prod(lengths, start=1.0)
     return (1.0, count**-0.5, 1 / count)[normalization]
+
+
+def _wanted(x: Tensor, dims: Sequence[int], powers_too: bool) -> bool:
+    """Whether a transform along some dimensions is to be a product."""
+    return _short(x, dims) and (powers_too or not all(_is_power_of_two(x.shape[dim]) for dim in dims))
 
 
 def _short(x: Tensor, dims: Sequence[int]) -> bool:

@@ -26,8 +26,11 @@ _ONE_FILE_BYTES = 2 * 1024**3 - 64 * 1024**2
 """Protobuf ends at 2 GiB; what the graph needs besides its weights stays far below the margin."""
 
 
-def export_program(source: BuildInput, path: Path) -> dict[str, str]:
-    """Export the traced program with the signature's names, check the file with ONNX's own checker; returns facts."""
+def export_program(source: BuildInput, path: Path, *, products: bool = False) -> dict[str, str]:
+    """Export the traced program with the signature's names, check the file with ONNX's own checker; returns facts.
+
+    ``products`` takes every short Fourier transform for a product with its matrix.
+    """
     import onnx
     import torch
 
@@ -38,7 +41,7 @@ def export_program(source: BuildInput, path: Path) -> dict[str, str]:
 
     program = load_exported(source.program_file)
     with quiet(), open_program(program):
-        program = composed(program)
+        program = composed(program, powers_too=products)
     weights_bytes = sum(tensor.nbytes for tensor in program.state_dict.values())
     with quiet(), open_program(program), _origin_noted(program):
         exported = torch.onnx.export(

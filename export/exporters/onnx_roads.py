@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from export.backend import BuildInput
 
 PROGRAM, SCRIPT, TRACE = "program", "script", "trace"
+PRODUCTS = "program with products for Fourier transforms"
+"""For a program that has such transforms of lengths that are powers of two."""
 
 
 def export_by_roads(source: BuildInput, path: Path, names: Sequence[str]) -> Kept[dict[str, str]]:
@@ -42,7 +44,7 @@ def export_by_roads(source: BuildInput, path: Path, names: Sequence[str]) -> Kep
         trial.check(_in_numpy(OnnxSession(path, source.signature, options, OnnxRuntimeOptions())))
 
     known = {road.name: road for road in _roads(source, path)}
-    return first_that_works([known[name] for name in names], check)
+    return first_that_works((known[name] for name in names if name != PRODUCTS or _has_transforms(source)), check)
 
 
 def _roads(source: BuildInput, path: Path) -> tuple[Road[dict[str, str]], ...]:
@@ -50,17 +52,28 @@ def _roads(source: BuildInput, path: Path) -> tuple[Road[dict[str, str]], ...]:
 
     return (
         Road(PROGRAM, partial(_from_program, source, path), trust="fallback"),
+        Road(PRODUCTS, partial(_from_program, source, path, products=True)),
         Road(SCRIPT, partial(export_script, source, path), trust="fallback"),
         Road(TRACE, partial(export_trace, source, path)),
     )
 
 
-def _from_program(source: BuildInput, path: Path) -> dict[str, str]:
+def _has_transforms(source: BuildInput) -> bool:
+    """Whether a program was traced that has Fourier transforms."""
+    if source.program_failure is not None:
+        return False
+    from export.exporters.fourier import operators
+    from export.program import load_exported
+
+    return any("fft" in name for name in operators(load_exported(source.program_file)))
+
+
+def _from_program(source: BuildInput, path: Path, *, products: bool = False) -> dict[str, str]:
     if source.program_failure is not None:
         raise UserError(source.program_failure)
     from export.exporters.onnx import export_program
 
-    return export_program(source, path)
+    return export_program(source, path, products=products)
 
 
 def _in_numpy(session: OnnxSession) -> Any:

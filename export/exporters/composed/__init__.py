@@ -41,12 +41,20 @@ COMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: windows.attention_of_one_head,
 }
 """By operator of a traced program."""
+_OF_COMPLEX: dict[Any, Callable[..., Any]] = {aten.abs.default: functions.magnitude}
+"""Those of complex numbers, of which the same operators of real ones stay."""
 
 
-def composed(program: ExportedProgram) -> ExportedProgram:
+def composed(program: ExportedProgram, *, powers_too: bool = False) -> ExportedProgram:
     """The program with the operators of ``COMPOSITIONS`` as others, and short Fourier transforms as products; the same
-    one where it has none.
+    one where it has none. ``powers_too`` is what it is of ``with_matrices``.
     """
-    program = fourier.with_matrices(program)
+    program = fourier.with_matrices(program, powers_too=powers_too)
     named = fourier.operators(program)
-    return program.run_decompositions(COMPOSITIONS) if any(each._opname in named for each in COMPOSITIONS) else program
+    table = COMPOSITIONS | (_OF_COMPLEX if _has_complex(program) else {})
+    return program.run_decompositions(table) if any(each._opname in named for each in table) else program
+
+
+def _has_complex(program: ExportedProgram) -> bool:
+    values = [node.meta.get("val") for node in program.graph.nodes]
+    return any(isinstance(value, torch.Tensor) and value.is_complex() for value in values)

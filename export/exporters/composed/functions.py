@@ -18,6 +18,11 @@ def hypot(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(large == float("inf"), large, plain)
 
 
+def magnitude(x: Tensor) -> Any:
+    """``abs`` of complex numbers; that of real ones stays."""
+    return hypot(*torch.view_as_real(x).unbind(-1)) if x.is_complex() else NotImplemented
+
+
 def log_sigmoid(x: Tensor) -> Tensor:
     """ONNX Runtime's sigmoid is 0 from -18 on, and its logarithm without end."""
     return torch.clamp(x, max=0) - log1p(torch.exp(-x.abs()))

@@ -26,6 +26,7 @@ CALLS: dict[str, Callable[[Tensor], object]] = {
     "distances, largest": lambda x: torch.cdist(x, x + 1, p=float("inf")),
     "distances, differing": lambda x: torch.cdist(x, x.round(), p=0),
     "distances to many": lambda x: torch.cdist(x, x[:, :1] + torch.arange(40.0).reshape(1, 40, 1).to(x)),
+    "magnitude": lambda x: torch.fft.rfft(x.abs() * 1e30, dim=2).abs(),
     "hypotenuse": lambda x: torch.hypot(x, x.flip(2) * 1e-3),
     "log of sigmoid": lambda x: fn.logsigmoid(8 * x),
     "log1p": lambda x: torch.log1p(x.abs() * 1e-4),

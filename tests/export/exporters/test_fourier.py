@@ -77,6 +77,7 @@ def test_the_product_is_the_transform_at_every_length(name: str) -> None:
 def test_a_power_of_two_and_what_is_long_stay_as_they_are(size: int, left: bool) -> None:
     exported = torch.export.export(make("features alone"), (torch.randn(2, 3, size),))
     assert bool(transforms_left(with_matrices(exported))) == left
+    assert bool(transforms_left(with_matrices(exported, powers_too=True))) == (size > 1024)
     plain = torch.export.export(nn.Tanh(), (torch.randn(2, size),))
     assert with_matrices(plain) is plain
 
@@ -100,5 +101,5 @@ def test_of_any_length_the_product_is_as_exact_as_the_model_and_the_transform_is
     run = ModelRun(source, SERIES, tmp_path / "run", spec)
     report = run.judge(run.build("onnx", tmp_path / "onnx"))
     assert report.status == "pass", report.reasons
-    monkeypatch.setattr("export.exporters.fourier.with_matrices", lambda exported: exported)
+    monkeypatch.setattr("export.exporters.fourier.with_matrices", lambda exported, **_: exported)
     assert run.judge(run.build("onnx", tmp_path / "twin")).status == "fail"
