@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -26,7 +26,7 @@ _WAYS = ("auto", "uniform", "prefix")
 if TYPE_CHECKING:
     import torch
 
-    DrawFunction: TypeAlias = Callable[[dict[str, int], torch.Generator], torch.Tensor]
+    DrawFunction: TypeAlias = Callable[[dict[str, int], torch.Generator], torch.Tensor | Mapping[str, torch.Tensor]]
     Draw: TypeAlias = Literal["auto", "uniform", "prefix"] | DrawFunction | str
 else:
     Draw = str  # what a record holds of a function: its name
@@ -56,7 +56,9 @@ class TensorSpec:
 
     Values that belong together (sorted ids, a permutation, a positive definite matrix) are drawn by a function,
     ``function(sizes, generator)``: the whole tensor of a call at ``sizes``, all its random numbers from the
-    ``torch.Generator``. It stands at the top of a module; records hold its name, ``module:function``.
+    ``torch.Generator``. One that draws several inputs together (the ends of a graph's edges) stands in the spec of each
+    of them, and returns a mapping by their names. It stands at the top of a module; records hold its name,
+    ``module:function``.
     """
 
     def __post_init__(self) -> None:
@@ -191,8 +193,7 @@ def _by_function(spec: TensorSpec, sizes: Sizes, seed: int) -> np.ndarray[Any, A
             f"{where} is drawn by {spec.draw}, which this process does not have: draws are kept for the sizes in the "
             "recipe's bench.batch_rows, take one of them"
         )
-    state = np.random.SeedSequence([seed, zlib.crc32(spec.name.encode())]).generate_state(1, np.uint64)
-    drawn = [_call(function, where, sizes, int(state[0])) for _ in range(2)]
+    drawn = [_call(function, spec.name, where, sizes, seed) for _ in range(2)]
     shape, low, high = shape_of(spec, sizes), _bound(spec.low, -np.inf, sizes), _bound(spec.high, np.inf, sizes)
     kinds = [f"{dtype_name(array)}{list(array.shape)}" for array in drawn]
     if kinds[0] != (wanted := f"{spec.dtype}{list(shape)}"):
@@ -208,13 +209,30 @@ def _by_function(spec: TensorSpec, sizes: Sizes, seed: int) -> np.ndarray[Any, A
     return array
 
 
-def _call(function: DrawFunction, where: str, sizes: Sizes, seed: int) -> np.ndarray[Any, Any]:
+def _generator(*key: int) -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+
+def _call(function: DrawFunction, name: str, where: str, sizes: Sizes, seed: int) -> np.ndarray[Any, Any]:
+    """What a function draws for one input.
+
+    Whether it draws several is seen from what it returns. Then all of them are of one generator; else each input has
+    its own, so that two inputs by one function are not the same.
+    """
     import torch
 
     try:
-        drawn = function(dict(sizes), torch.Generator().manual_seed(seed))
+        drawn = function(dict(sizes), _generator(seed))
+        if not isinstance(drawn, Mapping):
+            drawn = function(dict(sizes), _generator(seed, zlib.crc32(name.encode())))
     except Exception as error:
         raise UserError(f"{where} cannot be drawn: {type(error).__name__}: {error}") from error
+    if isinstance(drawn, Mapping):
+        if name not in drawn:
+            raise UserError(f"{where} must be among what its function draws, which is {', '.join(map(str, drawn))}")
+        drawn = drawn[name]
     if not isinstance(drawn, torch.Tensor):
         raise UserError(f"{where} must be drawn as a tensor, got {type(drawn).__name__}")
     return np.ascontiguousarray(to_numpy(drawn))

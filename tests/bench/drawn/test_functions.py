@@ -116,3 +116,36 @@ def test_another_word_is_no_way_to_draw() -> None:
 def no_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has loaded no recipe."""
     monkeypatch.setattr(tensor, "_functions", {})
+
+
+def couples(sizes: dict[str, int], generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Everybody at most once."""
+    people = torch.randperm(2 * sizes["couples"], generator=generator)
+    return dict(zip(("leads", "follows"), people.chunk(2), strict=True))
+
+
+def half_of_them(sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:
+    return couples(sizes, generator)["leads"]
+
+
+def test_a_function_of_several_inputs_draws_them_together() -> None:
+    for seed in range(20):
+        example = _by(couples).example({"couples": 100}, seed)
+        assert {*example["leads"].tolist()} | {*example["follows"].tolist()} == {*range(200)}
+
+
+def test_a_function_of_one_input_draws_each_for_itself() -> None:
+    """The twin: two inputs by one function would hide an artifact that takes the one for the other."""
+    example = _by(half_of_them).example({"couples": 100}, seed=0)
+    assert example["leads"].tolist() != example["follows"].tolist()
+
+
+def test_an_input_that_its_function_does_not_draw_is_named() -> None:
+    spec = TensorSpec("watches", "int64", ("couples",), high=199, draw=couples)
+    with pytest.raises(UserError, match=r"watches at couples=3 must be among what its function draws.*leads, follows"):
+        tensor.draw(spec, {"couples": 3}, 0)
+
+
+def _by(function: tensor.DrawFunction) -> Signature:
+    specs = (TensorSpec(name, "int64", ("couples",), high=199, draw=function) for name in ("leads", "follows"))
+    return Signature(inputs=tuple(specs), ranges={"couples": SizeRange(max=100)})
