@@ -6,6 +6,7 @@ by ``python -m export.child JOB PARENT_PID``.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import importlib
@@ -19,7 +20,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from export.errors import TorchstoneError, causes
 from export.files import is_full, no_space, write_atomically
@@ -99,6 +100,17 @@ def main(job_file: Path, parent_pid: int | None = None) -> int:
         raise
 
 
+def leave(code: int) -> NoReturn:
+    """End as ``multiprocessing`` ends what it forks: what waits for the end is done, and nothing is taken apart.
+
+    Taking torch apart costs a third of a second of a processor, to free memory that goes with the process.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
 def _answer(job: JobFile) -> int:
     try:
         answer, code = Answer(value=resolve(job.task).from_payload(job.payload)), 0
@@ -128,4 +140,4 @@ def _one_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))
+    leave(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))

@@ -55,7 +55,7 @@ class _Server:
     def _fork(self, job: Path, log: int, sink: int) -> None:
         server_pid, pid = os.getpid(), os.fork()
         if not pid:
-            raise SystemExit(self._child(job, log, sink, server_pid))
+            child.leave(self._child(job, log, sink, server_pid))
         os.close(log)
         self._sinks[pid] = sink
         self._say(pid, pid)

@@ -202,6 +202,12 @@ class _Files:
         return self.folder / f"{self.name}.sh"
 
 
+def expect_children() -> None:
+    """Start what forks the children, if it does not run: it imports while the parent does something else."""
+    if sys.platform == "linux":
+        fork_server(_child_environment())
+
+
 def _watch(
     child: psutil.Popen | Forked, limits: ProcessLimits, poll_s: float, stop: threading.Event
 ) -> tuple[FailedStatus, str] | None:

@@ -73,6 +73,10 @@ def main(arguments: Sequence[str], command: str = "python -m pipeline.all") -> i
 
 def story(run: Run, only: Stage | None = None) -> Ending:
     """Every stage from the records before it; ``only`` stops after one."""
+    from export.worker import expect_children
+
+    if only != "train" and not run.files.checkpoint.exists():  # then there will be children
+        expect_children()
     from pipeline.stages.build import build
     from pipeline.stages.bundle import bundle
     from pipeline.stages.capture import capture

@@ -9,12 +9,14 @@ from functools import partial
 from bench.parity.report import ParityReport
 from bench.timing.measurement import Measurement, SessionRecord
 from bench.verdict.figures import Rounds, figures
+from bench.verdict.judge import Failure
 from bench.verdict.threads import better_options
 from export import registry
 from export.artifact import Artifact, ProgramRecord
 from export.backend import LoadOptions
 from export.record import write
 from pipeline.run import Run
+from pipeline.stages.children import side_by_side
 from pipeline.stages.parity import ParityStage
 from pipeline.stages.train import Trained
 
@@ -35,24 +37,40 @@ def at_better_threads(
     A count at which the recipe's limits do not hold is none of the better ones, unless they hold at none.
     """
     session, measurements = measured_together
-    tie_ratio = run.found.recipe.bench.tie_ratio
-    stage: ParityStage | None = None
-    settled, measured_there = {**reports}, dict[str, Measurement]()
+    better = _better(run, session, artifacts, reports, measurements) if session is not None else {}
+    settled = {**reports}
+    if better:
+        stage = ParityStage(run, trained, program)
+
+        def recheck(name: str) -> ParityReport | Failure:
+            return _rechecked(run, stage, artifacts[name], reports[name], better[name])
+
+        settled |= side_by_side(run, "measure", better, recheck, {})
     for name, asked in reports.items():
-        if session is None or (measured := measurements.get(name)) is None:
-            _keep(run, artifacts[name].name, asked, asked)
-            continue
-        options = better_options(
-            measured, asked.options, tie_ratio, partial(_breaks, run, session, artifacts[name], measured)
-        )
-        if options != asked.options:
-            stage = stage or ParityStage(run, trained, program)
-            settled[name] = _rechecked(run, stage, artifacts[name], asked, options)
         _keep(run, artifacts[name].name, asked, settled[name])
-        measured_there[name] = replace(measured, options=settled[name].options)
-        if measured != measured_there[name]:
-            write(run.files.measurement(artifacts[name].name), measured_there[name])
+    measured_there = {name: replace(measured, options=settled[name].options) for name, measured in measurements.items()}
+    for name, measured in measured_there.items():
+        if measured != measurements[name]:
+            write(run.files.measurement(artifacts[name].name), measured)
     return settled, measured_there
+
+
+def _better(
+    run: Run,
+    session: SessionRecord,
+    artifacts: Mapping[str, Artifact],
+    reports: Mapping[str, ParityReport],
+    measurements: Mapping[str, Measurement],
+) -> dict[str, LoadOptions]:
+    """The settings of those that are faster with other ones."""
+    tie_ratio = run.found.recipe.bench.tie_ratio
+    options = {
+        name: better_options(
+            measured, reports[name].options, tie_ratio, partial(_breaks, run, session, artifacts[name], measured)
+        )
+        for name, measured in measurements.items()
+    }
+    return {name: faster for name, faster in options.items() if faster != reports[name].options}
 
 
 def _breaks(run: Run, session: SessionRecord, artifact: Artifact, measured: Measurement, options: LoadOptions) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from export.worker import Done, Failed, Workspace
+from export.forked import close_servers
+from export.worker import Done, Failed, Workspace, expect_children
 from tests import jobs
 from tests.conftest import environ
 
@@ -23,6 +24,27 @@ def test_children_of_one_server_begin_with_torch_imported_and_fresh_ones_without
     assert (first["folder"], second["folder"]) == (str(tmp_path / "a"), str(tmp_path / "b"))
     fresh = begun(tmp_path, fresh=True)
     assert (fresh["torch"], fresh["main"], fresh["server"]) == ("False", "export.child", str(os.getpid()))
+
+
+def test_what_is_started_early_is_what_the_children_are_forked_from(tmp_path: Path) -> None:
+    close_servers()
+    expect_children()
+    (early,) = (child.pid for child in psutil.Process().children() if "export.forkserver" in child.cmdline())
+    assert begun(tmp_path)["server"] == str(early)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_child_does_what_waits_for_its_end_and_takes_nothing_apart(fresh: bool, tmp_path: Path) -> None:
+    end = Workspace(folder=tmp_path / "log").run(jobs.note_the_end, str(tmp_path), "end", fresh=fresh)
+    assert isinstance(end, Done), end
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["handler", "log"]
+
+
+def test_a_python_that_ends_as_usual_takes_all_apart(tmp_path: Path) -> None:
+    """The twin."""
+    code = f"from tests import jobs\njobs.note_the_end({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], env=environ(), check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["handler", "taken apart"]
 
 
 def test_another_environment_is_another_server_and_an_idle_one_ends(
