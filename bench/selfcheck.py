@@ -29,6 +29,8 @@ from bench.stats.simulated import FAMILIES, ROUNDS, TRIALS, coverage, differs, f
 from bench.timing.block import Block
 from bench.timing.clock import now_s
 from bench.timing.conditions import Watch, warnings
+from bench.timing.processes.rounds import Plan, Round, timed
+from bench.timing.spec import BenchSpec
 from export.environment import cores_count
 from export.task import task
 from export.worker import Failed, Workspace
@@ -266,15 +268,15 @@ def _race(workspace: Workspace, seed: int, processes_count: int) -> Mapping[str,
 
 @task
 def race(job: RaceJob) -> list[list[float]]:
-    """Block times of every runner in random interleaved rounds."""
+    """Block times of every runner in random interleaved rounds, as many as a measurement would take."""
     order = random.Random(job.seed)
-    blocks = [(index, _warm(functools.partial(_spin, spin_s))) for index, spin_s in enumerate(job.spins_s)]
-    samples: list[list[float]] = [[] for _ in blocks]
-    for _ in range(ROUNDS):
-        order.shuffle(blocks)
-        for index, block in blocks:
-            samples[index].append(block.sample_s())
-    return samples
+    blocks = {str(index): _warm(functools.partial(_spin, spin_s)) for index, spin_s in enumerate(job.spins_s)}
+
+    def take() -> Round:
+        return {label: timed(blocks[label]) for label in order.sample([*blocks], len(blocks))}
+
+    rounds = Plan(rounds_count=ROUNDS, largest_error=BenchSpec().largest_round_error).timed(take)
+    return [[taken[label].bound_s for taken in rounds] for label in blocks]
 
 
 def _warm(call: Callable[[], Any]) -> Block:

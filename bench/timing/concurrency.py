@@ -15,6 +15,15 @@ _KEPT_CALLS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
+class CallersTime:
+    """How long callers call."""
+
+    least_s: float
+    most_s: float
+    """Longer than the least only while a caller has had few answers: a thousand are enough."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConcurrencySample:
     """Callers that call as fast as they are answered (a closed loop), in one process."""
 
@@ -33,11 +42,11 @@ def callers_together(
     process: int,
     runs: Sequence[Callable[[], Any]],
     batch_rows: int,
-    duration_s: float,
+    time: CallersTime,
     threads_count: int,
     where: Device,
 ) -> ConcurrencySample:
-    """Call each of ``runs`` from a thread of its own for ``duration_s``; at least once.
+    """Call each of ``runs`` from a thread of its own for so long; at least once.
 
     ``threads_count`` is torch's, which a new thread does not inherit.
 
@@ -56,9 +65,9 @@ def callers_together(
         torch.set_num_threads(threads_count)
         with torch.inference_mode():
             gate.wait()
-            end_s = now_s() + duration_s
             began = now_s()
-            while began < end_s or not times_s:
+            least_s, most_s = began + time.least_s, began + time.most_s
+            while began < (least_s if len(times_s) >= _KEPT_CALLS else most_s) or not times_s:
                 try:
                     run()
                     wait()

@@ -44,6 +44,8 @@ class Samples:
     """Seconds of single bound calls, in order; empty where a call is too short to be timed alone."""
     joules_per_call: float | None
     """Energy of the whole package or GPU, idling included, from the first process; None where nothing counts it."""
+    spoilt_count: int = field(default=0, metadata=OMITTED)
+    """How many of ``samples_s`` were taken while others had a core that the process wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from bench.timing.conditions import Conditions, Watch
 from bench.timing.contender import Candidate, Contender, backend_of, joules_per_call, warm
 from bench.timing.inputs import BUFFERS_COUNT, batch_sizes, buffers
 from bench.timing.measurement import CONTROL, Samples
+from bench.timing.processes.rounds import Plan, Round, timed
 from bench.timing.processes.turns import Turn, taken
 from bench.timing.spec import BenchSpec
 from bench.timing.threads import ThreadSwitch
@@ -151,7 +152,7 @@ def _at_batch(
     on_host = buffers(next(iter(runners.values())).signature, job.samples, rows, job.seed)
     inputs = [{name: to_torch(array.copy(), where) for name, array in buffer.items()} for buffer in on_host]
     switch = ThreadSwitch()
-    timed: list[Contender] = []
+    contenders: list[Contender] = []
     round_s = 0.0
     for candidate in job.candidates:
         _note(job, candidate.label)
@@ -163,29 +164,28 @@ def _at_batch(
             return f"a call of {candidate.label} takes {call_s:.1f} s, bench.call_limit_s is {spec.call_limit_s:g} s"
         used = len(inputs) if call_s < _SLOW_CALL_S else 1  # memory that long untouched is cold in any case
         contender, turn_s = warm(spec, candidate, runner, first, inputs[:used], on_host[:used])
-        timed.append(contender)
+        contenders.append(contender)
         round_s += turn_s
-    rounds_count = max(spec.min_rounds_count, min(spec.rounds_count, int(spec.round_budget_s / round_s)))
     warmups = {
-        contender.candidate.label: (contender.bound.warmup_calls_count, contender.bound.warmup_s) for contender in timed
+        contender.candidate.label: (contender.bound.warmup_calls_count, contender.bound.warmup_s)
+        for contender in contenders
     }
-    samples: dict[str, list[float]] = {contender.candidate.label: [] for contender in timed}
-    queued: dict[str, list[float]] = {contender.candidate.label: [] for contender in timed}
-    checked: dict[str, list[float]] = {contender.candidate.label: [] for contender in timed}
-    calls: dict[str, list[float]] = {contender.candidate.label: [] for contender in timed}
-    for _ in range(rounds_count):
-        order.shuffle(timed)
-        for contender in timed:
-            label = contender.candidate.label
-            _note(job, label)
+
+    def take() -> Round:
+        order.shuffle(contenders)
+        taken = {}
+        for contender in contenders:
+            _note(job, contender.candidate.label)
             if switch.to(contender.candidate.options, spins=contender.spins):
                 contender.bound.rest()
-            samples[label].append(contender.bound.sample_s())
-            if contender.queued is not None:
-                queued[label].append(contender.queued.sample_s())
-            if contender.checked is not None:
-                checked[label].append(contender.checked.sample_s())
-            calls[label] += contender.bound.calls_s(contender.calls_count)
+            taken[contender.candidate.label] = timed(
+                contender.bound, contender.queued, contender.checked, contender.calls_count
+            )
+        return taken
+
+    rounds_count = max(spec.min_rounds_count, min(spec.rounds_count, int(spec.round_budget_s / round_s)))
+    rounds = Plan(rounds_count=rounds_count, largest_error=spec.largest_round_error).timed(take)
+    by_label = {contender.candidate.label: [r[contender.candidate.label] for r in rounds] for contender in contenders}
     first_process = job.process == 0  # energy takes a second for each candidate, and differs little between processes
     return {
         contender.candidate.label: Samples(
@@ -195,13 +195,16 @@ def _at_batch(
             calls_per_sample_count=contender.bound.calls_count,
             warmup_calls_count=warmups[contender.candidate.label][0],
             warmup_s=warmups[contender.candidate.label][1],
-            samples_s=tuple(samples[contender.candidate.label]),
-            queued_s=tuple(queued[contender.candidate.label]),
-            checked_s=tuple(checked[contender.candidate.label]),
-            calls_s=tuple(calls[contender.candidate.label]),
+            samples_s=tuple(turn.bound_s for turn in by_label[contender.candidate.label]),
+            queued_s=tuple(turn.queued_s for turn in by_label[contender.candidate.label] if turn.queued_s is not None),
+            checked_s=tuple(
+                turn.checked_s for turn in by_label[contender.candidate.label] if turn.checked_s is not None
+            ),
+            calls_s=tuple(call_s for turn in by_label[contender.candidate.label] for call_s in turn.calls_s),
+            spoilt_count=sum(turn.spoilt for turn in by_label[contender.candidate.label]),
             joules_per_call=joules_per_call(contender, where) if _counts(contender) and first_process else None,
         )
-        for contender in timed
+        for contender in contenders
     }
 
 
@@ -226,7 +229,7 @@ def _concurrency(
             ]
             runs = [bound.run for bound in bounds]
             concurrent = callers_together(
-                job.process, runs, rows, job.spec.callers_s, candidate.options.threads_count, where
+                job.process, runs, rows, job.spec.callers_time, candidate.options.threads_count, where
             )
             by_label[candidate.label] += (concurrent,)
     return by_label

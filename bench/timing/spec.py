@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.timing.concurrency import CallersTime
+
 _PROCESSES = {"quick": 3, "standard": 10, "claim": 20}
 
 
@@ -21,7 +23,8 @@ class BenchSpec:
     threads: tuple[int, ...] | None = None
     """Thread counts measured besides the one that was proved; None: one, and all cores."""
     rounds_count: int = 20
-    """Rounds per process and batch size, at most; in each every candidate is timed once."""
+    """Rounds per process and batch size; in each every candidate is timed once. But for ``claim`` 10 are enough where
+    medians are then exact to half of ``tie_ratio``; half as many again are timed where others took cores."""
     min_rounds_count: int = 5
     round_budget_s: float = 3.0
     """Time for all rounds of one batch size in one process; slow models get fewer rounds, never below the minimum."""
@@ -40,7 +43,7 @@ class BenchSpec:
     callers_rows: int | None = None
     """Rows per call of theirs, one of ``batch_rows``; None: the smallest."""
     callers_s: float = 0.1
-    """How long they call, per candidate and process."""
+    """How long they call, per candidate and process; but for ``claim`` two fifths where all had a thousand answers."""
     cold_starts_count: int | None = None
     """Fresh processes from nothing to the first answer, per artifact; None: 1, 5 or 10, by depth."""
     tie_ratio: float = 0.02
@@ -50,6 +53,16 @@ class BenchSpec:
     def processes(self) -> int:
         """Fresh processes."""
         return self.processes_count or _PROCESSES[self.depth]
+
+    @property
+    def largest_round_error(self) -> float | None:
+        """The standard error of medians within a process at which rounds end early, a share; None: they never do."""
+        return None if self.depth == "claim" else self.tie_ratio / 2
+
+    @property
+    def callers_time(self) -> CallersTime:
+        """How long callers call."""
+        return CallersTime(least_s=self.callers_s * (1.0 if self.depth == "claim" else 0.4), most_s=self.callers_s)
 
     def flags_for(self, processes_count: int) -> str:
         """The flags of a run that measures in about so many fresh processes, and in more than this."""

@@ -1,12 +1,15 @@
-"""What is said of a winner that eager matches or beats: whoever reads the end of a run must not take it for faster."""
+"""What is said of a winner that eager matches or beats, and of times that a neighbour spoilt.
+
+Whoever reads the end of a run must not take either for faster.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.stats.effects import Comparison
 from bench.timing.spec import BenchSpec
-from bench.verdict.figures import Speed
+from bench.verdict.figures import Figures, Speed
 
 _SUMMARIES: dict[Comparison, str] = {
     "slower": "is slower than eager",
@@ -36,3 +39,15 @@ def _remark(summary: str, speeds: Sequence[Speed], spec: BenchSpec) -> str:
     needed = [effect.needs_processes_count for effect in effects if effect.needs_processes_count is not None]
     remedy = f"; run again with {spec.flags_for(max(needed))}" if needed else ""
     return f"{summary} at batch {batches}: it takes {ratios} times eager's time{remedy}"
+
+
+def not_compared(measured: Mapping[str, Figures]) -> list[str]:
+    """One sentence on those artifacts whose times are not their own; none if there are none."""
+    places = [
+        f"{name} at batch {speed.batch_rows}, where {speed.spoilt}"
+        for name, figures in measured.items()
+        for speed in figures.speeds
+        if speed.spoilt is not None
+    ]
+    remedy = "stop what else runs and measure again"
+    return [f"no time is stated, and nothing compared, of {'; of '.join(places)}: {remedy}"] if places else []

@@ -14,6 +14,7 @@ from bench.stats.steady import levels, settled_at
 from bench.timing.cold import ColdStart
 from bench.timing.measurement import Measurement, Samples, SessionRecord
 from bench.timing.roofline import Floor, Term, floor
+from bench.verdict.spoilt import spoilt
 from export.record import OMITTED
 
 _SHARES = (0.5, 0.9, 0.99)
@@ -47,6 +48,8 @@ class Speed:
     """The roofline floor; None where work could not be counted, or is not float32's."""
     binds: Term | None
     joules_per_call: float | None
+    spoilt: str | None = field(default=None, metadata=OMITTED)
+    """Why the times are not the artifact's own, so that nothing is concluded from them; None if they are."""
 
     @property
     def efficiency(self) -> float | None:
@@ -141,6 +144,11 @@ class Rounds:
         self.samples: dict[tuple[str, int], list[Sequence[float]]] = {}
         self._control: dict[int, tuple[list[Sequence[float]], list[Sequence[float]]]] = {}
         self._unsettled: dict[tuple[str, int], int] = {}
+        self._spoilt = {
+            (name, rows): spoilt(samples for samples in _tested(measured) if samples.batch_rows == rows)
+            for name, measured in measurements.items()
+            for rows in self.batches
+        }
         for rows in self.batches:
             names = [name for name in whole if rows in whole[name]]
             firsts = []
@@ -163,6 +171,15 @@ class Rounds:
         """Whether it had a steady level in most processes."""
         return self._unsettled[name, rows] * 2 <= self.session.spec.processes
 
+    def spoilt(self, name: str, rows: int) -> str | None:
+        """Why its times at a batch size are not its own; None if they are."""
+        return self._spoilt[name, rows]
+
+    def spoilt_anywhere(self, name: str) -> str | None:
+        """The same of the first batch size at which they are not."""
+        reasons = ((rows, self._spoilt[name, rows]) for rows in self.batches)
+        return next((f"{why} at batch {rows}" for rows, why in reasons if why is not None), None)
+
     def control_logs(self, rows: int) -> list[float]:
         """Per process, the log-ratio of the artifact that was measured twice to itself."""
         return paired_logs(*self._control[rows])
@@ -184,7 +201,10 @@ class Rounds:
         logs = {
             (name, rows): paired_logs(samples, self.samples[baseline, rows])
             for (name, rows), samples in self.samples.items()
-            if name != baseline and self.settled(name, rows)
+            if name != baseline
+            and self.settled(name, rows)
+            and not self.spoilt(name, rows)
+            and not self.spoilt(baseline, rows)
         }
         floors = {rows: noise_floor(self.control_logs(rows)) for rows in self._control}
         return effects(logs, lambda key: floors.get(key[1], 0.0), self.session.spec.tie_ratio)
@@ -199,12 +219,15 @@ def by_batch(series: Sequence[Samples], threads_count: int | None) -> dict[int, 
     return table
 
 
+def _tested(measured: Measurement) -> list[Samples]:
+    """Those at the thread count that it is compared with."""
+    return [samples for samples in measured.samples if samples.threads_count == measured.options.threads_count]
+
+
 def _speed(rounds: Rounds, name: str, rows: int, effect: Effect | None) -> Speed:
     measured = rounds.measurements[name]
     threads_count = measured.options.threads_count
-    series = [
-        samples for samples in measured.samples if samples.batch_rows == rows and samples.threads_count == threads_count
-    ]
+    series = [samples for samples in _tested(measured) if samples.batch_rows == rows]
     others = sorted({samples.threads_count for samples in measured.samples} - {threads_count})
     typical_s = median_s(rounds.samples[name, rows])
     calls_s = [call_s for samples in series for call_s in samples.calls_s]
@@ -230,6 +253,7 @@ def _speed(rounds: Rounds, name: str, rows: int, effect: Effect | None) -> Speed
         least_s=least.least_s if least else None,
         binds=least.term if least else None,
         joules_per_call=statistics.median(joules) if joules else None,
+        spoilt=rounds.spoilt(name, rows),
     )
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 from bench.parity.report import ParityReport, ParityStatus
 from bench.timing.conditions import ConditionWarning, warnings
 from bench.timing.measurement import Measurement, SessionRecord
-from bench.verdict.baseline import remarks_on_eager
+from bench.verdict.baseline import not_compared, remarks_on_eager
 from bench.verdict.figures import ColdFigures, ConcurrencyFigures, Figures, Rounds, Speed, figures
 from bench.verdict.limits import Limits
 from bench.verdict.ranking import Eligible, Ranking, rank
@@ -165,13 +165,14 @@ def judge(
         remarks_on_eager(ranking.winner, measured[ranking.winner].speeds, session.spec) if ranking and session else ()
     )
     missing = [row.missing for row in rows if row.missing is not None]
+    besides = (*beside_eager, *not_compared(measured), *missing, *left_out)
     return Verdict(
         key=key,
         recipe=recipe,
         good=not broken and not missing and ranking is not None,
         winner=ranking.winner if ranking else None,
         tied=ranking.tied if ranking else (),
-        reasons=(*broken, ranking.reason if ranking else "nothing may ship", *beside_eager, *missing, *left_out),
+        reasons=(*broken, ranking.reason if ranking else "nothing may ship", *besides),
         rows=rows,
         warnings=_warnings(session),
         session_sha256=digest(session) if session else None,

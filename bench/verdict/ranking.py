@@ -39,7 +39,15 @@ class Ranking:
 
 
 def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
-    """The fastest over all batch sizes (geometric mean); of those that noise cannot tell from it, the simplest."""
+    """The fastest over all batch sizes (geometric mean); of those that noise cannot tell from it, the simplest.
+
+    Whose times are not its own takes no part; where nobody's are, the simplest is taken.
+    """
+    spoilt = {name: why for name in eligible if (why := rounds.spoilt_anywhere(name)) is not None}
+    not_ranked = {name: f"not ranked: {why}" for name, why in spoilt.items()}
+    eligible, all_eligible = {name: it for name, it in eligible.items() if name not in spoilt}, eligible
+    if not eligible:
+        return _unranked(all_eligible, not_ranked)
     times = {name: rounds.process_times(name) for name in eligible}
     noise, spec = rounds.noise_over_batches(), rounds.session.spec
     tie_ratio = spec.tie_ratio
@@ -58,12 +66,21 @@ def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
         tied=tuple(sorted([fastest, *tied], key=lambda name: statistics.mean(times[name]))) if tied else (),
         pareto_front=pareto_front,
         reason=_reason(winner, fastest, tied, behind, spec, eligible[fastest].figures),
-        why_not={
+        why_not=not_ranked
+        | {
             name: _why_not(name, winner, fastest, behind, spec, costs, pareto_front)
             for name in eligible
             if name != winner
         },
     )
+
+
+def _unranked(eligible: Mapping[str, Eligible], not_ranked: dict[str, str]) -> Ranking:
+    """The simplest, where no speed is known."""
+    winner = min(eligible, key=lambda name: eligible[name].deployment_rank)
+    others = {name: why for name, why in not_ranked.items() if name != winner}
+    reason = f"nobody's speed is known, since others took the cores: {winner} is the simplest to deploy"
+    return Ranking(winner=winner, tied=(), pareto_front=(), reason=reason, why_not=others)
 
 
 def _is_tie(effect: Effect, tie_ratio: float) -> bool:

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bench.stats.effects import median_s
-from bench.timing.measurement import Measurement
+from bench.timing.measurement import Measurement, Samples
 from bench.verdict.figures import by_batch
+from bench.verdict.spoilt import spoilt
 from export.backend import LoadOptions
 
 
@@ -22,8 +23,9 @@ def better_options(
 ) -> LoadOptions:
     """``asked`` with the thread count of the smallest geometric mean over all batch sizes.
 
-    Of those at which a limit ``breaks`` only if it does so at each. Another count than the asked one must be faster by
-    more than ``tie_ratio``, a share of the time, where the limits hold at both.
+    Of those whose times are their own, if any's are; and of those at which a limit ``breaks`` only if it does so at
+    each. Another count than the asked one must be faster by more than ``tie_ratio``, a share of the time, where the
+    limits hold at both.
     """
     batches = {samples.batch_rows for samples in measured.samples}
     times = {
@@ -31,7 +33,17 @@ def better_options(
         for count in sorted({samples.threads_count for samples in measured.samples})
         if (series := by_batch(measured.samples, count)).keys() == batches
     }
+    times = {options: log_s for options, log_s in times.items() if not _is_spoilt(measured, options)} or times
     times = {options: log_s for options, log_s in times.items() if not breaks(options)} or times
     fastest = min(times, key=lambda options: times[options])
     is_tie = asked in times and times[fastest] >= times[asked] + math.log1p(-tie_ratio)
     return asked if is_tie else fastest
+
+
+def _is_spoilt(measured: Measurement, options: LoadOptions) -> bool:
+    """Whether its times with these settings are not its own at some batch size."""
+    by_size: dict[int, list[Samples]] = {}
+    for samples in measured.samples:
+        if samples.threads_count == options.threads_count:
+            by_size.setdefault(samples.batch_rows, []).append(samples)
+    return any(spoilt(series) is not None for series in by_size.values())

@@ -142,8 +142,8 @@ def _row(row: Row, verdict: Verdict, batch_sizes: tuple[int, ...]) -> TableRow:
 def _speed(row: Row, batch_rows: int) -> Figure:
     """The time per call; on hover the throughput, and the interval of its ratio to eager."""
     speed = text.speed_at(row, batch_rows)
-    if speed is None:
-        return Figure(text=text.speed(speed))
+    if speed is None or speed.spoilt is not None:
+        return Figure(text=text.speed(speed), hover=speed.spoilt if speed else None)
     hover = f"{speed.rows_per_s:,.0f} rows/s"
     if speed.to_eager:
         ratio = speed.to_eager.ratio

@@ -23,10 +23,12 @@ _ROOM_FOR_LABELS = 1.2
 
 def latency_svg(verdict: Verdict) -> Markup | None:
     """Time per call of every measured artifact, one panel per batch size; None if nothing was measured."""
-    points = [_latency_point(row, speed, verdict) for row in verdict.rows for speed in row.speeds]
+    points = [
+        _latency_point(row, speed, verdict) for row in verdict.rows for speed in row.speeds if speed.spoilt is None
+    ]
     if not points:
         return None
-    batches = text.batches(verdict.rows)
+    batches = sorted({point["batch_rows"] for point in points})
     return _svg(alt.vconcat(*[_latency_panel(points, rows, verdict) for rows in batches], spacing=18))
 
 

@@ -52,7 +52,7 @@ def parity(row: Row) -> str:
 
 def speed(measured: Speed | None) -> str:
     """``2.51 us (5.7x)``: the time per call, and how many times faster than eager."""
-    if measured is None:
+    if measured is None or measured.spoilt is not None:
         return "-"
     if measured.to_eager is None:
         return numbers.seconds(measured.median_s)

@@ -112,14 +112,16 @@ def _latency_row(name: str, speed: Speed) -> LatencyRow:
     return LatencyRow(
         name=name,
         batch_rows=speed.batch_rows,
-        bound=numbers.seconds(speed.median_s),
-        checked=numbers.seconds(speed.checked_s),
+        bound=numbers.seconds(speed.median_s if speed.spoilt is None else None),
+        checked=numbers.seconds(speed.checked_s if speed.spoilt is None else None),
         percentiles=tuple(_percentile(speed, share) for share in _SHARES),
         to_eager=_ratio(speed.to_eager),
         comparison=_comparison(speed),
         other_threads=threads or "-",
         floor=numbers.seconds(speed.least_s),
-        efficiency="" if speed.efficiency is None else f"{numbers.share(speed.efficiency)} of it, {speed.binds}",
+        efficiency=""
+        if speed.efficiency is None or speed.spoilt is not None
+        else f"{numbers.share(speed.efficiency)} of it, {speed.binds}",
     )
 
 
@@ -142,6 +144,8 @@ def _ratio(effect: Effect | None) -> Figure:
 
 
 def _comparison(speed: Speed) -> str:
+    if speed.spoilt is not None:
+        return speed.spoilt
     if not speed.settled:
         return "no steady state"
     if speed.to_eager is None:

@@ -95,7 +95,7 @@ def test_every_candidate_has_one_sample_in_every_round(build_model: Builder, tmp
         label: [one.callers_count for one in concurrency] for label, concurrency in sampled.concurrency.items()
     } == {folder.name: [1, 4] for folder in folders}
     concurrency = [one for of_label in sampled.concurrency.values() for one in of_label]
-    assert all(one.calls_count >= one.callers_count and one.duration_s >= 0.02 for one in concurrency)
+    assert all(one.calls_count >= one.callers_count and one.duration_s >= 0.008 for one in concurrency)
     assert 0 < sampled.empty_block_s < sampled.empty_call_s < 1e-4
     assert all(one.warmup_calls_count >= 5 and one.warmup_s >= 0.01 for one in series)
     assert sampled.left_out == {}

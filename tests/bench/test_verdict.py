@@ -175,12 +175,16 @@ EAGER = evidence("eager", (20.0, 20.0, 20.0))
 
 
 def verdict(
-    *rows: Evidence, limits: Limits | None = None, allow: bool = False, shared: SessionRecord | None = None
+    *rows: Evidence,
+    limits: Limits | None = None,
+    allow: bool = False,
+    shared: SessionRecord | None = None,
+    eager: Evidence = EAGER,
 ) -> Verdict:
     metrics = {"accuracy": 0.9}
     shared = shared or session()
     required = Requirements(limits=limits or Limits(), metrics=metrics, allow_no_reference=allow)
-    return judge("k", "r", [EAGER, *rows], shared, required)
+    return judge("k", "r", [eager, *rows], shared, required)
 
 
 def test_the_fastest_shippable_one_wins_with_its_reason() -> None:

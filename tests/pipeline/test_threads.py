@@ -30,6 +30,7 @@ def test_what_is_compared_is_tested_at_that_count_and_ships_with_it(mine: Path, 
 
     def slower(record: Any) -> None:
         for samples in record["samples"]:
+            samples.pop("spoilt_count", None)  # by whatever else runs here
             if samples["threads_count"] != better:
                 samples["samples_s"] = [20 * time_s for time_s in samples["samples_s"]]
 

@@ -14,7 +14,7 @@ import pytest
 
 from bench.load import LoadJob, _Host, _test, missing
 from bench.timing.block import Block
-from bench.timing.concurrency import ConcurrencySample, callers_together
+from bench.timing.concurrency import CallersTime, ConcurrencySample, callers_together
 from export.arrays import Array
 from export.backend import Bound, LoadOptions
 from export.device import Device
@@ -30,7 +30,8 @@ def _idle() -> None:
 
 
 def together(where: Device, *works_s: float) -> ConcurrencySample:
-    return callers_together(0, [lambda work_s=work_s: queue(work_s) for work_s in works_s], 1, 0.3, 1, where)  # type: ignore[misc]
+    runs = [lambda work_s=work_s: queue(work_s) for work_s in works_s]
+    return callers_together(0, runs, 1, CallersTime(least_s=0.3, most_s=0.3), 1, where)
 
 
 def test_a_callers_latency_is_at_least_its_works() -> None:
