@@ -44,10 +44,10 @@ def _remark(summary: str, speeds: Sequence[Speed], spec: BenchSpec) -> str:
 def not_compared(measured: Mapping[str, Figures]) -> list[str]:
     """One sentence on those artifacts whose times are not their own; none if there are none."""
     places = [
-        f"{name} at batch {speed.batch_rows}, where {speed.spoilt}"
+        f"{name} at batch {speed.batch_rows} ({speed.spoilt})"
         for name, figures in measured.items()
         for speed in figures.speeds
         if speed.spoilt is not None
     ]
     remedy = "stop what else runs and measure again"
-    return [f"no time is stated, and nothing compared, of {'; of '.join(places)}: {remedy}"] if places else []
+    return [f"no time is stated or compared where others took cores: {', '.join(places)}: {remedy}"] if places else []

@@ -17,4 +17,4 @@ def spoilt(series: Iterable[Samples]) -> str | None:
     hit = sum(samples.spoilt_count for samples in every)
     if hit <= _LARGEST_SHARE * count:
         return None
-    return f"others took a core in {hit} of its {count} samples"
+    return f"during {hit} of {count} samples others had a core"

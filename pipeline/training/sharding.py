@@ -1,28 +1,34 @@
 """Modules in parts: each process keeps its part of every parameter, and has a unit whole only while that computes.
 
 This is PyTorch's ``fully_shard`` (FSDP2). A unit is a child of a ``ModuleList``, where large models have their layers;
-what is left of the module is one more.
+what is left of the module is one more. Importing it takes as long as importing torch, so only who shards does.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from export.device import Device
 from export.errors import UserError
 from pipeline.training.distributed import World
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 
 def shard(module: nn.Module, where: Device, world: World) -> None:
     """Leave to each process its part of every parameter, in place, before an optimizer takes hold of them."""
     if world.size == 1:
         return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     refuse_shared(module)
     mesh = init_device_mesh(where.kind, (world.size,))
     for unit in _units(module):
@@ -55,23 +61,35 @@ def refuse_shared(module: nn.Module) -> None:
                 )
 
 
+def is_unit(module: nn.Module) -> TypeGuard[FSDPModule]:
+    """Whether it is gathered as one."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # what nobody imported made no unit
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
+
+
+def is_part(tensor: torch.Tensor) -> TypeGuard[DTensor]:
+    """Whether it is this process's part of another."""
+    parts = sys.modules.get("torch.distributed.tensor")
+    return parts is not None and isinstance(tensor, parts.DTensor)
+
+
 def unshard(module: nn.Module) -> None:
     """Every parameter whole, in every process, which must all call this; a module that is not sharded is so already."""
     for each in module.modules():
-        if isinstance(each, FSDPModule):
+        if is_unit(each):
             each.unshard()
 
 
 def reshard(module: nn.Module) -> None:
     """Keep this process's part alone, of units too that a forward pass without a backward one left whole."""
     for each in module.modules():
-        if isinstance(each, FSDPModule):
+        if is_unit(each):
             each.reshard()
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor whose part this is; every process must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_part(tensor) else tensor
 
 
 def gathered(tensors: Mapping[str, torch.Tensor], world: World) -> dict[str, torch.Tensor]:
@@ -86,6 +104,8 @@ def gathered(tensors: Mapping[str, torch.Tensor], world: World) -> dict[str, tor
 
 def placed(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """This process's part of a whole tensor, where ``like`` is in parts; both have the same shape."""
-    if isinstance(tensor, DTensor) or not isinstance(like, DTensor) or tensor.shape != like.shape:
+    if is_part(tensor) or not is_part(like) or tensor.shape != like.shape:
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)

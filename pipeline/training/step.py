@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from export.device import Device
@@ -18,7 +17,7 @@ from pipeline.training.batches.batch import Batch
 from pipeline.training.distributed import World
 from pipeline.training.evaluate import Caller
 from pipeline.training.precision import Precision
-from pipeline.training.sharding import whole
+from pipeline.training.sharding import is_unit, whole
 from pipeline.training.state.training import Training
 from pipeline.training.watch.stopwatch import Stopwatch
 
@@ -109,7 +108,7 @@ class Step:
     def _apart(self) -> Iterator[None]:
         """Processes add up their gradients after the last part alone."""
         around = self._around
-        if isinstance(around, FSDPModule):
+        if is_unit(around):
             around.set_requires_gradient_sync(False)
             yield
             around.set_requires_gradient_sync(True)

@@ -10,19 +10,18 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
 
 from export.errors import UserError
 from export.files import FileDigest, digest_files
 from pipeline.training.distributed import World
+from pipeline.training.sharding import is_part
 from pipeline.training.state.training import Training
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 _NOWHERE = torch.empty(0)
 """Stands for what is no part of the module, such as the states of random generators."""
@@ -36,6 +35,10 @@ def save_parts(folder: Path, tensors: Mapping[str, torch.Tensor], world: World) 
     """
     if not tensors:
         return ()
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     if world.writes:
         shutil.rmtree(folder, ignore_errors=True)  # a save that was killed, perhaps of more processes
     world.first(None)
@@ -50,6 +53,9 @@ def save_parts(folder: Path, tensors: Mapping[str, torch.Tensor], world: World) 
 
 def load_parts(folder: Path, like: Callable[[str], torch.Tensor]) -> dict[str, torch.Tensor]:
     """This process's part of every tensor that lies there; ``like`` gives one of the same shape in the same parts."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     reader = HuggingFaceStorageReader(str(folder))
     stored: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
     tensors = {name: torch.empty_like(like(name), dtype=each.properties.dtype) for name, each in stored.items()}
@@ -79,7 +85,7 @@ def in_parts(tensors: Mapping[str, torch.Tensor], training: Training) -> dict[st
     Raises:
         UserError: the optimizer's are in other parts than its parameters.
     """
-    sharded = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, DTensor)}
+    sharded = {name: tensor for name, tensor in tensors.items() if is_part(tensor)}
     counterpart = like(training)
     for name, tensor in sharded.items():
         parameter = counterpart(name)

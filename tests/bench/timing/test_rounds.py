@@ -187,10 +187,10 @@ def test_what_a_neighbour_spoilt_has_no_ratio_no_rank_and_a_reason() -> None:
     assert (result.winner, result.good) == ("torchscript", True)
     (speed,) = onnx.speeds
     assert (text.speed(speed), speed.to_eager) == ("-", None)
-    assert speed.spoilt == "others took a core in 6 of its 15 samples"
+    assert speed.spoilt == "during 6 of 15 samples others had a core"
     assert onnx.why_not == f"not ranked: {speed.spoilt} at batch 1"
     assert not onnx.on_pareto_front
-    assert any("nothing compared, of onnx at batch 1" in reason for reason in result.reasons)
+    assert any("others took cores: onnx at batch 1" in reason for reason in result.reasons)
 
 
 def test_what_it_did_not_spoil_has_all_three() -> None:
@@ -228,5 +228,5 @@ def test_an_artifact_is_compared_at_the_thread_count_that_was_left_alone() -> No
 
 def test_samples_of_all_processes_count_together() -> None:
     few, many = (replace(each, spoilt_count=count) for each, count in zip(samples((1.0, 1.0)), (0, 3), strict=True))
-    assert spoilt([few, many]) == "others took a core in 3 of its 10 samples"
+    assert spoilt([few, many]) == "during 3 of 10 samples others had a core"
     assert spoilt([few, few, many]) is None
