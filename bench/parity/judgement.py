@@ -8,7 +8,7 @@ nothing about the model, it is ``inconclusive``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from bench.parity.equivalent import EquivalentVariant, ill_conditioned, threshol
 from bench.parity.levels import LEVELS
 from bench.parity.levels.decisions import Decisions
 from bench.parity.levels.error import ErrorTally
-from bench.parity.levels.fidelity import is_quantized
+from bench.parity.levels.fidelity import as_intended
 from bench.parity.levels.level import Context, Level
 from bench.parity.levels.structure import NON_FINITE, Structure
 from bench.parity.levels.systematic import Systematic
@@ -122,14 +122,9 @@ class _Judgement:
                     level.add(answers)
 
     def checks(self) -> list[Check]:
-        """Every finding, level by level; what only an exact artifact can meet is reported of a quantised one."""
+        """Every finding, level by level; what only an exact artifact can meet is reported of others."""
         context = self._context()
-        quantized = is_quantized(self._answered.artifact.precision)
-        return [
-            replace(check, status="reported") if quantized and level.exact and check.status != "pass" else check
-            for level in self._levels
-            for check in level.checks(context)
-        ]
+        return [as_intended(check, level, context) for level in self._levels for check in level.checks(context)]
 
     def status(self, checks: Sequence[Check]) -> tuple[ParityStatus, tuple[str, ...]]:
         """The verdict, and why it is not ``pass``."""

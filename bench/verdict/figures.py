@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bench.parity.levels.fidelity import is_quantized
+from bench.parity.levels.fidelity import rounds_by_intent
 from bench.stats.effects import Effect, effects, median_s, noise_floor, paired_logs
 from bench.stats.quantiles import Percentile, percentile
 from bench.stats.steady import levels, settled_at
@@ -235,7 +235,7 @@ def _speed(rounds: Rounds, name: str, rows: int, effect: Effect | None) -> Speed
     queued = [samples.queued_s for samples in series if samples.queued_s]
     queued_s = median_s(queued) if queued else None
     joules = [samples.joules_per_call for samples in series if samples.joules_per_call is not None]
-    least = None if is_quantized(measured.precision) else _floor(rounds.session, rows, threads_count)
+    least = None if rounds_by_intent(measured.precision) else _floor(rounds.session, rows, threads_count)
     return Speed(
         batch_rows=rows,
         median_s=typical_s,

@@ -11,6 +11,7 @@ from export.artifact import FOREIGN_FILE, PROGRAM_RECORD, RECORD, Artifact, Prog
 from export.errors import UserError
 from export.files import digest_files
 from export.foreign import files
+from export.foreign.narrowed import narrowed
 from export.record import digest, observed, read, write
 from export.signature import Signature
 from export.task import task
@@ -53,7 +54,7 @@ def adopt(job: AdoptJob) -> str:
         name=job.name,
         backend=backend.name,
         device=job.device,
-        precision=adopted.precision or program.precision,
+        precision=narrowed(adopted.precision, program.precision) or program.precision,
         source_free=True,
         key=job.key,
         checkpoint_sha256=job.checkpoint_sha256,

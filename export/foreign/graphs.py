@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.arrays import dtype_name
 from export.device import HOST
 from export.errors import UserError
-from export.foreign.format import Adopted, ForeignFormat
+from export.foreign.format import Adopted, ForeignFormat, float_kinds
+from export.foreign.narrowed import narrowed
 from export.foreign.ports import Matched, Port, match_inputs, matched_facts
 
 if TYPE_CHECKING:
@@ -52,7 +54,11 @@ class TorchScriptFormat(ForeignFormat):
             ) from error
         matched = match_inputs(signature, [Port(name=name) for name in _parameters(graph)])
         shutil.copyfile(file, folder / self.main_file)
-        return Adopted(facts={"form": "TorchScript", CALLED: _how(graph, signature, matched)})
+        facts = {"form": "TorchScript", CALLED: _how(graph, signature, matched)}
+        precision = _precision(graph.state_dict())
+        if narrowed(precision, "+".join(spec.dtype for spec in signature.inputs)) != precision:
+            _check_called(file, call_of_graph(graph, signature, facts), signature)
+        return Adopted(facts=facts, precision=precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +87,10 @@ class ProgramFormat(ForeignFormat):
         shutil.copyfile(file, folder / self.main_file)
         names = {port.name: spec.name for port, spec in zip(matched.ports, signature.inputs, strict=True)}
         order = ", ".join(names[port.name] for port in ports)
-        return Adopted(facts={"form": "torch.export program", ORDER: order} | matched_facts(matched))
+        return Adopted(
+            facts={"form": "torch.export program", ORDER: order} | matched_facts(matched),
+            precision=_precision(program.state_dict),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +142,31 @@ def call_of_program(program: torch.export.ExportedProgram, signature: Signature,
         return tuple(name_outputs(module(*positional, **keywords), signature.output_names).values())
 
     return call
+
+
+def _check_called(file: Path, call: FlatCall, signature: Signature) -> None:
+    """See that a module in half precision takes inputs of the model's dtypes: its file does not say which it takes.
+
+    Raises:
+        UserError: it does not.
+    """
+    import torch
+
+    from export.arrays import to_torch
+
+    inputs = [to_torch(array) for array in signature.example(signature.example_sizes(), seed=0).values()]
+    try:
+        with torch.inference_mode():
+            call(*inputs)
+    except RuntimeError as error:
+        raise UserError(
+            f"{file.name} is in half precision and does not take the model's own inputs: let its forward cast what it "
+            f"takes and returns, or check model.half() ({str(error).strip().splitlines()[-1][:200]})"
+        ) from error
+
+
+def _precision(state: Mapping[str, torch.Tensor]) -> str | None:
+    return float_kinds(dtype_name(tensor) for tensor in state.values())
 
 
 def _how(module: nn.Module, signature: Signature, matched: Matched) -> str:

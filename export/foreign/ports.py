@@ -71,9 +71,12 @@ def _match(specs: Sequence[TensorSpec], ports: Sequence[Port], what: str) -> Mat
 
 def _check_dtype(spec: TensorSpec, port: Port) -> None:
     if port.dtype is not None and port.dtype != spec.dtype:
+        remedy = "export it with the model's dtype"
+        if port.dtype in {"float16", "bfloat16"}:
+            remedy = "convert it with inputs and outputs kept as they are (keep_io_types=True), or check model.half()"
         raise UserError(
             f"{spec.name} is {spec.dtype} in the model and {port.dtype} in the file"
-            f"{'' if port.name == spec.name else f' (there {port.name})'}: export it with the model's dtype"
+            f"{'' if port.name == spec.name else f' (there {port.name})'}: {remedy}"
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import rfc8785
 
-from bench.parity.levels.fidelity import LEAST_SQNR_DB, is_quantized
+from bench.parity.levels.fidelity import LEAST_SQNR_DB, rounds_by_intent
 from bench.parity.reference import Reference
 from bench.parity.report import ParityReport
 from bench.parity.spec import ParitySpec
@@ -260,7 +260,7 @@ def _shipped(run: RunFolder, recipe: RecipeRecord, source: _Source, file: str) -
         tested_sizes=report.tested_sizes,
         parity=report.status,
         allow_no_reference=recipe.setting("parity", ParitySpec).allow_no_reference,
-        least_sqnr_db=LEAST_SQNR_DB if is_quantized(artifact.precision) else None,
+        least_sqnr_db=LEAST_SQNR_DB if rounds_by_intent(artifact.precision) else None,
         needs=needs_of(artifact, source.folder, report.options),
         peak_bytes=max((start.peak_bytes or 0 for start in cold_starts), default=0),
         artifact_sha256=digest(artifact),

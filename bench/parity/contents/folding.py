@@ -29,6 +29,8 @@ class Folded:
     """The weight under whose name files hold it; None where it has a name of its own."""
     norm: str | None = None
     """The norm's weight that was folded in."""
+    how: str = "folded, recomputed"
+    """What is said of the weights that it uses up."""
 
     def difference(self, stored: Values) -> Difference | None:
         """What of ``stored`` is not as it should be; None if nothing.

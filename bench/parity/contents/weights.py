@@ -21,10 +21,12 @@ from bench.parity.cases import Values
 from bench.parity.check import Check
 from bench.parity.contents import Difference
 from bench.parity.contents.folding import Folded, cast_weights, folded_constants, folded_norms, used_weights
+from bench.parity.contents.halved import as_float32, rounded
 from bench.parity.contents.opened import Opened
 from bench.parity.contents.probe import MOST_ELEMENTS, Call, probe
 from export.arrays import is_floating
 from export.contents import Contents
+from export.foreign.narrowed import half_of
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +56,10 @@ def weights_check(opened: Opened, checkpoint: Path, calls: Sequence[Call] = ()) 
     folded: list[Folded] = []
     if exported is not None:
         folded = [*folded_norms(exported, weights), *folded_constants(exported), *cast_weights(exported)]
-    comparison = compare_weights(contents, {name: weights[name] for name in sorted(used)}, folded)
+    wanted = {name: weights[name] for name in sorted(used)}
+    if (half := half_of(opened.artifact.precision)) is not None:
+        return _halved(compare_weights(as_float32(contents), wanted, rounded(wanted, folded, half)), contents.how, half)
+    comparison = compare_weights(contents, wanted, folded)
     if opened.artifact.is_foreign:
         comparison = comparison.unexplained()
     if exported is None and comparison.wrong:
@@ -66,6 +71,14 @@ def weights_check(opened: Opened, checkpoint: Path, calls: Sequence[Call] = ()) 
     missing = {name: weights[name] for name in comparison.missing}
     hidden = f"not as it is in the {contents.how}" if opened.artifact.is_foreign else "compiled into code"
     return _probed(comparison, missing, exported, calls, hidden) or comparison.check(contents.how)
+
+
+def _halved(comparison: Found, how: str, half: str) -> Check:
+    """The finding about a file of half precision; what differs may be right, if a tool folded something into it."""
+    check = comparison.check(how)
+    if check.status != "fail":
+        return check
+    return replace(check, status="inconclusive", message=f"{check.message}, more than {half} makes of it")
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,8 @@ def compare_weights(contents: Contents, weights: dict[str, Values], folded: list
     explained: Counter[str] = Counter()
     wrong: list[Difference] = []
     missing: list[str] = []
-    uses_up = {name for fold in folded if _find(fold.value, contents.weights, fold.tolerance) for name in fold.uses}
+    present = (fold for fold in folded if _find(fold.value, contents.weights, fold.tolerance))
+    uses_up = {name: fold.how for fold in present for name in fold.uses}
     broken = _broken_folds(contents, weights, folded)
     beside = {name for fold in folded if fold.into in broken for name in fold.uses} - broken.keys()
     for name, weight in weights.items():
@@ -116,7 +130,7 @@ def compare_weights(contents: Contents, weights: dict[str, Values], folded: list
         elif name in broken:
             wrong += broken[name]
         elif name in uses_up:
-            explained["folded, recomputed"] += 1
+            explained[uses_up[name]] += 1
         elif name in beside:
             continue  # what it was folded into says what differs
         elif (parts := _in_parts(weight, contents.weights)) is not None:

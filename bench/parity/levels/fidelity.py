@@ -1,29 +1,57 @@
-"""Artifacts that are not meant to compute the same function: int8, whose weights and activations are rounded coarsely.
+"""Artifacts that are not meant to compute the same function: int8, and files in half precision of a model in more bits.
 
-They are held to what they are for: the recipe's metric within its margin, and a signal-to-noise ratio that a working
-quantisation exceeds by far. Everything else is reported, so that one sees what was given up.
+int8 is held to what it is for: the recipe's metric within its margin, and a signal-to-noise ratio that a working
+quantisation exceeds by far. Half precision is held to its own rounding: eager's error, as many times larger as its
+roundings are, and twice that, since it rounds weights as well; and its weights to the checkpoint's. Everything else is
+reported, so that one sees what was given up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from bench.parity.answers import Answers
 from bench.parity.check import Check
-from bench.parity.levels.level import Context, PerOutput
+from bench.parity.levels.level import Context, Level, PerOutput
+from export.foreign.narrowed import coarser, half_of
 
 LEAST_SQNR_DB = 20.0
 """Static int8 of working models lies at 30-50 dB; below 20, one answer in ten is noise."""
 _PRECISIONS = ("int8",)
+_WEIGHTS_TOO = 2.0
+"""Eager rounds what it computes; a file in half precision rounds its weights too."""
 REAL_ROWS = ("rows", "calls", "sizes")
 
 
 def is_quantized(precision: str) -> bool:
-    """Whether an artifact of this precision rounds by intent."""
+    """Whether an artifact of this precision computes in integers."""
     return precision in _PRECISIONS
+
+
+def rounds_by_intent(precision: str) -> bool:
+    """Whether an artifact of this precision is coarser than the model by intent."""
+    return is_quantized(precision) or half_of(precision) is not None
+
+
+def as_intended(check: Check, level: Level, context: Context) -> Check:
+    """The finding as it counts: what only an exact artifact can meet is reported of one that rounds by intent.
+
+    Weights in half precision are held to what can be recomputed, calls whose answers float16 does not reach to nothing.
+    """
+    half = half_of(context.artifact.precision)
+    if check.status == "pass" or not rounds_by_intent(context.artifact.precision):
+        return check
+    if level.exact and (half is None or level.name != "weights"):
+        return replace(check, status="reported")
+    real = {case.name for case in context.cases if case.group in REAL_ROWS}
+    if half == "float16" and level.name == "structure" and check.cases and not real & {*check.cases}:
+        message = f"{check.message}: float16 ends at 65504, and is not judged by what it does not reach"
+        return replace(check, status="reported", message=message)
+    return check
 
 
 class FidelityTally:
@@ -64,11 +92,35 @@ class Fidelity(PerOutput[FidelityTally]):
     """Signal over quantisation noise, of artifacts that round by intent."""
 
     name = "fidelity"
-    meaning = "of int8: signal over quantisation noise"
+    meaning = "of int8 and of half precision: signal over noise, and errors in units of the precision's own"
     tally = FidelityTally
 
     def checks(self, context: Context) -> Iterable[Check]:
         """The fidelity of every output; none of an artifact that is to compute the same function."""
-        if is_quantized(context.artifact.precision):
-            for output in context.outputs:
-                yield from self.of(output).checks()
+        precision = context.artifact.precision
+        if not rounds_by_intent(precision):
+            return
+        for output in context.outputs:
+            yield from self.of(output).checks()
+            if half_of(precision) is not None and context.has_reference:
+                yield from _half_checks(context, output)
+
+
+def _half_checks(context: Context, output: str) -> Iterator[Check]:
+    """The error of one output in units of what the precision makes of eager's own."""
+    precision, errors = context.artifact.precision, context.errors[output]
+    figures = (
+        ("RMS", errors.rms_ratio, context.limits.max_rms_ratio),
+        ("largest", errors.peak_ratio, context.limits.max_peak_ratio),
+    )
+    for kind, ratio, limit in figures:
+        value, most = ratio / coarser(precision), _WEIGHTS_TOO * limit
+        message = f"{output}: {kind} error is {value:.3g} times what {half_of(precision)} makes of eager's own"
+        yield Check(
+            level="fidelity",
+            subject=output,
+            status="pass" if value <= most else "fail",
+            message=f"{message}, at most {most:.3g}",
+            value=value,
+            limit=most,
+        )

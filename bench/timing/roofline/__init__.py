@@ -29,7 +29,8 @@ _COPIES_BYTES_GPU = tuple(1 << power for power in range(16, 32, 2))
 """Working sets at which copying is timed: from 64 KiB to what no cache holds, 64 MiB and 1 GiB."""
 _SIDES, _SIDES_GPU = (256, 512, 1024, 2048), (1024, 2048, 4096, 8192)
 _LAUNCHES, _REPEATS = 200, 5
-_LEAST_S = 0.02
+_LEAST_S, _MOST_S = 0.02, 0.2
+"""How long repeats last: at least all of them together; and at most, after which no other is begun but the second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +191,10 @@ def _best_s(call: Callable[[], Any], where: Device) -> float:
         for _ in range(calls_count):
             call()
 
-    best_s = float("inf")
-    for _ in range(_REPEATS):
+    best_s, began_s = float("inf"), now_s()
+    for repeat in range(_REPEATS):
+        if repeat > 1 and now_s() - began_s > _MOST_S:
+            break
         device_s = where.timed_s(block)
         block_s = _block_s(call, wait, calls_count) if device_s is None else device_s / calls_count
         best_s = min(best_s, block_s)
