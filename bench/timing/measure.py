@@ -51,10 +51,10 @@ def measure_together(session: Session, workspace: Workspace, advance: Callable[[
     """
     folders = dict(session.folders)
     dropped: dict[str, Failed] = {}
-    started = time.monotonic()
+    started, sampling = time.monotonic(), workspace
     while folders:
         candidates = _candidates(session, folders)
-        sampled = sample_processes(session, candidates, workspace, advance)
+        sampled = sample_processes(session, candidates, sampling, advance)
         if not isinstance(sampled, Culprit):
             left_out = {rows: reason for process in sampled for rows, reason in process.left_out.items()}
             cold, cold_failed = _cold_starts(session, folders, left_out, workspace, advance)
@@ -75,6 +75,8 @@ def measure_together(session: Session, workspace: Workspace, advance: Callable[[
         name = _control_name(folders) if sampled.label == CONTROL else sampled.label.partition("@")[0]
         dropped[name] = sampled.end
         del folders[name]
+        # Elsewhere, so that the log and the script of who was dropped stay.
+        sampling = replace(workspace, folder=workspace.folder / f"measure-without-{'-'.join(dropped)}")
     return Measured(session=None, measurements={}, dropped=dropped)
 
 

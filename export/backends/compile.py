@@ -128,18 +128,15 @@ class Compile(TorchBackend):
 
     def load(self, artifact: Artifact, folder: Path, options: LoadOptions, module: Callable[[], nn.Module]) -> Loaded:
         """Unpack the cache into a folder of this process; under ``torch.compile`` also call at every compiled size."""
-        import torch
-
         from export.program import load_exported, on_device
 
-        torch.set_num_threads(options.threads_count)
         where = device(options.device)
         cache = Path(tempfile.mkdtemp(prefix="torchstone-cache-"))
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
         with tarfile.open(folder / CACHE, "r:") as archive:
             archive.extractall(cache, filter="data")
         shipped = _objects(cache)
-        prepare(cache)
+        prepare(cache, options.threads_count)
         exported = load_exported(folder / FILE)
         if (compiled_at := artifact.facts.get(_COMPILED_AT)) is not None:
             examples = guarded.examples(artifact.signature, compiled_at, folder / EXAMPLES)

@@ -24,12 +24,20 @@ _GCC_KNOWS_ALL_ISAS = 11
 """GCC 11 accepts the flags of every instruction set that torch 2.11-2.15 may ask for (AMX came last)."""
 
 
-def prepare(cache: Path) -> None:
-    """Point Inductor's cache at ``cache`` and choose how it compiles; call before the first compilation."""
+def prepare(cache: Path, threads_count: int | None = None) -> None:
+    """Point Inductor's cache at ``cache`` and choose how it compiles; call before the first compilation.
+
+    ``threads_count`` (None: all cores, whatever OMP_NUM_THREADS says) is built into what is compiled for the CPU, and
+    is part of its key in the cache.
+    """
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    import torch
     from torch._inductor import config
 
+    from export.environment import cores_count
+
+    torch.set_num_threads(cores_count() if threads_count is None else threads_count)
     config.compile_threads = 1  # builds already run side by side; a pool of compile workers would start torch again
     config.cpp_cache_precompile_headers = False
     if _gcc_major() >= _GCC_KNOWS_ALL_ISAS:

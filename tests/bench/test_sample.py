@@ -177,7 +177,10 @@ def test_a_candidate_that_brings_the_process_down_is_named_and_left_out(build_mo
     onnx = measured.measurements["onnx"]
     assert {(one.process, one.threads_count) for one in onnx.samples} == {(p, t) for p in (0, 1) for t in (1, 2)}
     assert list(measured.dropped) == ["torchscript"]
-    assert measured.dropped["torchscript"].status in {"failed", "crashed"}
+    dropped = measured.dropped["torchscript"]
+    assert dropped.status in {"failed", "crashed"}
+    assert "Traceback" in dropped.log.read_text()  # of its own process, and not of the others' that came after it
+    assert dropped.reproduce.exists()
     assert done == [1, 2, 3]
     (cold,) = onnx.cold_starts
     assert min(cold.start_s, cold.import_s, cold.load_s, cold.first_call_s) > 0

@@ -9,6 +9,7 @@ import torch
 from export.errors import UserError
 from pipeline.data import Data
 from pipeline.recipes import forecast
+from tests.conftest import pipeline
 from tests.pipeline.recipes.verdicts import good_verdict
 
 HAVE = importlib.util.find_spec("bokeh_sampledata")
@@ -78,3 +79,13 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_forecast_from_nothing_to_a_good_verdict(tmp_path: Path) -> None:
     verdict = good_verdict("forecast", tmp_path)
     assert verdict.metrics["test_skill"] >= forecast.recipe().limits.min_metrics["test_skill"]
+
+
+@pytest.mark.slow
+def test_what_is_compiled_where_one_thread_is_the_default_is_loaded_with_all(tmp_path: Path) -> None:
+    """Its standalone form takes sizes for granted: it comes with Inductor's cache, whose keys have the threads."""
+    done = pipeline(
+        "forecast", "--backends", "eager", "compile", "--required", "eager", "--only", "parity", "--train.epochs", "1",
+        "--out", tmp_path, OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    assert "compile: pass" in done.stdout, done.stdout + done.stderr
