@@ -41,14 +41,18 @@ class Ranking:
 def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
     """The fastest over all batch sizes (geometric mean); of those that noise cannot tell from it, the simplest.
 
-    Whose times are not its own takes no part; where nobody's are, the simplest is taken.
+    Whose times are not its own takes no part, unless it is the fastest all the same, since others only add to a time;
+    where nobody's are, the simplest is taken.
     """
+    times = {name: rounds.process_times(name) for name in eligible}
     spoilt = {name: why for name in eligible if (why := rounds.spoilt_anywhere(name)) is not None}
     not_ranked = {name: f"not ranked: {why}" for name, why in spoilt.items()}
-    eligible, all_eligible = {name: it for name, it in eligible.items() if name not in spoilt}, eligible
-    if not eligible:
-        return _unranked(all_eligible, not_ranked)
-    times = {name: rounds.process_times(name) for name in eligible}
+    if spoilt.keys() == eligible.keys():
+        return _unranked(eligible, not_ranked)
+    leader = min(times, key=lambda name: statistics.mean(times[name]))
+    not_ranked.pop(leader, None)
+    eligible = {name: artifact for name, artifact in eligible.items() if name not in not_ranked}
+    times = {name: times[name] for name in eligible}
     noise, spec = rounds.noise_over_batches(), rounds.session.spec
     tie_ratio = spec.tie_ratio
     fastest = min(times, key=lambda name: statistics.mean(times[name]))
@@ -61,6 +65,12 @@ def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
     winner = min([fastest, *tied], key=lambda name: eligible[name].deployment_rank)
     costs = {name: _costs(artifact, statistics.mean(times[name])) for name, artifact in eligible.items()}
     pareto_front = tuple(name for name in eligible if not any(_beats(costs[other], costs[name]) for other in eligible))
+    if leader in spoilt:
+        others = {
+            name: f"took longer than {leader}, from which others took cores" for name in eligible if name != leader
+        }
+        reason = f"{leader} took the least time, though others took cores from it: nobody knows by how much"
+        return Ranking(winner=leader, tied=(), pareto_front=pareto_front, reason=reason, why_not=not_ranked | others)
     return Ranking(
         winner=winner,
         tied=tuple(sorted([fastest, *tied], key=lambda name: statistics.mean(times[name]))) if tied else (),

@@ -182,24 +182,33 @@ FAST, SLOW = evidence("onnx", (2.0, 2.02, 1.98)), evidence("torchscript", (10.0,
 
 
 def test_what_a_neighbour_spoilt_has_no_ratio_no_rank_and_a_reason() -> None:
-    result = verdict(hit(FAST, 2), SLOW)
-    _, onnx, _ = result.rows
-    assert (result.winner, result.good) == ("torchscript", True)
-    (speed,) = onnx.speeds
+    result = verdict(FAST, hit(SLOW, 2))
+    row = result.rows[2]
+    assert (result.winner, result.good) == ("onnx", True)
+    (speed,) = row.speeds
     assert (text.speed(speed), speed.to_eager) == ("-", None)
     assert speed.spoilt == "during 6 of 15 samples others had a core"
-    assert onnx.why_not == f"not ranked: {speed.spoilt} at batch 1"
-    assert not onnx.on_pareto_front
-    assert any("others took cores: onnx at batch 1" in reason for reason in result.reasons)
+    assert row.why_not == f"not ranked: {speed.spoilt} at batch 1"
+    assert not row.on_pareto_front
+    assert any("others took cores: torchscript at batch 1" in reason for reason in result.reasons)
 
 
 def test_what_it_did_not_spoil_has_all_three() -> None:
     """The twin: one sample of five is less than a median minds."""
-    result = verdict(hit(FAST, 1), SLOW)
-    _, onnx, _ = result.rows
-    assert (result.winner, onnx.why_not) == ("onnx", None)
-    assert onnx.speeds[0].to_eager is not None
-    assert "-" not in text.speed(onnx.speeds[0])
+    result = verdict(FAST, hit(SLOW, 1))
+    row = result.rows[2]
+    assert row.why_not == "takes 5.00 [5.00, 5.00] times onnx's time"
+    assert row.speeds[0].to_eager is not None
+    assert text.speed(row.speeds[0]) == "10 us (2.0x)"
+
+
+def test_what_is_the_fastest_though_it_was_spoilt_wins_without_a_ratio() -> None:
+    """Others only add to a time."""
+    result = verdict(hit(FAST, 2), SLOW)
+    assert result.winner == "onnx"
+    assert result.reasons[0] == "onnx took the least time, though others took cores from it: nobody knows by how much"
+    assert result.rows[2].why_not == "took longer than onnx, from which others took cores"
+    assert result.rows[1].speeds[0].to_eager is None
 
 
 def test_nothing_is_compared_with_a_baseline_that_was_spoilt() -> None:
