@@ -10,7 +10,7 @@ from collections.abc import Callable
 from bench.stats.effects import Effect, effects, mean_ratio, noise_floor, paired_logs
 from bench.stats.enough import LEAST_ROUNDS, is_enough
 
-TRIALS = 2000
+TRIALS = 1000
 FAMILIES = 500
 ROUNDS = 20
 _PROCESS_SIGMA, _ROUND_SIGMAS = 0.013, (0.01, 0.03, 0.06)

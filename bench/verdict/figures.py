@@ -175,25 +175,25 @@ class Rounds:
         """Why its times at a batch size are not its own; None if they are."""
         return self._spoilt[name, rows]
 
-    def spoilt_anywhere(self, name: str) -> str | None:
-        """The same of the first batch size at which they are not."""
-        reasons = ((rows, self._spoilt[name, rows]) for rows in self.batches)
+    def spoilt_anywhere(self, name: str, batches: Sequence[int]) -> str | None:
+        """The same of the first of these batch sizes at which they are not."""
+        reasons = ((rows, self._spoilt[name, rows]) for rows in batches)
         return next((f"{why} at batch {rows}" for rows, why in reasons if why is not None), None)
 
     def control_logs(self, rows: int) -> list[float]:
         """Per process, the log-ratio of the artifact that was measured twice to itself."""
         return paired_logs(*self._control[rows])
 
-    def process_times(self, name: str) -> list[float]:
-        """Per process, the mean over batch sizes of the log of its median time."""
+    def process_times(self, name: str, batches: Sequence[int]) -> list[float]:
+        """Per process, the mean over these batch sizes of the log of its median time."""
         return [
-            statistics.mean(math.log(statistics.median(self.samples[name, rows][process])) for rows in self.batches)
+            statistics.mean(math.log(statistics.median(self.samples[name, rows][process])) for rows in batches)
             for process in range(self.session.spec.processes)
         ]
 
-    def noise_over_batches(self) -> float:
-        """The noise floor of ``process_times``, as a log-ratio: the A/A control over all batch sizes."""
-        by_batch = [self.control_logs(rows) for rows in self.batches]
+    def noise_over_batches(self, batches: Sequence[int]) -> float:
+        """The noise floor of ``process_times``, as a log-ratio: the A/A control over the same batch sizes."""
+        by_batch = [self.control_logs(rows) for rows in batches]
         return noise_floor([statistics.mean(logs) for logs in zip(*by_batch, strict=True)])
 
     def effects_to(self, baseline: str) -> dict[tuple[str, int], Effect]:

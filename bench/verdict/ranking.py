@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.stats.effects import Effect, effects
@@ -41,19 +41,20 @@ class Ranking:
 def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
     """The fastest over all batch sizes (geometric mean); of those that noise cannot tell from it, the simplest.
 
-    Whose times are not its own takes no part, unless it is the fastest all the same, since others only add to a time;
-    where nobody's are, the simplest is taken.
+    Sizes at which nobody's times are their own are left out. Whose times are not its own takes no part, unless it is the
+    fastest all the same, since others only add to a time; where nobody's are, the simplest is taken.
     """
-    times = {name: rounds.process_times(name) for name in eligible}
-    spoilt = {name: why for name in eligible if (why := rounds.spoilt_anywhere(name)) is not None}
+    batches = [rows for rows in rounds.batches if not all(rounds.spoilt(name, rows) for name in eligible)]
+    if not batches:
+        return _unranked(eligible)
+    times = {name: rounds.process_times(name, batches) for name in eligible}
+    spoilt = {name: why for name in eligible if (why := rounds.spoilt_anywhere(name, batches)) is not None}
     not_ranked = {name: f"not ranked: {why}" for name, why in spoilt.items()}
-    if spoilt.keys() == eligible.keys():
-        return _unranked(eligible, not_ranked)
     leader = min(times, key=lambda name: statistics.mean(times[name]))
     not_ranked.pop(leader, None)
     eligible = {name: artifact for name, artifact in eligible.items() if name not in not_ranked}
     times = {name: times[name] for name in eligible}
-    noise, spec = rounds.noise_over_batches(), rounds.session.spec
+    noise, spec = rounds.noise_over_batches(batches), rounds.session.spec
     tie_ratio = spec.tie_ratio
     fastest = min(times, key=lambda name: statistics.mean(times[name]))
     behind = effects(
@@ -75,7 +76,7 @@ def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
         winner=winner,
         tied=tuple(sorted([fastest, *tied], key=lambda name: statistics.mean(times[name]))) if tied else (),
         pareto_front=pareto_front,
-        reason=_reason(winner, fastest, tied, behind, spec, eligible[fastest].figures),
+        reason=_reason(winner, fastest, tied, behind, spec, batches),
         why_not=not_ranked
         | {
             name: _why_not(name, winner, fastest, behind, spec, costs, pareto_front)
@@ -85,10 +86,10 @@ def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
     )
 
 
-def _unranked(eligible: Mapping[str, Eligible], not_ranked: dict[str, str]) -> Ranking:
+def _unranked(eligible: Mapping[str, Eligible]) -> Ranking:
     """The simplest, where no speed is known."""
     winner = min(eligible, key=lambda name: eligible[name].deployment_rank)
-    others = {name: why for name, why in not_ranked.items() if name != winner}
+    others = {name: "not ranked: others took the cores" for name in eligible if name != winner}
     reason = f"nobody's speed is known, since others took the cores: {winner} is the simplest to deploy"
     return Ranking(winner=winner, tied=(), pareto_front=(), reason=reason, why_not=others)
 
@@ -101,9 +102,9 @@ def _is_tie(effect: Effect, tie_ratio: float) -> bool:
 
 
 def _reason(
-    winner: str, fastest: str, tied: list[str], behind: Mapping[str, Effect], spec: BenchSpec, figures: Figures
+    winner: str, fastest: str, tied: list[str], behind: Mapping[str, Effect], spec: BenchSpec, batches: Sequence[int]
 ) -> str:
-    over = f"over batch {', '.join(map(str, sorted({speed.batch_rows for speed in figures.speeds})))}"
+    over = f"over batch {', '.join(map(str, batches))}"
     if not behind:
         return f"{winner} is the only artifact that may ship"
     if tied:

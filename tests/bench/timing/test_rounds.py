@@ -28,7 +28,7 @@ from bench.verdict.threads import better_options
 from export.backend import LoadOptions
 from export.device import HOST
 from pipeline.report import text
-from tests.bench.test_verdict import EAGER, evidence, samples, verdict
+from tests.bench.test_verdict import EAGER, evidence, samples, session, verdict
 
 TURN = Timed(bound_s=1e-3, queued_s=None, checked_s=None, calls_s=[], spoilt=False)
 SPINS = "import os\nos.sched_setaffinity(0, {int(os.sys.argv[1])})\nprint(flush=True)\nwhile True: pass"
@@ -220,6 +220,18 @@ def test_where_all_are_spoilt_the_simplest_ships_and_no_speed_is_claimed() -> No
     result = verdict(hit(FAST, 5), hit(SLOW, 5))
     assert (result.winner, result.good) == ("onnx", True)
     assert result.reasons[0].startswith("nobody's speed is known, since others took the cores: onnx is the simplest")
+
+
+def test_a_batch_size_that_was_spoilt_for_all_is_left_out_of_the_ranking() -> None:
+    def at_two_sizes(row: Evidence) -> Evidence:
+        assert row.measurement is not None
+        larger = tuple(replace(each, batch_rows=32, spoilt_count=5) for each in row.measurement.samples)
+        return replace(row, measurement=replace(row.measurement, samples=(*row.measurement.samples, *larger)))
+
+    control = tuple(replace(each, batch_rows=32) for each in samples((20.0, 20.0, 20.0)))
+    shared = replace(session(), control_samples=(*session().control_samples, *control))
+    result = verdict(at_two_sizes(FAST), at_two_sizes(SLOW), eager=at_two_sizes(EAGER), shared=shared)
+    assert result.reasons[0].startswith("onnx is the fastest over batch 1: the next, torchscript, takes 5.00")
 
 
 def test_an_artifact_is_compared_at_the_thread_count_that_was_left_alone() -> None:

@@ -67,7 +67,7 @@ def test_figures_are_those_of_the_count_and_the_control_is_held_to_its_own(compa
     eager = replace(timed(10, 20), artifact="eager", options=replace(ASKED, threads_count=compared_at))
     again = [replace(sample, threads_count=2) for sample in session().control_samples]
     rounds = Rounds(replace(session(), control_samples=tuple(again)), {"eager": eager})
-    assert math.exp(rounds.noise_over_batches()) == pytest.approx(1)
+    assert math.exp(rounds.noise_over_batches(rounds.batches)) == pytest.approx(1)
     (speed,) = figures(rounds, None)["eager"].speeds
     assert speed.median_s == pytest.approx({1: 10e-6, 2: 20e-6}[compared_at])
     assert speed.at_threads == pytest.approx({"2": 20e-6} if compared_at == 1 else {"1": 10e-6})
