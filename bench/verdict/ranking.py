@@ -41,8 +41,8 @@ class Ranking:
 def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
     """The fastest over all batch sizes (geometric mean); of those that noise cannot tell from it, the simplest.
 
-    Sizes at which nobody's times are their own are left out. Whose times are not its own takes no part, unless it is the
-    fastest all the same, since others only add to a time; where nobody's are, the simplest is taken.
+    Sizes at which nobody's times are their own are left out. Whose times are not its own takes no part, unless it is
+    the fastest all the same, since others only add to a time; where nobody's are, the simplest is taken.
     """
     batches = [rows for rows in rounds.batches if not all(rounds.spoilt(name, rows) for name in eligible)]
     if not batches:
