@@ -28,6 +28,7 @@ from tests.conftest import Builder
 from tests.export.test_device import Placed
 from tests.model_run import ModelRun
 from tests.models import SIGNATURES, make, source
+from tests.pipeline.training import small
 
 pytestmark = pytest.mark.gpu
 OPTIONS = LoadOptions(device="cuda")
@@ -162,6 +163,20 @@ def test_training_on_cuda_gives_the_same_bits_twice(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         train(seed.recipe(), device("cuda"), tmp_path / name, "k", quiet)
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "sgd", "lr": 0.1}, {"optimizer": "adamw", "schedule": "cosine"}])
+def test_a_training_by_cuda_graphs_is_the_plain_one_up_to_rounding(settings: dict[str, Any], tmp_path: Path) -> None:
+    quiet = Progress(say=lambda text: None, advance=lambda done, total, note: None)
+    losses = []
+    for name, fast in (("plain", False), ("fast", True), ("again", True)):
+        (tmp_path / name).mkdir()
+        train(small.recipe(fast=fast, **settings), device("cuda"), tmp_path / name, "k", quiet)
+        losses.append([line["train_loss"] for line in small.metrics(tmp_path / name)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[1] == losses[2]
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("fast", "again")]
     assert weights[0] == weights[1]
 
 

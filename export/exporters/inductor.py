@@ -38,10 +38,15 @@ def prepare(cache: Path, threads_count: int | None = None) -> None:
     from export.environment import cores_count
 
     torch.set_num_threads(cores_count() if threads_count is None else threads_count)
-    config.compile_threads = 1  # builds already run side by side; a pool of compile workers would start torch again
-    config.cpp_cache_precompile_headers = False
-    if _gcc_major() >= _GCC_KNOWS_ALL_ISAS:
-        config.cpp.vec_isa_ok = True
+    for name, value in settings().items():
+        setattr(config, name, value)
+
+
+def settings() -> dict[str, int | bool]:
+    """How it compiles, by the names of its settings."""
+    # Builds already run side by side; a pool of compile workers would start torch again.
+    chosen: dict[str, int | bool] = {"compile_threads": 1, "cpp_cache_precompile_headers": False}
+    return chosen | ({"cpp.vec_isa_ok": True} if _gcc_major() >= _GCC_KNOWS_ALL_ISAS else {})
 
 
 def runtime_libraries() -> list[str]:

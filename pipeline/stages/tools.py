@@ -11,7 +11,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 TOOLS = {
     "training": (
         "pipeline/data.py", "pipeline/stages/train.py", "pipeline/training/*.py", "pipeline/training/batches/*.py",
-        "pipeline/training/state/*.py", "pipeline/training/watch/*.py",
+        "pipeline/training/state/*.py", "pipeline/training/steps/*.py", "pipeline/training/watch/*.py",
     ),
     "metrics": ("pipeline/training/evaluate.py", "pipeline/training/metrics.py"),
     "export": ("export/**/*.py", "pipeline/stages/build.py", "pipeline/stages/capture.py"),

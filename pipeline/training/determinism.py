@@ -40,6 +40,12 @@ class RandomState:
         before.restore()
         return state
 
+    def drawn_on_host(self, before: RandomState) -> str | None:
+        """Whose generator went on since ``before``, of those that are not torch's: ``Python's random``, ``NumPy``."""
+        if self.python != before.python:
+            return "Python's random"
+        return "NumPy" if repr(self.numpy) != repr(before.numpy) else None
+
     def restore(self) -> None:
         """Set the generators to it."""
         random.setstate(self.python)

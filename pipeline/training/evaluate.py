@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +117,7 @@ def call(recipe: Recipe, module: nn.Module, batch: Split) -> Any:
 class Caller:
     """Calls the model on many batches; how its inputs bind is worked out once."""
 
-    def __init__(self, recipe: Recipe, module: nn.Module, through: nn.Module | None = None) -> None:
+    def __init__(self, recipe: Recipe, module: nn.Module, through: Callable[..., Any] | None = None) -> None:
         """``through`` is what is called where that is not the module itself, but something around it."""
         self._names = [spec.name for spec in recipe.signature.inputs]
         self._arguments = Arguments.of(module, recipe.signature.inputs, recipe.signature.constants)

@@ -28,7 +28,8 @@ from pipeline.training.optimizer import lr_ratio, make_optimizer
 from pipeline.training.sharding import gathered, reshard, shard
 from pipeline.training.state.resume import save_state, usable_state
 from pipeline.training.state.training import Counters, Training
-from pipeline.training.step import Step, averaged
+from pipeline.training.steps.fast import FastStep
+from pipeline.training.steps.step import Step, averaged
 from pipeline.training.watch.faults import Place, named_faults, named_losses, nonfinite
 from pipeline.training.watch.progress import Progress
 from pipeline.training.watch.watcher import Watcher, unwatched
@@ -58,13 +59,12 @@ class Loop:
         if spec.sharded:
             for each in [module] if average is None else [module, average.module]:
                 shard(each, where, world)
-        optimizer = recipe.optimizer(module) if recipe.optimizer else make_optimizer(spec, module)
+        optimizer = recipe.optimizer(module) if recipe.optimizer else make_optimizer(spec, module, where)
         self._training = Training(module=module, optimizer=optimizer, average=average)
         if world.rank:
             seed_generators(recipe.seed, world.rank)  # each draws its own dropout
-        self._step = Step(recipe, spec, self._training, where, world)
+        self._step = (FastStep if spec.fast else Step)(recipe, spec, self._training, where, world)
         self._base_lrs = [group["lr"] for group in optimizer.param_groups]
-        self._moves_lr = spec.schedule != "constant" or spec.warmup_steps > 0
         self._unread: list[tuple[torch.Tensor, torch.Tensor, int]] = []
         """Loss, gradient norm and rows of the steps whose figures the host has not read yet."""
         self._loss_now = self._norm_now = float("nan")
@@ -176,7 +176,7 @@ class Loop:
             if not math.isfinite(self._loss_now) or not (math.isfinite(self._norm_now) or self._training.scaler):
                 step = self._now.step + number + (batch is not None)
                 place = self._place(batch if number == 0 else None, step)
-                raise nonfinite(place, self._training.module, self._step.forward_again, self._loss_now, self._norm_now)
+                raise nonfinite(place, self._training.module, self._step, self._loss_now, self._norm_now)
             self._now.skipped_steps += not math.isfinite(self._norm_now)
             self._now.epoch_loss += self._loss_now * rows_count
             self._now.epoch_rows += rows_count
@@ -191,7 +191,7 @@ class Loop:
 
     def _set_lr(self) -> None:
         ratio = 1.0
-        if self._moves_lr:
+        if self._spec.moves_lr:
             of_epoch = self._batches.steps_count
             steps_count = None if of_epoch is None else of_epoch * self._spec.epochs
             ratio = lr_ratio(self._spec, self._now.step, self._now.epoch, steps_count)
@@ -210,13 +210,13 @@ class Loop:
         line |= {"skipped_steps": now.skipped_steps} if self._training.scaler else {}
         self._world.share_buffers(self._evaluated)
         line = self._world.first(line | validation_metrics(self._recipe, self._evaluated, self._validation))
-        reshard(self._evaluated)
+        if self._spec.sharded:
+            reshard(self._evaluated)
         self._watcher.note(now.step, line)
         watched = line.get("validation_loss", now.train_loss)
         is_best = now.best_loss is None or watched < now.best_loss
         now.stale_epochs = 0 if is_best else now.stale_epochs + 1
-        if is_best:
-            now.best_loss = watched
+        now.best_loss = watched if is_best else now.best_loss
         if is_best or self._spec.keep == "last":
             now.kept_epoch = now.epoch
         if is_best and self._spec.keep == "best":

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from export.device import HOST, Device
 from export.errors import UserError
 from pipeline.training.spec import TrainSpec
 
@@ -22,8 +23,10 @@ _FORMS: dict[str, dict[str, bool]] = {
 }  # fmt: skip
 
 
-def make_optimizer(spec: TrainSpec, module: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(spec: TrainSpec, module: nn.Module, where: Device = HOST) -> torch.optim.Optimizer:
     """The optimizer of ``torch.optim`` that the settings name, over the module's parameters.
+
+    ``--train.fast`` on a device that records asks for a form that can be recorded, where there is one.
 
     Raises:
         UserError: there is none of that name, or it has no such argument; names those that there are.
@@ -32,6 +35,8 @@ def make_optimizer(spec: TrainSpec, module: nn.Module) -> torch.optim.Optimizer:
     arguments: dict[str, Any] = {"lr": spec.lr, **_FORMS[spec.optimizer_form], **spec.optimizer_settings}
     arguments |= {name: value for name in ("momentum", "weight_decay") if (value := getattr(spec, name))}
     known = {*inspect.signature(kind).parameters} - {"params"}
+    if spec.fast and where.asynchronous:
+        arguments |= {"capturable": True} if "capturable" in known else {"fused": True}
     if unknown := sorted(arguments.keys() - known):
         raise UserError(
             f"{kind.__name__} has no argument {unknown[0]!r}, which --train.* sets to {arguments[unknown[0]]}: "

@@ -55,6 +55,8 @@ class TrainSpec:
     """What the model computes in: strict float32, TF32 products (NVIDIA), or autocast; weights stay as they are."""
     compile: bool = False
     """Compile the module with torch.compile while it trains."""
+    fast: bool = False
+    """Take each step at once: one compiled function on the CPU, one CUDA graph on a GPU; other roundings."""
     sharded: bool = False
     """Each process that torchrun starts keeps a part of the weights, their gradients and the optimizer (FSDP2)."""
     ema_decay: float | None = None
@@ -83,6 +85,11 @@ class TrainSpec:
     profile: bool = False
     """Leave a trace of five steps by PyTorch's profiler in the checkpoint's folder."""
 
+    @property
+    def moves_lr(self) -> bool:
+        """Whether the learning rate is not the same at every step."""
+        return self.schedule != "constant" or self.warmup_steps > 0
+
     def __post_init__(self) -> None:
         for name, bound in _AT_LEAST.items():
             if (value := getattr(self, name)) is not None and not value >= bound:
@@ -92,5 +99,9 @@ class TrainSpec:
                 raise ValueError(f"train.{name} must be > {bound}, got {value}")
         if self.sharded and self.compile:
             raise ValueError("train.sharded leaves no weights whole, which train.compile needs: take one of both")
+        if self.fast and (self.compile or self.sharded):
+            raise ValueError("train.fast takes whole steps of whole weights: leave out train.compile and train.sharded")
+        if self.fast and self.precision == "float16":
+            raise ValueError("train.fast has no loss scaler, which float16 needs: take train.precision bfloat16")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"train.ema_decay must lie between 0 and 1, got {self.ema_decay}")

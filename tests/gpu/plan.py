@@ -100,7 +100,8 @@ STEPS = (
         about="Ceilings: matrix products by side and precision, copies by working set",
     ),
     Step(
-        name="train", function="tests.gpu.training:train", expected_s=40, limit_s=120,
-        about="Training twice bit by bit; a step in float32, TF32, bfloat16 and as a CUDA graph",
+        name="train", function="tests.gpu.training:train", expected_s=70, limit_s=200,
+        about="Training twice bit by bit; plain and with --train.fast; a step in float32, TF32, bfloat16 and as a CUDA "
+        "graph",
     ),
 )  # fmt: skip

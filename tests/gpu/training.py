@@ -1,8 +1,9 @@
-"""Training: the same bits twice by the project's own command, and what a step costs in several ways."""
+"""Training: the same bits twice by the project's own command, plain against ``--train.fast``, and what a step costs."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +27,9 @@ def train(context: Context) -> None:
     for recipe in ("seed",) if context.small else ("seed", "digits"):
         with context.attempt("twice", recipe=recipe) as found:
             found.update(_twice(context, recipe))
+    for recipe in ("seed",) if context.small else ("seed", "digits"):
+        with context.attempt("at once", recipe=recipe) as found:
+            found.update(_at_once(context, recipe))
     ways = ("float32",) if context.small else ("float32", "tf32", "bfloat16", "float32 graph", "bfloat16 graph")
     for way in ways:
         with context.attempt("steps", way=way) as found:
@@ -47,6 +51,23 @@ def _twice(context: Context, recipe: str) -> dict[str, object]:
         (weights,) = out.glob("*/*/checkpoint/weights.safetensors")
         digests.append(hashlib.sha256(weights.read_bytes()).hexdigest())
     return {"same_bits": digests[0] == digests[1], "command_s": min(seconds), "weights_sha256": digests[0][:16]}
+
+
+def _at_once(context: Context, recipe: str) -> dict[str, object]:
+    """The same training operator by operator and by CUDA graphs: losses, and rows a second at the end."""
+    figures: dict[str, object] = {}
+    for name, flags in (("plain", []), ("fast", ["--train.fast"])):
+        out = context.work / f"train-{recipe}-{name}"
+        done = python(
+            "-m", "pipeline.all", recipe, "--device", context.device, "--only", "train", "--out", str(out), "--quiet",
+            "--train.epochs", "200", *flags,
+        )  # fmt: skip
+        if done.code:
+            raise RuntimeError(f"pipeline.all {name}: {done.cause}")
+        (folder,) = (path.parent for path in out.glob("*/*/checkpoint/checkpoint.json"))
+        figures[f"{name}_loss"] = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["train_loss"]
+        figures[f"{name}_rows_per_s"] = json.loads((folder / "speed.jsonl").read_text().splitlines()[-1])["rows_per_s"]
+    return figures
 
 
 def _steps(context: Context, way: str) -> dict[str, object]:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -42,9 +43,17 @@ class Place:
         return f"step {self.step} (epoch {self.epoch})"
 
 
-def nonfinite(
-    place: Place, module: nn.Module, again: Callable[[Batch], object], loss: float, gradient_norm: float
-) -> UserError:
+class Step(Protocol):
+    """What a step that went wrong can be asked for once more."""
+
+    def forward_again(self, batch: Batch) -> object:
+        """The batch through the module."""
+
+    def show_gradients(self, batch: Batch) -> None:
+        """See that the batch's gradients lie with the parameters."""
+
+
+def nonfinite(place: Place, module: nn.Module, step: Step, loss: float, gradient_norm: float) -> UserError:
     """A loss or gradients that are not finite; weights are still as they were before the step."""
     of_loss = not math.isfinite(loss)
     what = f"the training loss is {loss}" if of_loss else f"the norm of the gradients is {gradient_norm}"
@@ -52,9 +61,10 @@ def nonfinite(
     if batch is None:
         where = "; --train.check-every-steps 1 names the rows and the module"
     elif of_loss:
-        cause, numbers = nonfinite_forward(module, lambda: again(batch), batch.split)
+        cause, numbers = nonfinite_forward(module, lambda: step.forward_again(batch), batch.split)
         where, rows = f": {cause}", rows_named(numbers, batch)
     else:
+        step.show_gradients(batch)
         where, rows = f": {nonfinite_gradient(module)}", rows_named([], batch)
     kept = f" The state after step {place.saved_step} is kept." if place.saved_step else ""
     return UserError(

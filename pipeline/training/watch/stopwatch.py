@@ -15,6 +15,7 @@ import torch
 from export.device import Device
 
 PARTS = ("data", "forward", "backward", "optimizer")
+"""Parts of a step that is taken operator by operator; one that is taken at once is a part, ``step``, itself."""
 _ONE_IN = 16
 
 
@@ -54,10 +55,11 @@ class Stopwatch:
         """Seconds, rows a second, each part's share of the timed steps, memory (a device's at most); and begin anew."""
         self._wait()
         timed_s = sum(self._parts_s.values()) or 1.0
+        parts = dict.fromkeys([*PARTS, *self._parts_s])
         figures = {
             "duration_s": round(time.monotonic() - self._begun_s, 6),
             "rows_per_s": round(self.rows_per_s(), 3),
-            **{f"{part}_share": round(self._parts_s[part] / timed_s, 4) for part in PARTS},
+            **{f"{part}_share": round(self._parts_s[part] / timed_s, 4) for part in parts},
             "memory_bytes": psutil.Process().memory_info().rss,
         }
         if self._device.asynchronous:

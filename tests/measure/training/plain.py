@@ -1,8 +1,9 @@
 """The training loop against plain loops of the seed document, of small batches and of a CNN, in processor time.
 
-    python -m tests.measure.training.plain [--rounds N]
+    python -m tests.measure.training.plain [--rounds N] [--fast]
 
-Both take turns; the ratio is the median over rounds of a round's own ratio. Nothing is printed in either.
+Both take turns; the ratio is the median over rounds of a round's own ratio. Nothing is printed in either. ``--fast`` is
+for ``--train.fast``: its ratio is of epochs, without the first ones, in which steps are compiled.
 """
 
 from __future__ import annotations
@@ -63,21 +64,35 @@ def plain(recipe: Recipe, data: Data) -> float:
     return time.process_time() - begun_s
 
 
-def ratios(recipe: Recipe, rounds_count: int) -> list[float]:
-    """The loop's time in parts of the plain one's, by round."""
+def at_once(recipe: Recipe, data: Data) -> float:
+    """Processor seconds of a training with ``--train.fast``, as if it never compiled: of its epochs after the first."""
+    assert isinstance(recipe.train, TrainSpec)
+    marks: list[float] = []
+    spec = replace(recipe.train, fast=True, epochs=recipe.train.epochs + 2, print_every_epochs=1)
+    said = Progress(say=lambda text: marks.append(time.process_time()), advance=lambda done, total, note: None)
+    torch.manual_seed(recipe.seed)
+    loop = Loop(recipe, spec, data, recipe.model(), HOST)
+    with tempfile.TemporaryDirectory() as folder:
+        loop.run(Path(folder), "key", said)
+    return marks[-1] - marks[1]
+
+
+def ratios(loop: Callable[[Recipe, Data], float], recipe: Recipe, rounds_count: int) -> list[float]:
+    """A loop's time in parts of the plain one's, by round."""
     assert recipe.data is not None
     data = recipe.data()
-    turns: list[Callable[[Recipe, Data], float]] = [ours, plain]
-    for turn in turns:
+    for turn in (loop, plain):
         turn(recipe, data)
-    return [ours(recipe, data) / plain(recipe, data) for _ in range(rounds_count)]
+    return [loop(recipe, data) / plain(recipe, data) for _ in range(rounds_count)]
 
 
 def main() -> int:
     """Print a ratio for each kind of training."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=30)
-    rounds_count = parser.parse_args().rounds
+    parser.add_argument("--fast", action="store_true")
+    arguments = parser.parse_args()
+    loop = at_once if arguments.fast else ours
     torch.set_num_threads(1)
     small, cnn = seed.recipe(), digits.recipe()
     cnn = replace(cnn, data=lambda: Data(train=digits.data().train))
@@ -88,7 +103,7 @@ def main() -> int:
         ("digits: an epoch of 64 rows a step", cnn, {"epochs": 1, "batch_rows": 64}),
     ):
         spec = TrainSpec(**{"epochs": 50, "optimizer": "sgd", "lr": 0.1} | settings)  # type: ignore[arg-type]
-        values = sorted(ratios(replace(recipe, train=spec), rounds_count))
+        values = sorted(ratios(loop, replace(recipe, train=spec), arguments.rounds))
         spread = f"{values[len(values) // 4]:.2f} to {values[3 * len(values) // 4]:.2f}"
         print(f"{name}: {statistics.median(values):.2f} times the plain loop (half of the rounds: {spread})")
     return 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -40,15 +40,24 @@ def averaged(spec: TrainSpec, module: nn.Module) -> AveragedModel | None:
 class Step:
     """How a recipe's batches change its module."""
 
-    def __init__(self, recipe: Recipe, spec: TrainSpec, training: Training, where: Device, world: World) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        spec: TrainSpec,
+        training: Training,
+        where: Device,
+        world: World,
+        around: Callable[..., Any] | None = None,
+    ) -> None:
+        """``around`` is called in place of the module, with its arguments."""
         assert recipe.loss is not None
-        self._spec, self._training, self._loss, self._world = spec, training, recipe.loss, world
+        self._spec, self._training, self._loss, self._world, self._device = spec, training, recipe.loss, world, where
         self._precision = Precision(spec, where)
         training.scaler = self._precision.scaler
         if spec.compile:
             training.module.compile()
         self._around = training.module if spec.sharded else world.around(training.module)
-        self.call = Caller(recipe, training.module, self._around)
+        self.call = Caller(recipe, training.module, around or self._around)
         self._parameters = [each for group in training.optimizer.param_groups for each in group["params"]]
         alike = len({(each.dtype, each.layout) for each in self._parameters}) == 1
         self._is_small = not spec.sharded and alike and sum(each.numel() for each in self._parameters) < _SMALL
@@ -96,8 +105,15 @@ class Step:
         else:
             scaler.step(optimizer)
             scaler.update()
+        self.update_average()
+
+    def update_average(self) -> None:
+        """The moving average of the weights, where one is asked for."""
         if self._training.average is not None:
             self._training.average.update_parameters(self._training.module)
+
+    def show_gradients(self, batch: Batch) -> None:
+        """See that a batch's gradients lie with the parameters, for whoever looks at them: they do."""
 
     def forward_again(self, batch: Batch) -> object:
         """The batch through the module, for whoever looks what becomes of it."""
@@ -120,8 +136,11 @@ class Step:
 
     def _parts(self, batch: Batch) -> Iterator[tuple[Split, float, bool]]:
         """What goes through the model at once, its share of the step's rows, and whether it is the last."""
-        share, rows_count = batch.share * self._world.size, batch.split.rows_count
-        bounds = self._bounds(batch)
+        share = batch.share * self._world.size
+        if self._spec.accumulate == 1:
+            yield batch.split, share, True
+            return
+        rows_count, bounds = batch.split.rows_count, self._bounds(batch)
         if len(bounds) <= 2:
             yield batch.split, share, True
             return

@@ -1,0 +1,1 @@
+"""One step of training: taken operator by operator, or at once."""
