@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from platform import python_version
 from typing import Annotated, Any
 
 import torch
@@ -21,6 +22,7 @@ from bench.timing.spec import BenchSpec
 from bench.verdict.entry import Entry, entries
 from bench.verdict.limits import Limits
 from export import registry
+from export.environment import version
 from export.errors import UserError
 from export.files import is_folder_name
 from export.foreign import files as foreign_files
@@ -64,6 +66,8 @@ class Recipe:
     """The model's licence as an SPDX identifier: a bundle says it."""
     files: tyro.conf.Suppress[tuple[Path, ...]] = ()
     """Files that the recipe reads (data, weights): a change in one makes a new run."""
+    data_packages: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """Distributions that the data comes with, or ``python``: another version of one is other data, trained anew."""
     seed: tyro.conf.Suppress[int] = 0
     """Governs initialisation, order of rows, dropout and every drawn input."""
     train: TrainSpec | Annotated[OwnLoop, tyro.conf.Suppress] | None = None
@@ -89,6 +93,11 @@ class Recipe:
         if not callable(self.train):
             return self.train
         return f"{self.train.__module__}:{getattr(self.train, '__qualname__', type(self.train).__name__)}"
+
+    @property
+    def versions(self) -> dict[str, str | None]:
+        """What is installed of ``data_packages``."""
+        return {name: python_version() if name == "python" else version(name) for name in self.data_packages}
 
     @property
     def must_be_good(self) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ from pipeline.stages.tools import tools_sha256
 KEY_DIGITS = 12
 S = TypeVar("S", bound=Record)
 T = TypeVar("T")
-_SETTINGS = ("train", "backends", "foreign", "required", "parity", "bench", "limits", "process", "licence")
+_SETTINGS = ("train", "backends", "foreign", "required", "parity", "bench", "limits", "process", "licence", "versions")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,6 +72,7 @@ def recipe() -> Recipe:
             ranges={"batch": SizeRange(max=4096)},
         ),
         data=data,
+        data_packages=("scikit-learn",),
         loss=loss,
         metrics={"accuracy": accuracy},
         train=TrainSpec(epochs=30, batch_rows=64, lr=3e-3, schedule="cosine", keep="best"),

@@ -148,6 +148,7 @@ def recipe() -> Recipe:
             ranges={"batch": SizeRange(max=4096), "length": SizeRange(max=256, example=LENGTH)},
         ),
         data=data,
+        data_packages=("babel",),
         loss=nn.functional.cross_entropy,
         metrics={"accuracy": accuracy},
         train=TrainSpec(

@@ -65,6 +65,7 @@ def train(run: Run, world: World = ALONE, begin: Callable[[Path, str], None] = l
         given=None if recipe.train else _given_weights_sha256(run),
         sources=run.record.source_sha256,
         files=run.record.file_sha256,
+        data=recipe.versions,
     )
 
     def make(folder: Path) -> None:

@@ -26,6 +26,7 @@ from pipeline.training.distributed import ALONE, World
 from pipeline.training.evaluate import validation_metrics
 from pipeline.training.optimizer import lr_ratio, make_optimizer
 from pipeline.training.sharding import gathered, reshard, shard
+from pipeline.training.state.parts import try_in_parts
 from pipeline.training.state.resume import save_state, usable_state
 from pipeline.training.state.training import Counters, Training
 from pipeline.training.steps.fast import FastStep
@@ -60,6 +61,7 @@ class Loop:
             for each in [module] if average is None else [module, average.module]:
                 shard(each, where, world)
         optimizer = recipe.optimizer(module) if recipe.optimizer else make_optimizer(spec, module, where)
+        try_in_parts(optimizer)
         self._training = Training(module=module, optimizer=optimizer, average=average)
         if world.rank:
             seed_generators(recipe.seed, world.rank)  # each draws its own dropout
@@ -174,8 +176,7 @@ class Loop:
         for number, (loss, norm, rows_count) in enumerate(self._unread, 1 - len(self._unread)):
             self._loss_now, self._norm_now = loss.item(), norm.item()
             if not math.isfinite(self._loss_now) or not (math.isfinite(self._norm_now) or self._training.scaler):
-                step = self._now.step + number + (batch is not None)
-                place = self._place(batch if number == 0 else None, step)
+                place = self._place(batch if number == 0 else None, self._now.step + number + (batch is not None))
                 raise nonfinite(place, self._training.module, self._step, self._loss_now, self._norm_now)
             self._now.skipped_steps += not math.isfinite(self._norm_now)
             self._now.epoch_loss += self._loss_now * rows_count
@@ -183,8 +184,7 @@ class Loop:
         self._unread.clear()
 
     def _place(self, batch: Batch | None, step: int) -> Place:
-        now, spec = self._now, self._spec
-        return Place(now.epoch + 1, step, batch, spec=spec, saved_step=self._saved_step)
+        return Place(self._now.epoch + 1, step, batch, spec=self._spec, saved_step=self._saved_step)
 
     def _here(self) -> Place:
         return self._place(self._batch, self._now.step + 1)

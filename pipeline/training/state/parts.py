@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from export.errors import UserError
 from export.files import FileDigest, digest_files
@@ -79,6 +80,49 @@ def like(training: Training) -> Callable[[str], torch.Tensor]:
     return like_it
 
 
+def try_in_parts(optimizer: torch.optim.Optimizer) -> None:
+    """A step of an optimizer of this kind on a small parameter in parts, before hours are spent on large ones; none
+    where its own are whole.
+
+    Raises:
+        UserError: PyTorch has no form of it for parameters in parts, or what it keeps is in other parts than those.
+    """
+    group = optimizer.param_groups[0]
+    like_it = group["params"][0]
+    if not is_part(like_it):
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh = like_it.device_mesh
+    whole = torch.ones(2 * mesh.size(), 2, dtype=like_it.dtype, device=like_it.device)
+    small = nn.Parameter(distribute_tensor(whole, mesh, like_it.placements))
+    small.grad = torch.zeros_like(small)
+    kind: Any = type(optimizer)
+    try:
+        trial: torch.optim.Optimizer = kind([{**group, "params": [small]}])
+    except TypeError:  # one of the user's own, that wants more: it is held to the same when it is saved
+        return
+    try:
+        trial.step()
+    except RuntimeError as error:
+        raise UserError(
+            f"--train.sharded does not go with {kind.__name__}: {str(error).partition(chr(10))[0]}: take an optimizer "
+            "such as adamw, or leave --train.sharded out"
+        ) from error
+    for name, slot in trial.state[small].items():
+        if is_part(slot):
+            _check(name, slot, small, trial)
+
+
+def _check(name: str, slot: DTensor, parameter: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    if slot.shape != parameter.shape or slot.placements != getattr(parameter, "placements", None):
+        raise UserError(
+            f"{type(optimizer).__name__} keeps {name!r} of shape {tuple(slot.shape)} for a parameter of shape "
+            f"{tuple(parameter.shape)}, which --train.sharded cannot save in parts: take an optimizer such as adamw, "
+            "or leave --train.sharded out"
+        )
+
+
 def in_parts(tensors: Mapping[str, torch.Tensor], training: Training) -> dict[str, DTensor]:
     """Those of a training's tensors that are in parts.
 
@@ -88,11 +132,5 @@ def in_parts(tensors: Mapping[str, torch.Tensor], training: Training) -> dict[st
     sharded = {name: tensor for name, tensor in tensors.items() if is_part(tensor)}
     counterpart = like(training)
     for name, tensor in sharded.items():
-        parameter = counterpart(name)
-        if tensor.shape != parameter.shape or tensor.placements != getattr(parameter, "placements", None):
-            raise UserError(
-                f"{type(training.optimizer).__name__} keeps {name.rpartition('.')[2]!r} of shape {tuple(tensor.shape)} "
-                f"for a parameter of shape {tuple(parameter.shape)}, which --train.sharded cannot save in parts: take "
-                "an optimizer such as adamw, or leave --train.sharded out"
-            )
+        _check(name.rpartition(".")[2], tensor, counterpart(name), training.optimizer)
     return sharded
