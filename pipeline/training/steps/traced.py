@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
     from pipeline.training.spec import TrainSpec
 
+_AS_PLAIN = {"fallback_random": True, "cpp.threads": 1}
+"""Random numbers are those of a plain step; fused loops have one thread, or an index out of range in one of them, such
+as a label that there is not, would end the process without a word (matrix products and convolutions have all)."""
 _OPTIMIZER = {"foreach": False, "fused": None, "capturable": False, "differentiable": True}
 """The form of torch's optimizers that decides nothing by a tensor's value."""
 
@@ -177,7 +180,7 @@ def compiled(graph: torch.fx.GraphModule, tensors: Sequence[torch.Tensor]) -> Ca
     Raises:
         UserError: Inductor cannot compile them.
     """
-    patches = settings() | {"fallback_random": True}  # random numbers are those of a plain step
+    patches = settings() | _AS_PLAIN
     try:
         with torch.no_grad():
             function: Callable[..., Any] = torch._inductor.standalone_compile(
