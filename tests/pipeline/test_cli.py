@@ -43,7 +43,7 @@ ABSENT_DIMENSION = (
         (["sede"], "did you mean 'seed'?"),
         (["nowhere.py"], "there is no recipe file nowhere.py"),
         ([str(ROOT / "pipeline" / "data.py")], "it must define a function 'recipe'"),
-        (["seed", "--train.epochs", "--train.fast", "0"], "train.epochs must be >= 1, got 0"),
+        (["seed", "--train.epochs", "0"], "train.epochs must be >= 1, got 0"),
         (["seed", "--train.epoch", "3"], "--train.epoch"),
         (["seed", "--backends", "onnx", "tensorrt"], "got 'tensorrt'"),
         (["seed", "--seed", "-1"], "seed must lie in [0, 2**32), got -1"),
