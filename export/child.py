@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,13 +102,18 @@ def main(job_file: Path, parent_pid: int | None = None) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End as ``multiprocessing`` ends what it forks: what waits for the end is done, and nothing is taken apart.
+    """End as ``multiprocessing`` ends what it forks: threads are waited for, what waits for the end is done, and
+    nothing is taken apart.
 
     Taking torch apart costs a third of a second of a processor, to free memory that goes with the process.
     """
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except OSError as error:
+        code = EXIT_NO_SPACE if no_space(error) else code or 1
     os._exit(code)
 
 

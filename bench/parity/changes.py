@@ -73,6 +73,8 @@ NON_FINITE: dict[str, Callable[[Values, float], Values]] = {
     "Inf in one element": _planted(np.inf),
     "-Inf in one element": _planted(-np.inf),
 }
+PAST_FLOAT16 = ("large", "huge", "near overflow")
+"""Changes after which what a model computes may lie beyond 65504."""
 _CHANGES = {**VALUES, **EXTREMES, **NON_FINITE}
 
 

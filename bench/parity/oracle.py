@@ -32,6 +32,8 @@ _OF_CASTS = 4.0
 _ROUNDINGS, _ROUNDINGS_OF_OTHER_KERNELS = 4.0, 64.0
 """Roundings by which a module and its program differ at most where they run the same operators; where the tracer has
 put others in their place."""
+_PERCEPTIBLE = 0.01
+"""More than four roundings in half precision may make: what is farther apart is another function."""
 _OTHERWISE = 1e-8
 """A relative difference from which on a program computes something else, as far as narrower floats can tell."""
 OTHERWISE = (
@@ -59,6 +61,8 @@ class Oracle:
         self.failure: str | None = None
         self.program_differs: str | None = None
         """How the program is another function; None if it is not, as far as one can tell."""
+        self.program_compared = False
+        """Whether the program answered the example beside the module."""
         self._wide: Flat | None = None
         self._choose(module)
 
@@ -113,15 +117,21 @@ class Oracle:
                 reasons.append(f"the {who} casts its output {narrow} to a narrower type inside")
                 del answers[who]
         if answers.keys() == makers.keys():
+            self.program_compared = True
             difference = _largest_difference(answers["module"], answers["program"])
             if difference > _FLOAT64_NOISE and self._is_the_model(difference, answers["program"], example):
                 del answers["module"]
             elif difference > _OTHERWISE:
                 self._leave_out_the_program("float64 answer", difference)
         elif "program" in answers:
-            difference, eps = self._as_they_are(example)
-            if difference > _ROUNDINGS_OF_OTHER_KERNELS * eps:
-                reasons.append(self._leave_out_the_program("answer", difference))
+            self.program_compared = True
+            farther = [
+                difference
+                for difference, eps in self._as_they_are(example)
+                if difference > min(_ROUNDINGS_OF_OTHER_KERNELS * eps, max(_ROUNDINGS * eps, _PERCEPTIBLE))
+            ]
+            if farther:
+                reasons.append(self._leave_out_the_program("answer", max(farther)))
                 del answers["program"]
         if "module" in answers:
             self.float64_by = "module"
@@ -156,22 +166,21 @@ class Oracle:
             return False
         if difference <= _OF_CASTS * _largest_difference(as_traced, in_float64):
             return True
-        as_they_are, eps = self._as_they_are(example)
-        return as_they_are <= _ROUNDINGS * eps
+        return all(difference <= _ROUNDINGS * eps for difference, eps in self._as_they_are(example))
 
-    def _as_they_are(self, example: Sequence[Array]) -> tuple[float, float]:
-        """How far module and program are apart in the dtypes that they have, and the unit of roundings there.
+    def _as_they_are(self, example: Sequence[Array]) -> list[tuple[float, float]]:
+        """How far each output of module and program are apart in the dtypes that they have, and its unit of roundings.
 
         Infinitely far where the program does not run so.
         """
         assert self.program_file is not None
         module = call(FlatModule(copy.deepcopy(self.module), self.signature), _tensors(example))
-        eps = max((torch.finfo(output.dtype).eps for output in module if output.is_floating_point()), default=0.0)
+        units = [torch.finfo(output.dtype).eps if output.is_floating_point() else 0.0 for output in module]
         try:
             program = call(Unguarded(load_exported(self.program_file).module()).run, _tensors(example))
         except Exception:  # noqa: BLE001 - operators refuse in their own ways
-            return math.inf, eps
-        return _largest_difference(module, program), eps
+            return [(math.inf, eps) for eps in units]
+        return [(_difference(*pair), eps) for *pair, eps in zip(module, program, units, strict=True)]
 
     def _narrow(self, outputs: Sequence[torch.Tensor]) -> str | None:
         """The first floating output that is not in float64."""

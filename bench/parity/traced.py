@@ -25,7 +25,7 @@ class TracedJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Remarks:
-    """What is odd about the program; nothing where it is the model's."""
+    """What stands against the program; nothing where it answers as the model does."""
 
     texts: tuple[str, ...] = ()
 
@@ -34,4 +34,6 @@ class Remarks:
 def remarks_on(job: TracedJob) -> Remarks:
     """Answer the example by both, in float64 and as they are."""
     oracle = Oracle(job.source.module(), job.signature, job.device, verified_program(Path(job.program)))
-    return Remarks(texts=tuple(filter(None, [oracle.program_differs])))
+    if not oracle.program_compared:
+        return Remarks(texts=("its answers could not be compared with the model's in float64",))
+    return Remarks(texts=() if oracle.program_differs is None else (oracle.program_differs,))

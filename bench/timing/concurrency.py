@@ -56,6 +56,8 @@ def callers_together(
     gate = threading.Barrier(len(runs) + 1)
     latencies: list[list[float]] = [[] for _ in runs]
     failed: list[BaseException] = []
+    done: list[Callable[[], Any]] = []
+    """Callers that have calls enough; they go on until all have, or the others would meet fewer."""
     wait = where.waiter()
 
     def call(run: Callable[[], Any], times_s: list[float]) -> None:
@@ -67,7 +69,7 @@ def callers_together(
             gate.wait()
             began = now_s()
             least_s, most_s = began + time.least_s, began + time.most_s
-            while began < (least_s if len(times_s) >= _KEPT_CALLS else most_s) or not times_s:
+            while began < (least_s if len(done) == len(latencies) else most_s) or not times_s:
                 try:
                     run()
                     wait()
@@ -76,6 +78,8 @@ def callers_together(
                     return
                 ended = now_s()
                 times_s.append(ended - began)
+                if len(times_s) == _KEPT_CALLS:
+                    done.append(run)
                 began = ended
 
     threads = [

@@ -71,7 +71,11 @@ def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
             name: f"took longer than {leader}, from which others took cores" for name in eligible if name != leader
         }
         reason = f"{leader} took the least time, though others took cores from it: nobody knows by how much"
-        return Ranking(winner=leader, tied=(), pareto_front=pareto_front, reason=reason, why_not=not_ranked | others)
+        if winner != leader:
+            reason += f"; {winner} is tied with it, and simpler to deploy"
+            others[leader] = f"tied with {winner}, which is simpler to deploy"
+            del others[winner]
+        return Ranking(winner=winner, tied=(), pareto_front=pareto_front, reason=reason, why_not=not_ranked | others)
     return Ranking(
         winner=winner,
         tied=tuple(sorted([fastest, *tied], key=lambda name: statistics.mean(times[name]))) if tied else (),

@@ -33,14 +33,14 @@ def better_options(
         for count in sorted({samples.threads_count for samples in measured.samples})
         if (series := by_batch(measured.samples, count)).keys() == batches
     }
-    times = {options: log_s for options, log_s in times.items() if not _is_spoilt(measured, options)} or times
+    times = {options: log_s for options, log_s in times.items() if not is_spoilt(measured, options)} or times
     times = {options: log_s for options, log_s in times.items() if not breaks(options)} or times
     fastest = min(times, key=lambda options: times[options])
     is_tie = asked in times and times[fastest] >= times[asked] + math.log1p(-tie_ratio)
     return asked if is_tie else fastest
 
 
-def _is_spoilt(measured: Measurement, options: LoadOptions) -> bool:
+def is_spoilt(measured: Measurement, options: LoadOptions) -> bool:
     """Whether its times with these settings are not its own at some batch size."""
     by_size: dict[int, list[Samples]] = {}
     for samples in measured.samples:

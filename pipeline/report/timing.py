@@ -126,9 +126,9 @@ def _latency_row(name: str, speed: Speed) -> LatencyRow:
 
 
 def _percentile(speed: Speed, share: float) -> Figure:
-    """With its interval on hover; a dash where the sample supports none."""
+    """With its interval on hover; a dash where the sample supports none, or is not its own."""
     percentile = next((percentile for percentile in speed.percentiles if percentile.share == share), None)
-    if percentile is None:
+    if percentile is None or speed.spoilt is not None:
         return Figure(text="-")
     interval = f"{numbers.seconds(percentile.low_s)} to {numbers.seconds(percentile.high_s)}"
     return Figure(text=numbers.seconds(percentile.value_s), hover=interval)

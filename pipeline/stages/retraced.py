@@ -18,7 +18,7 @@ from export.artifact import PROGRAM_RECORD, Artifact, ProgramRecord
 from export.files import publish
 from export.record import digest, read, write
 from export.roads import ROAD
-from export.worker import Done
+from export.worker import Failed
 from pipeline.run import Run, fresh
 from pipeline.stages.build import build
 from pipeline.stages.capture import Captures
@@ -60,21 +60,26 @@ def _another(run: Run, trained: Trained, refused: ProgramRecord, why: str) -> Pr
         return None
     run.console.stage("capture", f"refused as traced by {refused.facts[ROAD]}, and traced by another road: {why}")
     left_out, folder = before.left_out | {refused.facts[ROAD]: why}, fresh(run.files.program, "other")
+    closed: str | None = None
     while captures.make(folder, left_out) is None:
         program = read(ProgramRecord, folder / PROGRAM_RECORD)
         if program.failure or program.facts[ROAD] in left_out:
+            closed = standard
             break
         job = TracedJob(source=trained.source, signature=program.signature, device=run.device, program=str(folder))
         end = run.workspace.run(remarks_on, job, "traced-again")
-        if isinstance(end, Done) and end.result == Remarks():
+        if isinstance(end, Failed):
+            break
+        if end.result == Remarks():
             write(place, replace(before, left_out=left_out, closed=None))  # first: if killed now, it is traced again
             publish(folder, run.files.program)
             run.console.stage("capture", captures.line(program))
             return program
-        left_out[program.facts[ROAD]] = "; ".join(end.result.texts) if isinstance(end, Done) else end.summary
+        left_out[program.facts[ROAD]] = "; ".join(end.result.texts)
         shutil.rmtree(folder)
         folder.mkdir()
     shutil.rmtree(folder)
-    write(place, replace(before, closed=standard))
+    if closed is not None:  # else a process ended, which another time, or limit, may not
+        write(place, replace(before, closed=closed))
     run.console.stage("capture", "no other road traces what the model computes")
     return None

@@ -10,7 +10,7 @@ from bench.parity.report import ParityReport
 from bench.timing.measurement import Measurement, SessionRecord
 from bench.verdict.figures import Rounds, figures
 from bench.verdict.judge import Failure
-from bench.verdict.threads import better_options
+from bench.verdict.threads import better_options, is_spoilt
 from export import registry
 from export.artifact import Artifact, ProgramRecord
 from export.backend import LoadOptions
@@ -43,7 +43,9 @@ def at_better_threads(
         stage = ParityStage(run, trained, program)
 
         def recheck(name: str) -> ParityReport | Failure:
-            return _rechecked(run, stage, artifacts[name], reports[name], better[name])
+            asked = reports[name]
+            disturbed = is_spoilt(measurements[name], asked.options)
+            return _rechecked(run, stage, artifacts[name], asked, better[name], disturbed=disturbed)
 
         settled |= side_by_side(run, "measure", better, recheck, {})
     for name, asked in reports.items():
@@ -82,11 +84,12 @@ def _breaks(run: Run, session: SessionRecord, artifact: Artifact, measured: Meas
 
 
 def _rechecked(
-    run: Run, stage: ParityStage, artifact: Artifact, asked: ParityReport, options: LoadOptions
+    run: Run, stage: ParityStage, artifact: Artifact, asked: ParityReport, options: LoadOptions, *, disturbed: bool
 ) -> ParityReport:
     """The report with these settings, or the asked one where they do not pass as it did."""
     report = stage.recheck(artifact, options)
-    faster = f"{artifact.name}: faster with {options.summary} than with {asked.options.summary}"
+    how = "better known with {} than, beside others, with {}" if disturbed else "faster with {} than with {}"
+    faster = f"{artifact.name}: {how.format(options.summary, asked.options.summary)}"
     if not isinstance(report, ParityReport) or report.status != asked.status:
         why = report.summary if isinstance(report, ParityReport) else report.cause
         run.console.stage("measure", f"{faster}, and compared with the latter: parity with the former is {why}")

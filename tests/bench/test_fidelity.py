@@ -12,9 +12,11 @@ from bench.parity.cases import Case
 from bench.parity.check import Check
 from bench.parity.equivalent import thresholds
 from bench.parity.levels import LEVELS
-from bench.parity.levels.fidelity import FidelityTally, is_quantized
+from bench.parity.levels.fidelity import FidelityTally, as_intended, is_quantized
 from bench.parity.levels.level import Context
 from bench.parity.levels.metric import Metric
+from bench.parity.levels.other_inputs import Sizes
+from bench.parity.levels.structure import Structure
 from export import registry
 from export.artifact import open_artifact
 from export.backend import Witness
@@ -61,6 +63,24 @@ def test_a_metric_that_fails_is_the_verdict(runs: ModelRuns) -> None:
     measured = Check(level="metric", subject="accuracy", status="fail", message="changed")
     context = replace(a_context(runs("Pointwise"), "int8"), observed=(measured,))
     assert list(Metric().checks(context)) == [measured]
+
+
+@pytest.mark.parametrize("precision", ["int8", "float16 from float32"])
+def test_no_precision_is_a_reason_to_refuse_a_size(precision: str, runs: ModelRuns) -> None:
+    context = a_context(runs("Pointwise"), precision)
+    number = next(number for number, case in enumerate(context.cases) if case.group == "sizes")
+    context = replace(context, refusals={number: "RuntimeError: 7 is not 4"})
+    (refused,) = Sizes().checks(replace(context, has_reference=False))
+    assert as_intended(refused, Sizes(), context).status == "fail"
+    error = replace(refused, cases=("zeros",))  # the twin: what was answered, and differs
+    assert as_intended(error, Sizes(), context).status == "reported"
+
+
+@pytest.mark.parametrize(("case", "status"), [("near overflow", "reported"), ("zeros", "fail"), ("tiny", "fail")])
+def test_float16_is_excused_for_what_is_large_alone(case: str, status: str, runs: ModelRuns) -> None:
+    context = a_context(runs("Pointwise"), "float16 from float32")
+    found = Check(level="structure", subject="y", status="fail", message="1 is not finite", cases=(case,))
+    assert as_intended(found, Structure(), context).status == status
 
 
 def a_context(run: ModelRun, precision: str) -> Context:

@@ -74,11 +74,11 @@ def weights_check(opened: Opened, checkpoint: Path, calls: Sequence[Call] = ()) 
 
 
 def _halved(comparison: Found, how: str, half: str) -> Check:
-    """The finding about a file of half precision; what differs may be right, if a tool folded something into it."""
+    """The finding about a file of half precision; what differs, or is not there, may be right, if a tool folded it."""
     check = comparison.check(how)
-    if check.status != "fail":
-        return check
-    return replace(check, status="inconclusive", message=f"{check.message}, more than {half} makes of it")
+    if check.status == "fail":
+        return replace(check, status="inconclusive", message=f"{check.message}, more than {half} makes of it")
+    return replace(check, status="inconclusive") if comparison.missing else check
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ _COPIES_BYTES = tuple(1 << power for power in range(16, 28, 2))
 _COPIES_BYTES_GPU = tuple(1 << power for power in range(16, 32, 2))
 """Working sets at which copying is timed: from 64 KiB to what no cache holds, 64 MiB and 1 GiB."""
 _SIDES, _SIDES_GPU = (256, 512, 1024, 2048), (1024, 2048, 4096, 8192)
-_LAUNCHES, _REPEATS = 200, 5
+_LAUNCHES, _REPEATS, _LEAST_REPEATS = 200, 5, 3
 _LEAST_S, _MOST_S = 0.02, 0.2
-"""How long repeats last: at least all of them together; and at most, after which no other is begun but the second."""
+"""How long repeats last: at least all of them together; and at most, after which none is begun but the least number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,7 @@ def _best_s(call: Callable[[], Any], where: Device) -> float:
 
     best_s, began_s = float("inf"), now_s()
     for repeat in range(_REPEATS):
-        if repeat > 1 and now_s() - began_s > _MOST_S:
+        if repeat >= _LEAST_REPEATS and now_s() - began_s > _MOST_S:
             break
         device_s = where.timed_s(block)
         block_s = _block_s(call, wait, calls_count) if device_s is None else device_s / calls_count

@@ -10,9 +10,10 @@ import torch
 from export.device import Device
 from export.errors import UserError
 from pipeline.data import Split
+from pipeline.training.determinism import RandomState
 from pipeline.training.state.training import Training
 from pipeline.training.steps.step import Step
-from pipeline.training.steps.whole import Result, whole
+from pipeline.training.steps.whole import Result, refuse_draws_on_host, refuse_replaced_buffers, whole
 
 
 class Recorded:
@@ -34,16 +35,23 @@ class Recorded:
         self._lrs = [torch.tensor(group["lr"], device=where.torch_name) for group in groups if moves_lr]
 
     def call(self, split: Split) -> Callable[[Split], Result]:
-        """Takes steps on batches of the shapes of ``split``; nothing is trained yet."""
+        """Takes steps on batches of the shapes of ``split``; nothing is trained yet.
+
+        Raises:
+            UserError: the step cannot be recorded, or a recording of it would do something else.
+        """
         fixed = Split(inputs={name: rows.clone() for name, rows in split.inputs.items()}, targets=split.targets.clone())
         kept = self._kept()
-        buffers = [each.detach() for each in self._training.module.buffers()]
+        own = [*self._training.module.buffers()]
+        buffers, random = [each.detach() for each in own], RandomState.now()
 
         def step() -> Result:
             return whole(self._step, fixed, self._device, self._training.optimizer.step, kept)
 
         with self._as_they_are([*kept, *buffers]), self._lr_tensors(), torch.no_grad():
-            replay = self._device.captured(step)
+            replay = self._recorded(step)
+        self._check(own, len(kept))
+        refuse_draws_on_host(random, RandomState.now())
 
         def call(split: Split) -> Result:
             for name, rows in split.inputs.items():
@@ -55,6 +63,22 @@ class Recorded:
             return loss.clone(), norm.clone()  # the next replay writes over its results
 
         return call
+
+    def _recorded(self, step: Callable[[], Result]) -> Callable[[], Result]:
+        try:
+            return self._device.captured(step)
+        except UserError as error:
+            reason = str(error).partition(": ")[2].removesuffix(". Leave the option out")
+            raise UserError(
+                f"--train.fast: a CUDA graph cannot hold the step: {reason}. Leave --train.fast out"
+            ) from error
+
+    def _check(self, buffers: list[torch.Tensor], kept_count: int) -> None:
+        """That the tensors which a replay reads and writes are those of the next step."""
+        before = {id(each) for each in buffers}
+        refuse_replaced_buffers([name for name, now in self._training.module.named_buffers() if id(now) not in before])
+        if len(self._kept()) != kept_count:
+            raise UserError("--train.fast: a parameter has no gradient in every step: leave --train.fast out")
 
     def _kept(self) -> list[torch.Tensor]:
         optimizer = self._training.optimizer

@@ -25,7 +25,7 @@ from pipeline.training.determinism import RandomState
 from pipeline.training.distributed import ALONE
 from pipeline.training.state.training import Training
 from pipeline.training.steps.step import Step
-from pipeline.training.steps.whole import Result, whole
+from pipeline.training.steps.whole import Result, refuse_draws_on_host, refuse_replaced_buffers, whole
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -56,8 +56,8 @@ class Traced:
         if reason := missing_compiler("C++"):
             raise UserError(f"--train.fast compiles the step: {reason}")
         self._recipe, self._spec, self._training = recipe, spec, training
-        module = training.module
-        self._named: dict[str, torch.Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        self._named: dict[str, torch.Tensor] = {}
+        """Parameters and buffers: of the module as it is after a plain step, in which forward may replace some."""
         self._lrs = [torch.tensor(group["lr"], dtype=torch.float64) for group in self._groups if spec.moves_lr]
 
     def call(self, split: Split) -> Callable[[Split], Result]:
@@ -66,7 +66,8 @@ class Traced:
         Raises:
             UserError: the step cannot be traced, or compiled.
         """
-        names = list(split.inputs)
+        names, module = list(split.inputs), self._training.module
+        self._named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         slots = [each for _, _, each in self._slots()]
         fixed = [*(each.detach() for each in self._named.values()), *slots, *self._lrs]
         tensors = [*fixed, *split.inputs.values(), split.targets]
@@ -133,7 +134,11 @@ class Traced:
 
         step = Step(self._recipe, self._spec, Training(module=module, optimizer=optimizer), HOST, ALONE, call)
         trained = [named[name] for name, parameter in module.named_parameters() if parameter.requires_grad]
-        return whole(step, split, HOST, advance, [*trained, *slots.values()])
+        given = dict(leaves)
+        result = whole(step, split, HOST, advance, [*trained, *slots.values()])
+        refuse_replaced_buffers([name for name, each in leaves.items() if each is not given[name]])
+        _check_slots(optimizer, len(slots))
+        return result
 
     def _counterpart(
         self, leaf: Callable[[torch.Tensor], torch.Tensor], lrs: list[torch.Tensor]
@@ -145,6 +150,19 @@ class Traced:
         kind: Any = type(self._training.optimizer)
         optimizer: torch.optim.Optimizer = kind(groups)
         return optimizer
+
+
+def _check_slots(optimizer: torch.optim.Optimizer, count: int) -> None:
+    """What an optimizer begins to keep in a step that is written down, it would begin with in every one.
+
+    Raises:
+        UserError: it keeps more than ``count`` tensors.
+    """
+    if sum(isinstance(each, torch.Tensor) for state in optimizer.state.values() for each in state.values()) > count:
+        raise UserError(
+            "--train.fast: a parameter had no gradient in the first step, and has one in a step of another shape: "
+            "leave --train.fast out"
+        )
 
 
 def graph_of(step: Callable[..., Result], tensors: Sequence[torch.Tensor]) -> torch.fx.GraphModule:
@@ -164,13 +182,9 @@ def graph_of(step: Callable[..., Result], tensors: Sequence[torch.Tensor]) -> to
             "--train.fast makes one function of a step, and this one asks for a tensor's value: "
             f"{str(error).partition('.')[0]}. Compute with tensors alone, or leave --train.fast out"
         ) from error
-    drew = RandomState.now().drawn_on_host(before)
+    after = RandomState.now()
     before.restore()
-    if drew:
-        raise UserError(
-            f"--train.fast makes one function of a step, which would give for ever what {drew} drew once: let the "
-            "model and the loss draw from torch, or leave --train.fast out"
-        )
+    refuse_draws_on_host(before, after)
     return graph
 
 

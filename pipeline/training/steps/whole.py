@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 from export.device import Device
+from export.errors import UserError
 from pipeline.data import Split
 from pipeline.training.batches.batch import Batch
+from pipeline.training.determinism import RandomState
 from pipeline.training.steps.step import Step
 from pipeline.training.watch.stopwatch import Stopwatch
 
@@ -34,3 +36,29 @@ def whole(
     for each, old in zip(kept, before, strict=True):
         each.copy_(torch.where(is_finite, each, old))
     return loss, norm
+
+
+def refuse_draws_on_host(before: RandomState, after: RandomState) -> None:
+    """A step that is traced or recorded holds what it was given by generators that are not torch's.
+
+    Raises:
+        UserError: it drew from one between the two states.
+    """
+    if drew := after.drawn_on_host(before):
+        raise UserError(
+            f"--train.fast makes one function of a step, which would give for ever what {drew} drew once: let the "
+            "model and the loss draw from torch, or leave --train.fast out"
+        )
+
+
+def refuse_replaced_buffers(names: Sequence[str]) -> None:
+    """A step that is traced or recorded reads and writes the buffers that there were.
+
+    Raises:
+        UserError: forward put other tensors in the place of some.
+    """
+    if names:
+        raise UserError(
+            f"--train.fast: forward puts another tensor in the place of the buffer {names[0]}, which one function of a "
+            "step does not see: write into it (copy_), or leave --train.fast out"
+        )

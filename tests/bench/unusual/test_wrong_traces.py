@@ -58,6 +58,13 @@ class InItsOwnDtypeAlone(TracedOtherwise):
         return super().forward(x)
 
 
+class AnswersInHalfPrecision(TracedOtherwise):
+    """Sixty-four roundings of what it answers in are half of the largest value."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.float()).bfloat16()
+
+
 class BesidesAMask(TracedOtherwise):
     """A column beside the others is larger than they by far."""
 
@@ -73,6 +80,8 @@ def make(kind: str) -> nn.Module:
         return AsksForItsDtype().eval()
     if kind[0] == "!":
         return InItsOwnDtypeAlone(float(kind[1:])).eval()
+    if kind[0] == "h":
+        return AnswersInHalfPrecision(float(kind[1:])).eval()
     return (BesidesAMask(float(kind[1:])) if kind[0] == "+" else TracedOtherwise(float(kind))).eval()
 
 
@@ -99,15 +108,18 @@ def test_with_every_program_taken_for_the_model_the_wrong_trace_is_the_truth(
     assert run.judge(run.build("exported", tmp_path / "exported")).status == "pass"
 
 
-def test_a_wrong_trace_is_no_truth_either_where_the_module_does_not_run_in_float64(tmp_path: Path) -> None:
-    run = run_of("!1.00002", tmp_path / "run")
+@pytest.mark.parametrize("kind", ["!1.00002", "h1.3"], ids=["refuses float64", "answers in half precision"])
+def test_a_wrong_trace_is_no_truth_either_where_the_module_does_not_run_in_float64(kind: str, tmp_path: Path) -> None:
+    run = run_of(kind, tmp_path / "run")
     assert run.reference.float64_by is None
     assert "computes something else than the model: its answer" in (run.reference.program_differs or "")
     assert run.judge(run.build("exported", tmp_path / "exported")).status == "no-reference"
 
 
 @pytest.mark.parametrize(
-    "kind", ["", "dtype", "!1"], ids=["rounds inside in every way", "asks for its dtype", "refuses float64"]
+    "kind",
+    ["", "dtype", "!1", "h1"],
+    ids=["rounds inside in every way", "asks for its dtype", "refuses float64", "answers in half precision"],
 )
 def test_a_right_program_stays_the_truth_where_the_module_is_another_in_float64(kind: str, tmp_path: Path) -> None:
     run = run_of(kind, tmp_path / "run")

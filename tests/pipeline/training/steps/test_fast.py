@@ -84,6 +84,40 @@ def test_adam_its_schedule_and_the_average_come_to_the_same_up_to_rounding(tmp_p
         assert other == pytest.approx(line, rel=1e-5)
 
 
+class WithAnAverage(Net):
+    """Puts a new tensor in the place of a buffer at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.average: torch.Tensor
+        self.register_buffer("average", torch.zeros(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.average = self.next(x)
+        return super().forward(x) + self.average.sum()
+
+    def next(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.9 * self.average + 0.1 * x.mean(0).detach()
+
+
+class InPlace(WithAnAverage):
+    """The same, written into the buffer."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.average.copy_(self.next(x))
+        return Net.forward(self, x) + self.average.sum()
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_buffer_that_forward_replaces_is_refused_and_one_that_it_writes_into_goes_on(tmp_path: Path) -> None:
+    wanted = recipe(optimizer="sgd", lr=0.1, batch_rows=10)
+    with pytest.raises(UserError, match="puts another tensor in the place of the buffer average"):
+        run(fast(replace(wanted, model=WithAnAverage)), tmp_path / "replaced")
+    plain, at_once = both(replace(wanted, model=InPlace), tmp_path)
+    assert plain["average"].abs().sum() > 0
+    assert same_bits(plain, at_once)
+
+
 class CutOffError(Exception):
     pass
 
