@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from math import log
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -81,17 +82,26 @@ def test_a_neighbour_on_the_same_core_is_seen_and_what_it_spoilt_least_is_kept()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are held to a core by Linux")
 @pytest.mark.usefixtures("beside_a_neighbour")
-def test_without_the_count_of_switches_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_time_that_was_waited_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin."""
-    monkeypatch.setattr(rounds, "switched_out_count", lambda: 0)
+    monkeypatch.setattr(rounds, "waited_s", lambda: 0.0)
     assert shares() == (0.0, 0.0)
 
 
-def test_a_switch_spoils_a_short_sample_and_not_a_long_one() -> None:
-    assert is_spoilt(1, 0.002)
-    assert not is_spoilt(1, 1.0)
-    assert is_spoilt(20, 1.0)
-    assert not is_spoilt(0, 1e-6)
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are held to a core by Linux")
+@pytest.mark.usefixtures("beside_a_neighbour")
+def test_where_the_system_does_not_tell_how_long_it_is_seen_by_how_often(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(rounds, "_THREADS", tmp_path / "none")
+    assert shares()[0] > 0.1
+
+
+def test_what_was_waited_spoils_a_short_sample_and_not_a_long_one() -> None:
+    assert is_spoilt(0.003, 0.002)
+    assert not is_spoilt(0.003, 1.0)
+    assert is_spoilt(0.06, 1.0)
+    assert not is_spoilt(0.0, 1e-6)
 
 
 def turns(spoilt: str) -> Iterator[Round]:
