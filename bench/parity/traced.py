@@ -23,17 +23,12 @@ class TracedJob:
     """Its folder."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Remarks:
-    """What stands against the program; nothing where it answers as the model does."""
-
-    texts: tuple[str, ...] = ()
-
-
 @task
-def remarks_on(job: TracedJob) -> Remarks:
-    """Answer the example by both, in float64 and as they are."""
+def difference(job: TracedJob) -> str | None:
+    """What stands against the program, which answers the example beside the module, in float64 or as they are; None if
+    nothing does.
+    """
     oracle = Oracle(job.source.module(), job.signature, job.device, verified_program(Path(job.program)))
     if not oracle.program_compared:
-        return Remarks(texts=("its answers could not be compared with the model's in float64",))
-    return Remarks(texts=() if oracle.program_differs is None else (oracle.program_differs,))
+        return "its answers could not be compared with the model's in float64"
+    return oracle.program_differs

@@ -12,11 +12,10 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from bench.stats.steady import levels
+from bench.stats.steady import MAD_TO_SIGMA, levels
 
 LEAST_ROUNDS = 10
 """With fewer a change of level cannot be found (bench/stats/steady.py)."""
-_MAD_TO_SIGMA = 1.4826
 _MEDIAN_TO_MEAN = math.sqrt(math.pi / 2)
 """The standard error of a median over that of a mean, of normal samples."""
 
@@ -36,5 +35,5 @@ def is_enough(series: Sequence[Sequence[float]], largest_error: float) -> bool:
 def _error(logs: Sequence[float]) -> float:
     """The standard error of the median, from the median absolute deviation."""
     centre = statistics.median(logs)
-    sigma = _MAD_TO_SIGMA * statistics.median(abs(log - centre) for log in logs)
+    sigma = MAD_TO_SIGMA * statistics.median(abs(log - centre) for log in logs)
     return _MEDIAN_TO_MEAN * sigma / math.sqrt(len(logs))

@@ -16,7 +16,7 @@ _LEAST_SEGMENT = 5
 _PENALTY = 3.0
 _LEAST_STEP = 0.02
 """A change of level by less interests nobody."""
-_MAD_TO_SIGMA = 1.4826
+MAD_TO_SIGMA = 1.4826
 
 
 def levels(series: Sequence[Sequence[float]]) -> list[float]:
@@ -40,7 +40,7 @@ def _last_change(logs: Sequence[float]) -> int:
     if count < 2 * _LEAST_SEGMENT:
         return 0
     steps = [abs(b - a) for a, b in itertools.pairwise(logs)]
-    sigma = _MAD_TO_SIGMA * statistics.median(steps) / math.sqrt(2)
+    sigma = MAD_TO_SIGMA * statistics.median(steps) / math.sqrt(2)
     calm = [statistics.median(logs[max(at - 1, 0) : at + 2]) for at in range(count)]  # one slow round is no change
     start = 0
     while (split := _best_split(calm[start:], _PENALTY * math.log(count) * sigma**2)) is not None:

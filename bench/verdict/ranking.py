@@ -50,13 +50,12 @@ def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
     times = {name: rounds.process_times(name, batches) for name in eligible}
     spoilt = {name: why for name in eligible if (why := rounds.spoilt_anywhere(name, batches)) is not None}
     not_ranked = {name: f"not ranked: {why}" for name, why in spoilt.items()}
-    leader = min(times, key=lambda name: statistics.mean(times[name]))
-    not_ranked.pop(leader, None)
+    fastest = min(times, key=lambda name: statistics.mean(times[name]))
+    not_ranked.pop(fastest, None)
     eligible = {name: artifact for name, artifact in eligible.items() if name not in not_ranked}
     times = {name: times[name] for name in eligible}
     noise, spec = rounds.noise_over_batches(batches), rounds.session.spec
     tie_ratio = spec.tie_ratio
-    fastest = min(times, key=lambda name: statistics.mean(times[name]))
     behind = effects(
         {name: [b - a for a, b in zip(times[fastest], times[name], strict=True)] for name in times if name != fastest},
         lambda _: noise,
@@ -66,14 +65,14 @@ def rank(eligible: Mapping[str, Eligible], rounds: Rounds) -> Ranking:
     winner = min([fastest, *tied], key=lambda name: eligible[name].deployment_rank)
     costs = {name: _costs(artifact, statistics.mean(times[name])) for name, artifact in eligible.items()}
     pareto_front = tuple(name for name in eligible if not any(_beats(costs[other], costs[name]) for other in eligible))
-    if leader in spoilt:
+    if fastest in spoilt:
         others = {
-            name: f"took longer than {leader}, from which others took cores" for name in eligible if name != leader
+            name: f"took longer than {fastest}, from which others took cores" for name in eligible if name != fastest
         }
-        reason = f"{leader} took the least time, though others took cores from it: nobody knows by how much"
-        if winner != leader:
+        reason = f"{fastest} took the least time, though others took cores from it: nobody knows by how much"
+        if winner != fastest:
             reason += f"; {winner} is tied with it, and simpler to deploy"
-            others[leader] = f"tied with {winner}, which is simpler to deploy"
+            others[fastest] = f"tied with {winner}, which is simpler to deploy"
             del others[winner]
         return Ranking(winner=winner, tied=(), pareto_front=pareto_front, reason=reason, why_not=not_ranked | others)
     return Ranking(

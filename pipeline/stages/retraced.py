@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from bench.parity.reference import Reference
 from bench.parity.report import ParityReport
-from bench.parity.traced import Remarks, TracedJob, remarks_on
+from bench.parity.traced import TracedJob, difference
 from export.artifact import PROGRAM_RECORD, Artifact, ProgramRecord
 from export.files import publish
 from export.record import digest, read, write
@@ -60,26 +60,23 @@ def _another(run: Run, trained: Trained, refused: ProgramRecord, why: str) -> Pr
         return None
     run.console.stage("capture", f"refused as traced by {refused.facts[ROAD]}, and traced by another road: {why}")
     left_out, folder = before.left_out | {refused.facts[ROAD]: why}, fresh(run.files.program, "other")
-    closed: str | None = None
     while captures.make(folder, left_out) is None:
         program = read(ProgramRecord, folder / PROGRAM_RECORD)
         if program.failure or program.facts[ROAD] in left_out:
-            closed = standard
+            write(place, replace(before, closed=standard))
             break
         job = TracedJob(source=trained.source, signature=program.signature, device=run.device, program=str(folder))
-        end = run.workspace.run(remarks_on, job, "traced-again")
-        if isinstance(end, Failed):
+        end = run.workspace.run(difference, job, "traced-again")
+        if isinstance(end, Failed):  # another time, or limit, may let it
             break
-        if end.result == Remarks():
+        if end.result is None:
             write(place, replace(before, left_out=left_out, closed=None))  # first: if killed now, it is traced again
             publish(folder, run.files.program)
             run.console.stage("capture", captures.line(program))
             return program
-        left_out[program.facts[ROAD]] = "; ".join(end.result.texts)
+        left_out[program.facts[ROAD]] = end.result
         shutil.rmtree(folder)
         folder.mkdir()
     shutil.rmtree(folder)
-    if closed is not None:  # else a process ended, which another time, or limit, may not
-        write(place, replace(before, closed=closed))
     run.console.stage("capture", "no other road traces what the model computes")
     return None

@@ -13,7 +13,7 @@ from pipeline.data import Split
 from pipeline.training.determinism import RandomState
 from pipeline.training.state.training import Training
 from pipeline.training.steps.step import Step
-from pipeline.training.steps.whole import Result, refuse_draws_on_host, refuse_replaced_buffers, whole
+from pipeline.training.steps.whole import Result, refuse_draws_on_host, refuse_replaced_buffers, slots, whole
 
 
 class Recorded:
@@ -83,10 +83,7 @@ class Recorded:
     def _kept(self) -> list[torch.Tensor]:
         optimizer = self._training.optimizer
         weights = [each.detach() for group in optimizer.param_groups for each in group["params"]]
-        slots = [
-            each for state in optimizer.state.values() for each in state.values() if isinstance(each, torch.Tensor)
-        ]
-        return weights + slots
+        return weights + [each for _, _, each in slots(optimizer)]
 
     @contextlib.contextmanager
     def _as_they_are(self, tensors: list[torch.Tensor]) -> Iterator[None]:

@@ -7,7 +7,7 @@ too. What the model draws it draws from torch's generator, as a plain step does.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from pipeline.training.determinism import RandomState
 from pipeline.training.distributed import ALONE
 from pipeline.training.state.training import Training
 from pipeline.training.steps.step import Step
-from pipeline.training.steps.whole import Result, refuse_draws_on_host, refuse_replaced_buffers, whole
+from pipeline.training.steps.whole import Result, refuse_draws_on_host, refuse_replaced_buffers, slots, whole
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -68,8 +68,8 @@ class Traced:
         """
         names, module = list(split.inputs), self._training.module
         self._named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        slots = [each for _, _, each in self._slots()]
-        fixed = [*(each.detach() for each in self._named.values()), *slots, *self._lrs]
+        kept = [each for _, _, each in slots(self._training.optimizer)]
+        fixed = [*(each.detach() for each in self._named.values()), *kept, *self._lrs]
         tensors = [*fixed, *split.inputs.values(), split.targets]
         function = compiled(graph_of(self._step(names), tensors), tensors)
 
@@ -87,28 +87,23 @@ class Traced:
         """The optimizer's, which are others once it took up a saved state."""
         return self._training.optimizer.param_groups
 
-    def _slots(self) -> Iterator[tuple[torch.Tensor, str, torch.Tensor]]:
-        """What the optimizer keeps: the parameter, the name, the tensor."""
-        for parameter, state in self._training.optimizer.state.items():
-            yield from ((parameter, name, each) for name, each in state.items() if isinstance(each, torch.Tensor))
-
     def _step(self, names: Sequence[str]) -> Callable[..., Result]:
         """A step as a function of parameters and buffers, the optimizer's slots, learning rates that move, a batch."""
-        owners = [(parameter, name) for parameter, name, _ in self._slots()]
+        owners = [(parameter, name) for parameter, name, _ in slots(self._training.optimizer)]
 
         def step(*tensors: torch.Tensor) -> Result:
             given = iter(tensors)
             named = dict(zip(self._named, given, strict=False))
-            slots, lrs = list(islice(given, len(owners))), list(islice(given, len(self._lrs)))
+            kept, lrs = list(islice(given, len(owners))), list(islice(given, len(self._lrs)))
             split = Split(inputs=dict(zip(names, given, strict=False)), targets=next(given))
-            return self._taken(named, dict(zip(owners, slots, strict=True)), lrs, split)
+            return self._taken(named, dict(zip(owners, kept, strict=True)), lrs, split)
 
         return step
 
     def _taken(
         self,
         named: dict[str, torch.Tensor],
-        slots: dict[tuple[torch.Tensor, str], torch.Tensor],
+        kept: dict[tuple[torch.Tensor, str], torch.Tensor],
         lrs: list[torch.Tensor],
         split: Split,
     ) -> Result:
@@ -118,7 +113,7 @@ class Traced:
             leaves[name].requires_grad_(parameter.requires_grad)
         optimizer = self._counterpart(lambda parameter: leaves[own[id(parameter)]], lrs)
         wide = {}
-        for (owner, name), slot in slots.items():
+        for (owner, name), slot in kept.items():
             # Counts of steps: what is raised to their power is near 1, and the rest to 1 would be lost in float32.
             wide[slot] = slot.double() if slot.ndim == 0 and slot.is_floating_point() else slot
             optimizer.state[leaves[own[id(owner)]]][name] = wide[slot]
@@ -135,9 +130,9 @@ class Traced:
         step = Step(self._recipe, self._spec, Training(module=module, optimizer=optimizer), HOST, ALONE, call)
         trained = [named[name] for name, parameter in module.named_parameters() if parameter.requires_grad]
         given = dict(leaves)
-        result = whole(step, split, HOST, advance, [*trained, *slots.values()])
+        result = whole(step, split, HOST, advance, [*trained, *kept.values()])
         refuse_replaced_buffers([name for name, each in leaves.items() if each is not given[name]])
-        _check_slots(optimizer, len(slots))
+        _check_slots(optimizer, len(kept))
         return result
 
     def _counterpart(
@@ -158,7 +153,7 @@ def _check_slots(optimizer: torch.optim.Optimizer, count: int) -> None:
     Raises:
         UserError: it keeps more than ``count`` tensors.
     """
-    if sum(isinstance(each, torch.Tensor) for state in optimizer.state.values() for each in state.values()) > count:
+    if len([*slots(optimizer)]) > count:
         raise UserError(
             "--train.fast: a parameter had no gradient in the first step, and has one in a step of another shape: "
             "leave --train.fast out"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -36,6 +36,12 @@ def whole(
     for each, old in zip(kept, before, strict=True):
         each.copy_(torch.where(is_finite, each, old))
     return loss, norm
+
+
+def slots(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, str, torch.Tensor]]:
+    """What an optimizer keeps: the parameter, the name, the tensor."""
+    for parameter, state in optimizer.state.items():
+        yield from ((parameter, name, each) for name, each in state.items() if isinstance(each, torch.Tensor))
 
 
 def refuse_draws_on_host(before: RandomState, after: RandomState) -> None:
