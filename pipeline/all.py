@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.cli import GOOD, NOT_GOOD, end, parse
@@ -82,7 +83,7 @@ def story(run: Run, only: Stage | None = None) -> Ending:
     from pipeline.stages.capture import capture
     from pipeline.stages.judge import judge
     from pipeline.stages.measure import measure
-    from pipeline.stages.parity import parity
+    from pipeline.stages.parity import ParityStage, parity
     from pipeline.stages.retraced import Made, by_another_trace
     from pipeline.stages.roads import by_other_roads
     from pipeline.stages.threads import at_better_threads
@@ -96,9 +97,11 @@ def story(run: Run, only: Stage | None = None) -> Ending:
     end.program = program = capture(run, trained)
     if only == "capture":
         return end
-    end.artifacts = artifacts = build(run, trained, program, failures)
     if only == "build":
+        end.artifacts = build(run, trained, program, failures)
         return end
+    reference = partial(ParityStage, run, trained, program)  # made once, it is there for all stages
+    end.artifacts = artifacts = build(run, trained, program, failures, beside=reference)
     reports = parity(run, trained, program, artifacts, failures)
     made = by_another_trace(run, trained, Made(program=program, artifacts=artifacts, reports=reports), failures)
     end.program = program = made.program

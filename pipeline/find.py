@@ -10,8 +10,10 @@ The function is ``recipe`` unless named.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import functools
+import gc
 import importlib
 import importlib.util
 import sys
@@ -94,7 +96,7 @@ def find(text: str) -> Found:
     """
     location = locate(text)
     loaded_before = set(sys.modules)
-    with under_way(f"the recipe {location.file or location.module}", ProcessLimits()):
+    with _uncollected(), under_way(f"the recipe {location.file or location.module}", ProcessLimits()):
         recipe = call(location)
     module = sys.modules[location.module]
     loaded = {name for name in set(sys.modules) - loaded_before if not name.startswith("__")}
@@ -103,6 +105,21 @@ def find(text: str) -> Found:
     plugins = registry.plugin_packages()  # loaded on the way; the user's only if the recipe's own text imports them
     names = {module.__name__} | {name for name in loaded if name.partition(".")[0] not in plugins}
     return Found(recipe=recipe, location=location, source_sha256=source_digests(names))
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Whatever is imported meanwhile stays: to look through all of it for garbage, again and again, takes a fifth of
+    the time of imports, and some of the time after them.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()
 
 
 def call(location: RecipeLocation) -> Recipe:

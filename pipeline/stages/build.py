@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bench.verdict.entry import Entry
@@ -23,8 +23,17 @@ from pipeline.stages.refused import key_without, known
 from pipeline.stages.train import Trained, calibration_rows
 
 
-def build(run: Run, trained: Trained, program: ProgramRecord, failures: Failures) -> dict[str, Artifact]:
-    """Every artifact that can be built, side by side; why another cannot be goes into ``failures``."""
+def build(
+    run: Run,
+    trained: Trained,
+    program: ProgramRecord,
+    failures: Failures,
+    beside: Callable[[], object] = lambda: None,
+) -> dict[str, Artifact]:
+    """Every artifact that can be built, side by side; why another cannot be goes into ``failures``.
+
+    ``beside`` is what else can be made of the program while exporters, most of them on one core, take their time.
+    """
     entries, files = run.found.recipe.entries, run.found.recipe.artifacts
     stage = BuildStage(run, trained, program)
 
@@ -38,7 +47,7 @@ def build(run: Run, trained: Trained, program: ProgramRecord, failures: Failures
 
     wanted = [name for name in entries if name not in failures]
     costliest_first = sorted(wanted, key=lambda name: 0 if name in files else -entries[name].backend.build_cost)
-    return side_by_side(run, "build", costliest_first, attempt, failures)
+    return side_by_side(run, "build", costliest_first, attempt, failures, beside=beside)
 
 
 class BuildStage:

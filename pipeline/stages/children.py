@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -30,6 +31,7 @@ from pipeline.run import Run
 
 Failures = dict[str, Failure]
 """By backend: the step that did not end well."""
+_users_turn = threading.RLock()
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
@@ -73,13 +75,14 @@ def failure(run: Run, step: str, end: Failed) -> Failure:
 def users_code(run: Run, what: str, *, limited: bool = True) -> Iterator[None]:
     """Around code of the recipe's: what it raises, ``sys.exit()`` too, becomes one message; the traceback a log.
 
+    It need not bear threads: while it runs in one, the others that come to it wait.
     However else it ends the process, its leader says so; ``limited``: a hang, and too much memory, as well.
 
     Raises:
         UserError: anything but our own errors, an interruption and a full disk.
     """
     try:
-        with under_way(what, run.found.recipe.process if limited else None):
+        with _users_turn, under_way(what, run.found.recipe.process if limited else None):
             yield
     except TorchstoneError:
         raise
@@ -94,9 +97,18 @@ def users_code(run: Run, what: str, *, limited: bool = True) -> Iterator[None]:
 
 
 def side_by_side(
-    run: Run, stage: str, names: Iterable[str], work: Callable[[str], T | Failure], failures: Failures
+    run: Run,
+    stage: str,
+    names: Iterable[str],
+    work: Callable[[str], T | Failure],
+    failures: Failures,
+    *,
+    beside: Callable[[], object] = lambda: None,
 ) -> dict[str, T]:
-    """Do ``work`` for every name, as many at once as have room; part the good from the failed, in table order."""
+    """Do ``work`` for every name, as many at once as have room; part the good from the failed, in table order.
+
+    What is done ``beside`` takes the first place; what it raises is raised when the work is done.
+    """
     results: dict[str, T] = {}
     order = list(names)
     futures: dict[Future[T | Failure], str] = {}
@@ -107,6 +119,7 @@ def side_by_side(
     weights = run.files.weights
     workers_count = at_once(device(run.device), weights.stat().st_size if weights.exists() else 0)
     with run.console.bar(stage, len(order), running) as advance, _pool(workers_count) as pool:
+        other = pool.submit(beside)
         futures |= {pool.submit(work, name): name for name in order}
         for done, future in enumerate(as_completed(futures), 1):
             advance(done)
@@ -116,6 +129,7 @@ def side_by_side(
                 run.console.stage(stage, f"{name}: {result.cause}")
             else:
                 results[name] = result
+        other.result()
     return {name: results[name] for name in run.found.recipe.entries if name in results}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +40,8 @@ def parity(
     """A report for every artifact, each loaded from disk where the model's source cannot be imported."""
     if not artifacts:
         return {}
-    stage = ParityStage(run, trained, program)
+    with run.console.bar("parity"):
+        stage = ParityStage(run, trained, program)
     for remark in stage.reference.remarks:
         run.console.stage("parity", f"remark: {remark}")
     return side_by_side(run, "parity", list(artifacts), lambda name: stage.report(artifacts[name]), failures)
@@ -55,7 +55,6 @@ class ParityStage:
         self._trained = trained
         self._program = program
         self.reference = self._reference()
-        self._users_turn = threading.Lock()
 
     def report(self, artifact: Artifact) -> ParityReport | Failure:
         """The report of one artifact with the settings that are asked for, made or reused."""
@@ -151,7 +150,7 @@ class ParityStage:
 
     def _metrics(self, answers: Path, signature: Signature) -> list[Check]:
         """The recipe's metrics on the artifact's answers to real labelled rows; one artifact at a time."""
-        with self._users_turn, users_code(self._run, "a metric"):
+        with users_code(self._run, "a metric"):
             return self._labelled.checks(self._run.files.reference, answers, signature)
 
     @cached_property
@@ -165,8 +164,8 @@ class ParityStage:
         recipe = self._run.found.recipe
         if recipe.data is None:
             return None
-        seed_everything(recipe.seed, device(self._run.device))
         with users_code(self._run, "loading the data"):
+            seed_everything(recipe.seed, device(self._run.device))
             return recipe.data()
 
     @property
@@ -210,8 +209,7 @@ class ParityStage:
                 checkpoint_sha256=digest(self._trained.checkpoint),
                 folder=str(folder),
             )
-            with run.console.bar("parity"):
-                end = run.workspace.run(make_reference, job, "reference")
+            end = run.workspace.run(make_reference, job, "reference")
             if isinstance(end, Failed):
                 raise UserError(f"nothing can be held to this model: {end.summary}\nThe whole story: {end.log}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from bench.parity.reference import Reference
 from bench.parity.report import ParityReport
@@ -23,7 +24,7 @@ from pipeline.run import Run, fresh
 from pipeline.stages.build import build
 from pipeline.stages.capture import Captures
 from pipeline.stages.children import Failures
-from pipeline.stages.parity import parity
+from pipeline.stages.parity import ParityStage, parity
 from pipeline.stages.refused import known
 from pipeline.stages.train import Trained
 
@@ -47,7 +48,7 @@ def by_another_trace(run: Run, trained: Trained, made: Made, failures: Failures)
         return made
     for name in [name for name, failure in failures.items() if failure.step in {"build", "parity"}]:
         del failures[name]  # they are of the program that was refused
-    artifacts = build(run, trained, other, failures)
+    artifacts = build(run, trained, other, failures, beside=partial(ParityStage, run, trained, other))
     return Made(program=other, artifacts=artifacts, reports=parity(run, trained, other, artifacts, failures))
 
 

@@ -108,8 +108,8 @@ def calibration_rows(run: Run) -> Path | None:
     if recipe.data is None:
         return None
     path = run.files.calibration_rows
-    seed_everything(recipe.seed, device(run.device))
     with users_code(run, "loading the data"):
+        seed_everything(recipe.seed, device(run.device))
         train_rows = in_memory(recipe.data().train, recipe.signature.input_names, CALIBRATION_ROWS)
     rows = {name: array[:CALIBRATION_ROWS].contiguous() for name, array in train_rows.inputs.items()}
     write_atomically(path, save(rows))
