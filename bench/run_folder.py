@@ -67,6 +67,11 @@ class RunFolder:
         return self.checkpoint / METRICS
 
     @property
+    def training_speed(self) -> Path:
+        """Seconds and memory of the training, a JSON object for each stretch of it."""
+        return self.checkpoint / SPEED
+
+    @property
     def calibration_rows(self) -> Path:
         """Training rows from which int8 takes its ranges, as safetensors."""
         return self.path / "calibration.safetensors"

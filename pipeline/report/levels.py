@@ -1,4 +1,4 @@
-"""The table of parity levels: what was found at each level of each artifact, and every finding in full below it."""
+"""The table of parity levels: what was found at each level of each artifact."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from bench.parity.check import CheckStatus
 from bench.parity.levels import LEVELS
 from bench.parity.report import ParityReport
-
-_MARKS: dict[CheckStatus, str] = {"fail": "✗", "inconclusive": "?", "unchecked": "-", "reported": "~", "pass": "✓"}
-"""Worst first: a level with several findings shows the first of these that any of them has."""
+from pipeline.report.text import CHECK_MARKS
 
 
 @dataclass(frozen=True, kw_only=True)
 class LevelCell:
-    """What one level found about one artifact."""
+    """What one level found about one artifact; of several findings, the worst shows."""
 
     status: CheckStatus
     """The worst of its findings."""
@@ -34,18 +32,8 @@ class LevelRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One finding that is not a pass."""
-
-    artifact: str
-    level: str
-    subject: str
-    message: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Levels:
-    """The table, the thresholds that were applied, and the findings that are written out below."""
+    """The table, and the thresholds that were applied."""
 
     artifacts: tuple[str, ...]
     rows: tuple[LevelRow, ...]
@@ -53,9 +41,6 @@ class Levels:
     max_peak_ratio: str
     raised: str | None
     """Why the thresholds are higher than the recipe's; None if they are not."""
-    findings: tuple[Finding, ...]
-    worst: Mapping[str, str]
-    """The element that is farthest off, by artifact; of those that fail by their values."""
     asked_again: Mapping[str, str]
     """By artifact: the cases that equivalents of the model were asked about, and what float32 leaves undetermined."""
 
@@ -80,13 +65,6 @@ def prepare_levels(reports: Mapping[str, ParityReport]) -> Levels | None:
         max_rms_ratio=f"{thresholds.max_rms_ratio:.3g}",
         max_peak_ratio=f"{thresholds.max_peak_ratio:.3g}",
         raised=thresholds.raised,
-        findings=tuple(
-            Finding(artifact=name, level=check.level, subject=check.subject, message=check.message)
-            for name, report in reports.items()
-            for check in report.checks
-            if check.status != "pass"
-        ),
-        worst={name: report.worst.text for name, report in reports.items() if report.worst is not None},
         asked_again={name: _asked_again(report) for name, report in reports.items() if report.spreads},
     )
 
@@ -104,6 +82,6 @@ def _level_cell(report: ParityReport, level: str) -> LevelCell | None:
     checks = [check for check in report.checks if check.level == level]
     if not checks:
         return None
-    worst = min((check.status for check in checks), key=list(_MARKS).index)
+    worst = min((check.status for check in checks), key=list(CHECK_MARKS).index)
     findings = "\n".join(f"{check.subject}: {check.message}" for check in checks)
-    return LevelCell(status=worst, mark=_MARKS[worst], findings=findings)
+    return LevelCell(status=worst, mark=CHECK_MARKS[worst], findings=findings)

@@ -1,11 +1,14 @@
-"""The HTML report of a run: one self-contained page, without scripts, that a person understands at a glance.
+"""The HTML report of a run: one self-contained page that a person understands at a glance.
 
-The markup is in ``templates/``; the modules here prepare the values that it shows, as plain records.
+The markup is in ``templates/``; the modules here prepare the values that it shows, as plain records. The page says all
+without its script, which sorts, filters and copies; its policy lets it run that script alone, and load nothing.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,18 +16,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.parity.reference import Reference
+from bench.parity.run import read_calibration
 from bench.verdict.judge import Row, Verdict
+from export import hints
 from export.files import write_atomically
 from export.record import digest, read
 from pipeline.report import numbers, text
+from pipeline.report.backends import prepare_backends
 from pipeline.report.levels import prepare_levels
+from pipeline.report.lineage import lineage
 from pipeline.report.timing import Figure, prepare_costs, prepare_latency
+from pipeline.report.untested import tested, untested
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
     from bench.parity.report import ParityReport
+    from bench.timing.measurement import Measurement
+    from export.artifact import Artifact
+    from pipeline.report.plots.drawing import Plot
     from pipeline.run import Run
+
+_SERVING = "serving"
+"""The folder of the command that ships the winner."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +66,27 @@ class Table:
     rows: tuple[TableRow, ...]
 
 
-def write_report(run: Run, verdict: Verdict, reports: Mapping[str, ParityReport]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What a run came to; records by artifact, in the order of their columns."""
+
+    verdict: Verdict
+    artifacts: Mapping[str, Artifact]
+    reports: Mapping[str, ParityReport]
+    measurements: Mapping[str, Measurement]
+
+
+def write_report(run: Run, results: Results) -> None:
     """Write ``report.html``, unless it already shows this verdict."""
     path = run.files.page
-    if not _shows(path, digest(verdict)):
-        write_atomically(path, render(run, verdict, reports).encode())
+    if not _shows(path, digest(results.verdict)):
+        write_atomically(path, render(run, results).encode())
 
 
-def render(run: Run, verdict: Verdict, reports: Mapping[str, ParityReport]) -> str:
-    """The page as HTML; ``reports`` are the parity reports by artifact, in the order of their columns."""
-    # Altair takes a third of a second to import, which a rerun that changes nothing need not pay.
-    from pipeline.report.plots import latency_svg, parity_svg, training_svg
-
-    max_peak_ratio = run.found.recipe.parity.max_peak_ratio
+def render(run: Run, results: Results) -> str:
+    """The page as HTML."""
+    verdict, reports, reference = results.verdict, results.reports, _reference(run)
+    machine = run.record.environment["machine"]
     return (
         templates()
         .get_template("page.html.j2")
@@ -76,15 +98,16 @@ def render(run: Run, verdict: Verdict, reports: Mapping[str, ParityReport]) -> s
             headline=_headline(verdict),
             remarks=(*verdict.reasons, *(f"Warning: {warning}." for warning in verdict.warnings)),
             table=_table(verdict),
-            latency_plot=latency_svg(verdict),
+            serve=hints.command("ship", verdict.recipe, "--to", _SERVING) if verdict.winner else None,
+            tested=tested(reports),
+            untested=untested(reports, reference, len(machine["gpus"])),
+            plots=_plots(run, results),
             latency=prepare_latency(verdict),
             costs=prepare_costs(verdict),
-            parity_plot=parity_svg(verdict, max_peak_ratio),
-            max_peak_ratio=f"{max_peak_ratio:g}",
-            of_model=_of_model(run),
-            training_plot=training_svg(_epochs(run)),
+            of_model=reference.remarks if reference else (),
             levels=prepare_levels(reports),
-            failures=tuple(row for row in verdict.rows if row.log),
+            backends=prepare_backends(run.files, verdict, results.artifacts, reports),
+            lineage=lineage(run.files, verdict.winner),
             facts=_facts(run, verdict),
         )
     )
@@ -95,13 +118,47 @@ def templates() -> Environment:
     """The templates: every value is escaped, and a name that a template misspells is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    made = Environment(
         loader=PackageLoader("pipeline.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["source_hash"] = _source_hash
+    return made
+
+
+def _source_hash(source: str) -> str:
+    """By what a Content-Security-Policy names a script, or a style, that a page may have."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
+
+def _plots(run: Run, results: Results) -> dict[str, list[Plot]]:
+    """Those that there is something to draw of, by the section that they stand in."""
+    # Altair takes a third of a second to import, which a rerun that changes nothing need not pay.
+    from pipeline.report.plots import costs, parity, times, training
+
+    verdict, reports, reference = results.verdict, results.reports, _reference(run)
+    measurements = {measured.artifact: measured for measured in results.measurements.values()}
+    calibration = read_calibration(run.files, reference) if reference else None
+    sections = {
+        "times": (
+            times.latency(verdict),
+            times.over_batch(verdict),
+            times.ratios(verdict),
+            times.distribution(verdict, measurements),
+        ),
+        "costs": (costs.start_up(verdict), costs.room(verdict), costs.roofline(verdict)),
+        "parity": (
+            parity.worst(verdict, run.found.recipe.parity.max_peak_ratio),
+            parity.by_output(reports),
+            parity.in_ulps(reports),
+            parity.detection(calibration),
+        ),
+        "training": (training.loss(_epochs(run)), training.throughput(_lines(run.files.training_speed))),
+    }
+    return {name: [plot for plot in plots if plot is not None] for name, plots in sections.items()}
 
 
 def _shows(path: Path, verdict_sha256: str) -> bool:
@@ -152,19 +209,19 @@ def _speed(row: Row, batch_rows: int) -> Figure:
     return Figure(text=text.speed(speed), hover=hover)
 
 
-def _of_model(run: Run) -> tuple[str, ...]:
-    """What was seen of the model before any artifact was judged, and which calls it refuses."""
-    if not run.files.reference_record.exists():
-        return ()
-    reference = read(Reference, run.files.reference_record)
-    return (*reference.remarks, *(f"{case} is left out: {why}" for case, why in reference.left_out.items()))
+def _reference(run: Run) -> Reference | None:
+    """What was seen of the model before any artifact was judged, and which calls it refuses; None if it was not."""
+    return read(Reference, run.files.reference_record) if run.files.reference_record.exists() else None
 
 
 def _epochs(run: Run) -> list[dict[str, float | None]]:
     """The figures of every epoch of the training."""
-    path = run.files.metrics
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [line for line in lines if "train_loss" in line and "epoch" in line]
+    return [line for line in _lines(run.files.metrics) if "train_loss" in line and "epoch" in line]
+
+
+def _lines(path: Path) -> list[dict[str, float | None]]:
+    """A file of a JSON object a line; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _facts(run: Run, verdict: Verdict) -> dict[str, str]:

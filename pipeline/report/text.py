@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.parity.check import CheckStatus
 from bench.verdict.baseline import slower_than_eager
 from bench.verdict.figures import Speed
 from bench.verdict.judge import Row, Verdict
@@ -9,6 +10,14 @@ from export.registry import BASELINE
 from pipeline.report import numbers
 
 WINNER, GOOD, BAD, PLAIN = "★", "✓", "✗", "·"
+CHECK_MARKS: dict[CheckStatus, str] = {
+    "fail": BAD,
+    "inconclusive": "?",
+    "unchecked": "-",
+    "reported": "~",
+    "pass": GOOD,
+}
+"""From the worst to the best."""
 
 
 def mark(row: Row, verdict: Verdict) -> str:

@@ -11,7 +11,7 @@ from bench.verdict.judge import judge as judge_evidence
 from export.artifact import Artifact
 from export.errors import RecordError
 from export.record import digest, read, write
-from pipeline.report.page import write_report
+from pipeline.report.page import Results, write_report
 from pipeline.run import Run, set_latest
 from pipeline.stages.children import Failures
 from pipeline.stages.train import Trained
@@ -51,7 +51,8 @@ def judge(
         verdict = known
     else:
         write(run.files.verdict, verdict)
-    write_report(run, verdict, reports)
+    results = Results(verdict=verdict, artifacts=artifacts, reports=reports, measurements=measurements)
+    write_report(run, results)
     set_latest(run)
     return verdict
 

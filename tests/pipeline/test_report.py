@@ -1,14 +1,17 @@
-"""The page stands alone: no script, nothing loaded, everything said; and no text from a record becomes markup."""
+"""The page stands alone: nothing loaded, everything said; and no text from a record becomes markup."""
 
 from __future__ import annotations
 
 import ast
+import base64
+import hashlib
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import MappingProxyType
 
 import jinja2
 import pytest
@@ -135,6 +138,11 @@ def full_report(name: str, text: Texts) -> ParityReport:
     )  # fmt: skip
 
 
+def results(verdict: Verdict, reports: Mapping[str, ParityReport] = MappingProxyType({})) -> report_page.Results:
+    """Of a run of which nothing else is left."""
+    return report_page.Results(verdict=verdict, artifacts={}, reports=reports, measurements={})
+
+
 def full_reference(text: Texts) -> Reference:
     """What was seen of the model."""
     return Reference(
@@ -165,18 +173,34 @@ def written(parent: Path, text: Texts) -> Path:
     write(run.files.reference_record, full_reference(text))
     verdict = full_verdict(text)
     names = [row.name for row in verdict.rows if row.name != BASELINE]
-    report_page.write_report(run, verdict, {name: full_report(name, text) for name in names})
+    report_page.write_report(run, results(verdict, {name: full_report(name, text) for name in names}))
     return folder
 
 
-def test_the_page_loads_nothing_and_runs_nothing(built: Path) -> None:
-    page = parsed(built)
+def test_the_page_loads_nothing_and_runs_its_own_script_alone(built: Path) -> None:
+    page, source = parsed(built), (built / "report.html").read_text()
     names = [tag for tag, _ in page.tags]
-    assert not {"script", "link", "iframe", "img", "object"} & set(names)
-    assert not [attributes for _, attributes in page.tags if {"src", "onclick", "onload"} & set(attributes)]
-    assert not re.findall(r"url\(\s*['\"]?http", (built / "report.html").read_text())
-    assert names.count("svg") == 3
-    assert (built / "report.html").stat().st_size < 200_000
+    assert not {"link", "iframe", "img", "object", "form"} & set(names)
+    assert not [attributes for _, attributes in page.tags if {"src", "style", "onclick", "onload"} & set(attributes)]
+    assert not re.findall(r"url\(\s*['\"]?http", source)
+    assert (built / "report.html").stat().st_size < 2_000_000
+    [policy] = [attributes["content"] or "" for _, attributes in page.tags if "http-equiv" in attributes]
+    for tag in ("script", "style"):
+        [text] = re.findall(rf"<{tag}>(.*?)</{tag}>", source, flags=re.DOTALL)
+        allowed = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{allowed}';" in policy
+    assert policy.startswith("default-src 'none';")
+
+
+def test_every_plot_says_what_it_shows_and_has_its_figures(built: Path) -> None:
+    source = (built / "report.html").read_text()
+    figures = re.findall(r'<figure id="([\w-]+)">(.*?)</figure>', source, flags=re.DOTALL)
+    assert {name for name, _ in figures} >= {
+        "latency", "throughput", "ratios", "distribution", "start-up", "room", "errors", "ulps", "training",
+    }  # fmt: skip
+    for name, figure in figures:
+        assert re.search(r"<svg [^>]*><title>[^<]+</title><desc>[^<]+</desc>", figure), name
+        assert figure.count("<tr data-backend=") > 1, name
 
 
 def test_the_page_says_the_verdict_and_every_row(built: Path) -> None:
@@ -191,11 +215,11 @@ def test_the_page_says_the_verdict_and_every_row(built: Path) -> None:
 def test_every_row_has_a_bar_in_every_panel_and_one_in_the_parity_plot(built: Path) -> None:
     """Bars are drawn, with a length: a scale that hides them shows here."""
     verdict = read(Verdict, built / "verdict.json")
-    bars = [
-        attributes.get("d") or ""
-        for tag, attributes in parsed(built).tags
-        if attributes.get("aria-roledescription") == "bar"
-    ]
+    source = (built / "report.html").read_text()
+    drawn = [re.findall(rf'<figure id="{name}">(.*?)</figure>', source, re.DOTALL)[0] for name in ("latency", "errors")]
+    tags = Tags()
+    tags.feed("".join(drawn))
+    bars = [attributes.get("d") or "" for _, attributes in tags.tags if attributes.get("aria-roledescription") == "bar"]
     stated = [speed for row in verdict.rows for speed in row.speeds if speed.spoilt is None]
     assert len(bars) == len(stated) + len(verdict.rows)
     lengths = [float(re.match(r"M0,[\d.]+h([\d.]+)", bar).group(1)) for bar in bars]  # type: ignore[union-attr]
@@ -240,11 +264,11 @@ def test_a_page_is_written_once_for_a_verdict(tmp_path: Path) -> None:
     text = Texts(HARMLESS)
     run, verdict = open_run(tmp_path, text), full_verdict(text)
     path = tmp_path / "report.html"
-    report_page.write_report(run, verdict, {})
+    report_page.write_report(run, results(verdict))
     first = path.stat().st_ino
-    report_page.write_report(run, verdict, {})
+    report_page.write_report(run, results(verdict))
     assert path.stat().st_ino == first
-    report_page.write_report(run, replace(verdict, winner=None), {})
+    report_page.write_report(run, results(replace(verdict, winner=None)))
     assert path.stat().st_ino != first
     assert "Nothing may ship." in parsed(tmp_path).texts
 
@@ -252,7 +276,7 @@ def test_a_page_is_written_once_for_a_verdict(tmp_path: Path) -> None:
 def test_a_verdict_without_measurements_or_reports_has_a_page(tmp_path: Path) -> None:
     texts = Texts(HARMLESS)
     verdict = replace(full_verdict(texts), rows=(row("failed"),), good=False, winner=None)
-    report_page.write_report(open_run(tmp_path, texts), verdict, {})
+    report_page.write_report(open_run(tmp_path, texts), results(verdict))
     page = parsed(tmp_path)
     assert [text for text in page.texts if text in {"Latency", "Parity", "Facts"}] == ["Facts"]
 
@@ -261,7 +285,7 @@ def test_markup_is_in_the_templates_alone() -> None:
     for path in REPORT.rglob("*.py"):
         markup = [text for text in _strings(path) if re.search(r"</?[a-z!]|&#?\w+;", text)]
         assert not markup, f"{path} holds markup: {markup}"
-        assert path.name == "plots.py" or "Markup" not in path.read_text()
+        assert path.name == "drawing.py" or "Markup" not in path.read_text()
     for path in REPORT.rglob("*.j2"):
         assert not re.search(r"\|\s*safe\b|autoescape", path.read_text()), f"{path} turns escaping off"
 
@@ -279,5 +303,5 @@ def test_an_installed_package_has_every_template() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["pipeline.report"]
     packaged = {path for pattern in patterns for path in REPORT.glob(pattern)}
-    assert packaged == {path for path in REPORT.rglob("*") if path.suffix in {".j2", ".css"}}
-    assert len(packaged) == 9
+    assert packaged == {path for path in REPORT.rglob("*") if path.suffix in {".j2", ".css", ".js"}}
+    assert len(packaged) == 11
