@@ -23,6 +23,7 @@ from export.files import write_atomically
 from export.record import digest, read
 from pipeline.report import numbers, text
 from pipeline.report.backends import prepare_backends
+from pipeline.report.ending import judged_problems
 from pipeline.report.levels import prepare_levels
 from pipeline.report.lineage import lineage
 from pipeline.report.timing import Figure, prepare_costs, prepare_latency
@@ -101,6 +102,7 @@ def render(run: Run, results: Results) -> str:
             serve=hints.command("ship", verdict.recipe, "--to", _SERVING) if verdict.winner else None,
             tested=tested(reports),
             untested=untested(reports, reference, len(machine["gpus"])),
+            failed=tuple((problem, problem.next_step(run.files)) for problem in judged_problems(verdict)),
             plots=_plots(run, results),
             latency=prepare_latency(verdict),
             costs=prepare_costs(verdict),

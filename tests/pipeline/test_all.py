@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
@@ -157,7 +158,9 @@ def test_a_failed_row_leaves_its_reason_its_log_and_a_script_that_repeats_it(min
     assert {one.name for one in verdict.rows if one.shippable} == {"torchscript"}
     page = (run / "report.html").read_text()
     assert "What failed" in page
+    assert '<details class="backend" data-backend="onnx" open>' in page
     assert row.reproduce in page
+    assert raw.splitlines()[-1][:40] in html.unescape(page)
 
 
 def test_a_recipe_that_breaks_in_training_is_the_users_to_mend(mine: Path) -> None:
