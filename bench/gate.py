@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ import tyro
 from bench.baseline import BASELINE_FILE, Baseline, Logs, device_of, new_baseline
 from bench.ratios import Ratios
 from bench.run_folder import RunFolder
-from bench.stats.effects import FAMILY_ERROR, LARGEST_SHARE, noise_floor, t_quantile
+from bench.stats.effects import FAMILY_ERROR, LARGEST_SHARE, noise_floor, unpaired
 from export.errors import UserError
 from export.record import from_json, write
 
@@ -80,19 +79,14 @@ def ratio_to(now: Logs, then: Logs, again: Logs) -> list[Regression]:
     error = 2 * FAMILY_ERROR / max(len(common), 1)  # one-sided: only losses are held against a change
     lost = []
     for what in common:
-        now_logs, then_logs = now[what], then[what]
-        centre = statistics.mean(now_logs) - statistics.mean(then_logs)
-        spread = math.sqrt(
-            statistics.variance(now_logs) / len(now_logs) + statistics.variance(then_logs) / len(then_logs)
-        )
-        half = t_quantile(1 - error / 2, min(len(now_logs), len(then_logs)) - 1) * spread
+        ratio = unpaired(now[what], then[what], error)
         floor = noise_floor(again[what.rpartition(" ")[2]])
         lost.append(
             Regression(
                 what=what,
-                ratio=math.exp(centre),
-                low=math.exp(centre - half),
-                high=math.exp(centre + half),
+                ratio=ratio.value,
+                low=ratio.low or 0.0,
+                high=ratio.high or math.inf,
                 floor=math.expm1(min(floor, math.log1p(LARGEST_SHARE))),
             )
         )

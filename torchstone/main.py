@@ -31,6 +31,7 @@ COMMANDS = {
     _VERIFY: "pipeline.verify",
     "runs": "torchstone.commands.runs",
     "clean": "torchstone.commands.clean",
+    "compare": "torchstone.commands.compare",
 }
 """In the order in which they are needed."""
 _ROOT = Path(__file__).resolve().parents[1]

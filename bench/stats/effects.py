@@ -104,7 +104,25 @@ def mean_ratio(logs: Sequence[float], error: float = FAMILY_ERROR) -> Ratio:
     """
     if len(logs) < 2:
         raise ValueError(f"an interval needs at least 2 processes, got {len(logs)}")
-    centre, half = statistics.mean(logs), _half_width(logs, error)
+    return _ratio(statistics.mean(logs), _half_width(logs, error))
+
+
+def unpaired(now: Sequence[float], then: Sequence[float], error: float = FAMILY_ERROR) -> Ratio:
+    """Exp of the difference of two means of log-ratios that were not taken together, with Welch's interval at level
+    ``1 - error``; the degrees of freedom are the smaller sample's.
+
+    Raises:
+        ValueError: fewer than two processes on a side.
+    """
+    if min(len(now), len(then)) < 2:
+        raise ValueError(f"an interval needs at least 2 processes on each side, got {len(now)} and {len(then)}")
+    centre = statistics.mean(now) - statistics.mean(then)
+    spread = math.sqrt(statistics.variance(now) / len(now) + statistics.variance(then) / len(then))
+    return _ratio(centre, t_quantile(1 - error / 2, min(len(now), len(then)) - 1) * spread)
+
+
+def _ratio(centre: float, half: float) -> Ratio:
+    """Exp of a mean and its interval; an end that is beyond all reason is left open."""
     reach = math.log(LARGEST_RATIO)
     return Ratio(
         value=math.exp(centre),

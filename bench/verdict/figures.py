@@ -196,9 +196,9 @@ class Rounds:
         by_batch = [self.control_logs(rows) for rows in batches]
         return noise_floor([statistics.mean(logs) for logs in zip(*by_batch, strict=True)])
 
-    def effects_to(self, baseline: str) -> dict[tuple[str, int], Effect]:
-        """The effect of every artifact at every batch size, as one family."""
-        logs = {
+    def logs_to(self, baseline: str) -> dict[tuple[str, int], list[float]]:
+        """By artifact and batch size, per process: the log of its time over the baseline's, where both are true."""
+        return {
             (name, rows): paired_logs(samples, self.samples[baseline, rows])
             for (name, rows), samples in self.samples.items()
             if name != baseline
@@ -206,8 +206,15 @@ class Rounds:
             and not self.spoilt(name, rows)
             and not self.spoilt(baseline, rows)
         }
-        floors = {rows: noise_floor(self.control_logs(rows)) for rows in self._control}
-        return effects(logs, lambda key: floors.get(key[1], 0.0), self.session.spec.tie_ratio)
+
+    def noise_floors(self) -> dict[int, float]:
+        """By batch size, as a log-ratio: what an artifact differed from itself."""
+        return {rows: noise_floor(self.control_logs(rows)) for rows in self._control}
+
+    def effects_to(self, baseline: str) -> dict[tuple[str, int], Effect]:
+        """The effect of every artifact at every batch size, as one family."""
+        floors = self.noise_floors()
+        return effects(self.logs_to(baseline), lambda key: floors.get(key[1], 0.0), self.session.spec.tie_ratio)
 
 
 def by_batch(series: Sequence[Samples], threads_count: int | None) -> dict[int, list[Sequence[float]]]:
