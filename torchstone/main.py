@@ -29,6 +29,7 @@ COMMANDS = {
     "load": "pipeline.commands.load",
     "ship": "pipeline.commands.ship",
     _VERIFY: "pipeline.verify",
+    "serve": "torchstone.commands.serve",
     "runs": "torchstone.commands.runs",
     "clean": "torchstone.commands.clean",
     "compare": "torchstone.commands.compare",

@@ -25,6 +25,7 @@ SHAPES_NOTHING = (
     "torchstone/*.py", "torchstone/commands/*.py", "pipeline/*.py", "pipeline/commands/*.py",
     "pipeline/comparison/*.py", "pipeline/live/*.py", "pipeline/process/*.py", "pipeline/recipes/*.py",
     "pipeline/report/*.py", "pipeline/report/plots/*.py",
+    "pipeline/serving/*.py", "pipeline/serving/protocol/*.py",
     "pipeline/stages/__init__.py", "pipeline/stages/children.py", "pipeline/stages/judge.py",
     "pipeline/stages/refused.py", "pipeline/stages/retraced.py", "pipeline/stages/roads.py",
     "pipeline/stages/threads.py", "pipeline/stages/tools.py",

@@ -8,11 +8,12 @@ before all that can be checked without loading it has been.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +59,20 @@ def verify(folder: Path, request: Request, findings: dict[str, Any]) -> None:
         Refused: with the reason.
         Unable: the check itself is not possible.
     """
+    with verified(folder, request, findings):
+        pass
+
+
+@contextlib.contextmanager
+def verified(folder: Path, request: Request, findings: dict[str, Any]) -> Iterator[Path]:
+    """As ``verify``, for whoever goes on to load it: the private copy, the very bytes that were checked.
+
+    It is gone at the end of the block.
+
+    Raises:
+        Refused: with the reason.
+        Unable: the check itself is not possible.
+    """
     began_s = time.monotonic()
     folder = folder.resolve()  # the link of a serving folder may point elsewhere a moment later
     data = read_regular(folder / MANIFEST, MANIFEST)
@@ -82,7 +97,8 @@ def verify(folder: Path, request: Request, findings: dict[str, Any]) -> None:
             _verify_artifacts(own, request, listed, findings)
         except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
             raise Refused(f"{BUNDLE} does not hold together: {type(error).__name__} {str(error)[:200]}") from error
-    findings["took_s"] = time.monotonic() - began_s
+        findings["took_s"] = time.monotonic() - began_s
+        yield own
 
 
 def verify_contents(folder: Path) -> None:
