@@ -10,9 +10,14 @@ import pytest
 from tests.pipeline.serving.servers import Started, serving
 
 
+@pytest.fixture(autouse=True)
+def _installed(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("extra"):
+        pytest.importorskip("uvicorn", reason="extra: pip install 'torchstone[serve]'")
+
+
 @pytest.fixture(scope="session")
 def server(built: Path) -> Iterator[Started]:
     """The server."""
-    pytest.importorskip("uvicorn", reason="extra: pip install 'torchstone[serve]'")
     with serving(built / "bundle", "--limits.body-mb", "4") as started:
         yield started
