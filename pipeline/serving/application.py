@@ -25,6 +25,7 @@ Headers = Mapping[bytes, bytes]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _SAFE_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+_SLOW = "the body is too slow"
 _CONTENT_TYPES = (b"application/json", b"application/octet-stream", b"")
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 _OPEN = ("/v2/health/live", "/v2/health/ready")
@@ -76,7 +77,7 @@ class Application:
             response = await self._response(scope, headers, receive)
         except Refusal as refusal:
             reason = refusal.reason
-            self._metrics.refused(reason)
+            self._metrics.refused[reason] += 1
             response = as_json({"error": str(refusal)}, refusal.status)._replace(headers=refusal.headers)
         except _Gone:
             return
@@ -102,7 +103,8 @@ class Application:
         path: str = scope["path"]
         if path not in _OPEN:
             self._access.check(headers)
-        match path.split("/")[1:]:
+        parts = path.split("/")[1:]
+        match parts:
             case ["v2", "models", *place, "infer"]:
                 _allow(scope, "POST")
                 return await self._infer(place, headers, receive)
@@ -112,7 +114,7 @@ class Application:
         _allow(scope, "GET")
         if path in self._pages:
             return self._pages[path]()
-        match path.split("/")[1:]:
+        match parts:
             case ["v2", "models", *place, ("ready" | "config") as what]:
                 return self._model(place, what)
             case ["v2", "models", *place]:
@@ -148,9 +150,9 @@ class Application:
             body = await self._body(headers, receive)
             asked = read_request(body, headers.get(b"inference-header-content-length"), model)
             outputs = await served.batcher.ask(asked.arrays, asked.rows, asked.timeout_s)
-            response = inference_response(model.name, model.version, asked, model.signature.output_names, outputs)
+            response = inference_response(model.name, model.version, asked, model.signature.outputs, outputs)
         except Refusal as refusal:
-            served.metrics.not_answered(refusal.status)
+            served.metrics.statuses[refusal.status] += 1
             raise
         served.metrics.answered(time.monotonic() - began_s)
         return response
@@ -181,20 +183,26 @@ class Application:
             raise Refusal(415, "invalid", "content-type must be application/json or application/octet-stream")
         parts: list[bytes] = []
         size, more = 0, True
+        task = asyncio.current_task()
+        assert task is not None
+        timer = asyncio.get_running_loop().call_later(self._limits.body_s, task.cancel, _SLOW)
         try:
-            async with asyncio.timeout(self._limits.body_s):
-                while more and size <= 2 * most_bytes:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    part, more = message.get("body", b""), message.get("more_body", False)
-                    size += len(part)
-                    if size <= most_bytes:
-                        parts.append(part)
-                    else:
-                        parts.clear()
-        except TimeoutError:
+            while more and size <= 2 * most_bytes:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _Gone
+                part, more = message.get("body", b""), message.get("more_body", False)
+                size += len(part)
+                if size <= most_bytes:
+                    parts.append(part)
+                else:
+                    parts.clear()
+        except asyncio.CancelledError as error:
+            if error.args != (_SLOW,):
+                raise
             raise Refusal(408, "slow", "the body did not arrive in time") from None
+        finally:
+            timer.cancel()
         if size > most_bytes:
             raise Refusal(413, "too_large", f"a body may have at most {most_bytes} bytes")
         body = parts[0] if len(parts) == 1 else b"".join(parts)

@@ -63,8 +63,8 @@ class _Waiting:
 class Batcher:
     """The queue before one model; to be used in the event loop's thread."""
 
-    def __init__(self, model: Answering, limits: ServeLimits, called: Callable[[int, int, float], None]) -> None:
-        """``called`` hears of each call its requests, rows and seconds."""
+    def __init__(self, model: Answering, limits: ServeLimits, called: Callable[[int, float], None]) -> None:
+        """``called`` hears of each call its rows and seconds."""
         self._model, self._limits, self._called = model, limits, called
         self._queue: deque[_Waiting] = deque()
         self._loop = asyncio.get_running_loop()
@@ -188,7 +188,7 @@ class Batcher:
     def _answered(self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome], call_s: float) -> None:
         """Hand the answers out, then see what has arrived since."""
         self._call_s += (call_s - self._call_s) * (_RECENT if self._call_s else 1.0)
-        self._called(len(batch), sum(waiting.rows for waiting in batch), call_s)
+        self._called(sum(waiting.rows for waiting in batch), call_s)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.answer.done():
                 continue

@@ -195,7 +195,7 @@ class Repository:
         model = await asyncio.to_thread(open_model, place, version, self._request)
         metrics = self._metrics.of(model.name, version)
         batcher = Batcher(model, self._limits, metrics.called)
-        metrics.watch(batcher)
+        metrics.waiting = lambda: batcher.waiting_count
         return Served(model, batcher, metrics)
 
     def _retire(self, served: Served) -> None:

@@ -34,6 +34,7 @@ _LAST_ANSWERS_S = 1.0
 _AGAIN_S = 1.0
 """A signal that comes again within this time is the same one: a terminal sends it to a whole group of processes."""
 _POLL_S = 0.02
+_COLLECTIONS = (50_000, 20, 100)
 _log = logging.getLogger(__name__)
 
 
@@ -142,8 +143,10 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         application, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=round(settings.limits.grace_s) or 1,
     )  # fmt: skip
+    thresholds = gc.get_threshold()
     gc.collect()
-    gc.freeze()  # what lives as long as the server is not looked through again
+    gc.freeze()  # what lives as long as the server is not looked through again, and a request leaves no circles:
+    gc.set_threshold(*_COLLECTIONS)  # to look for them every few requests costs throughput and makes the slowest slower
     following = asyncio.get_running_loop().create_task(repository.follow(settings.follow_s))
     host, port = listener.getsockname()[:2]
     place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -154,6 +157,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         following.cancel()
         await repository.close()
         gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from export.arrays import is_floating, numpy_dtype
+from export.arrays import numpy_dtype
 from export.tensor import DTYPES
 from pipeline.serving.protocol.refusal import invalid
 
@@ -18,7 +19,6 @@ DATATYPES = {dtype: dtype.upper().replace("BFLOAT", "BF").replace("FLOAT", "FP")
 """By a signature's dtype the protocol's datatype. No tensor of a model is BYTES."""
 BINARY_ONLY = frozenset({"FP16", "BF16"})
 """Datatypes that JSON does not carry: the protocol knows them as binary data alone."""
-_LISTS = {kind: msgspec.json.Decoder(list[kind]) for kind in (float, int, bool)}  # type: ignore[valid-type]
 _ANY = msgspec.json.Decoder()
 
 
@@ -48,51 +48,55 @@ def from_json(data: bytes | memoryview, dtype: str, shape: tuple[int, ...], name
     Raises:
         Refusal: 400, another number of elements or nesting, another kind of value, a number out of range.
     """
-    kind = numpy_dtype(dtype)
     if not len(data):
         raise invalid(f"input {name!r} has neither data nor the parameter binary_data_size")
-    element = bool if dtype == "bool" else float if is_floating(kind) else int
+    numbers = _numbers(dtype)
     try:
         if _is_nested(data):
-            values = msgspec.convert(_flat(_ANY.decode(data), shape, name), list[element])  # type: ignore[valid-type]
+            values: list[Any] = msgspec.convert(_flat(_ANY.decode(data), shape, name), numbers.list_type)
         else:
-            values = _LISTS[element].decode(data)
+            values = numbers.decode(data)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise invalid(f"input {name!r}: data: {_reason(error)}") from None
     if len(values) != math.prod(shape):
         raise invalid(f"input {name!r} must have {math.prod(shape)} elements for {list(shape)}, got {len(values)}")
-    return _array(values, kind, name).reshape(shape)
+    if numbers.bounds is not None and values:
+        low, high = numbers.bounds
+        for value in (min(values), max(values)):
+            if not low <= value <= high:
+                raise invalid(f"input {name!r}: {value!r} is out of the range of {DATATYPES[dtype]}")
+    return np.array(values, numbers.kind).reshape(shape)
 
 
-def to_json(array: np.ndarray[Any, Any], name: str) -> list[Any]:
-    """The elements, flat: a float as the shortest decimal that is it exactly.
-
-    Raises:
-        Refusal: 422, a value that JSON has no number for.
-    """
-    if is_floating(array.dtype) and not np.isfinite(array).all():
-        message = f"output {name!r} holds NaN or Inf, which JSON cannot carry: ask for it as binary data"
-        error = invalid(message)
-        error.status = 422
-        raise error
+def to_json(array: np.ndarray[Any, Any]) -> list[Any]:
+    """The elements, flat: a float as the shortest decimal that is it exactly; NaN and Inf come out as null."""
     values: list[Any] = array.ravel().tolist()
     return values
 
 
-def _array(values: Sequence[Any], kind: np.dtype[Any], name: str) -> np.ndarray[Any, Any]:
-    if is_floating(kind):
-        with np.errstate(over="ignore"):
-            array = np.array(values, np.float64).astype(kind)
-        if not np.isfinite(array).all():
-            worst = values[int(np.flatnonzero(~np.isfinite(array))[0])]
-            raise invalid(f"input {name!r}: {worst!r} is out of the range of {DATATYPES[kind.name]}")
-        return array
-    if kind.kind != "b" and values:
-        bounds = np.iinfo(kind)
-        for value in (min(values), max(values)):
-            if not bounds.min <= value <= bounds.max:
-                raise invalid(f"input {name!r}: {value} is out of the range of {DATATYPES[kind.name]}")
-    return np.array(values, kind)
+class _Numbers(NamedTuple):
+    """How JSON holds the elements of a dtype."""
+
+    kind: np.dtype[Any]
+    list_type: Any
+    decode: Callable[[bytes | memoryview], list[Any]]
+    bounds: tuple[float, float] | None
+    """The least and the greatest number that is one of the dtype; None where JSON's own numbers are."""
+
+
+@cache
+def _numbers(dtype: str) -> _Numbers:
+    kind = numpy_dtype(dtype)
+    if dtype == "bool":
+        return _Numbers(kind, list[bool], msgspec.json.Decoder(list[bool]).decode, None)
+    if kind.kind == "f":
+        limits = np.finfo(kind)
+        # What lies within half a step of the greatest is rounded to it; FP64 is what JSON's numbers are read as.
+        most = math.nextafter(float(limits.max) * (1 + float(limits.epsneg) / 2), 0) if dtype != "float64" else None
+        bounds = None if most is None else (-most, most)
+        return _Numbers(kind, list[float], msgspec.json.Decoder(list[float]).decode, bounds)
+    whole = np.iinfo(kind)
+    return _Numbers(kind, list[int], msgspec.json.Decoder(list[int]).decode, (int(whole.min), int(whole.max)))
 
 
 def _is_nested(data: bytes | memoryview) -> bool:
@@ -101,7 +105,7 @@ def _is_nested(data: bytes | memoryview) -> bool:
 
 
 def _flat(values: Any, shape: tuple[int, ...], name: str) -> list[Any]:
-    """Nested lists as one, each level held to its size."""
+    """Nested lists as a flat list, each level held to its size."""
     level: list[Any] = [values]
     for axis, size in enumerate(shape):
         if not all(isinstance(inner, list) and len(inner) == size for inner in level):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _UNSUPPORTED = ("sequence_id", "shared_memory_region", "classification")
 """Parameters of Triton's extensions that would change the answer: refused, not ignored."""
+_MOST_SIZE = 1 << 48
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 
@@ -139,24 +140,25 @@ def _arrays(request: InferRequest, binary: memoryview, signature: Signature) -> 
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for tensor in request.inputs:
         name = tensor.name
-        if name not in specs:
+        spec = specs.get(name)
+        if spec is None:
             raise invalid(f"there is no input {name[:100]!r}: the inputs are {', '.join(specs)}")
         if name in arrays:
             raise invalid(f"input {name!r} is given twice")
-        datatype, shape = DATATYPES[specs[name].dtype], tuple(tensor.shape)
+        datatype, shape = DATATYPES[spec.dtype], tuple(tensor.shape)
         if tensor.datatype != datatype:
             raise invalid(f"input {name!r} must have the datatype {datatype}, got {tensor.datatype[:20]!r}")
-        if len(shape) != len(specs[name].shape) or any(not 0 <= size < 1 << 48 for size in shape):
-            raise invalid(f"input {name!r} must have the shape {list(specs[name].shape)}, got {list(shape)[:20]}")
+        if len(shape) != len(spec.shape) or min(shape, default=0) < 0 or max(shape, default=0) >= _MOST_SIZE:
+            raise invalid(f"input {name!r} must have the shape {list(spec.shape)}, got {list(shape)[:20]}")
         _refuse_unsupported(tensor.parameters, f"input {name!r}")
         if "binary_data_size" in tensor.parameters:
             size = _binary_size(tensor, len(binary))
-            arrays[name] = from_binary(binary[:size], specs[name].dtype, shape, name)
+            arrays[name] = from_binary(binary[:size], spec.dtype, shape, name)
             binary = binary[size:]
         elif datatype in BINARY_ONLY:
             raise invalid(f"input {name!r}: {datatype} is sent as binary data (binary_data_size), JSON has none")
         else:
-            arrays[name] = from_json(memoryview(tensor.data), specs[name].dtype, shape, name)
+            arrays[name] = from_json(memoryview(tensor.data), spec.dtype, shape, name)
     if missing := [name for name in specs if name not in arrays]:
         raise invalid(f"input {missing[0]!r} is missing: the inputs are {', '.join(specs)}")
     if len(binary):

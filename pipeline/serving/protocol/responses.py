@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from pipeline.serving.protocol.datatypes import DATATYPES, to_json
+from pipeline.serving.protocol.refusal import Refusal
 from pipeline.serving.protocol.requests import Asked
+
+if TYPE_CHECKING:
+    from export.tensor import TensorSpec
 
 JSON, BINARY, HTML, TEXT = (
     b"application/json", b"application/octet-stream", b"text/html; charset=utf-8", b"text/plain; charset=utf-8",
@@ -33,7 +37,7 @@ def as_json(value: Any, status: int = 200) -> Response:
 
 
 def inference_response(
-    model: str, version: str, asked: Asked, names: Sequence[str], outputs: Sequence[np.ndarray[Any, Any]]
+    model: str, version: str, asked: Asked, specs: Sequence[TensorSpec], outputs: Sequence[np.ndarray[Any, Any]]
 ) -> Response:
     """The answer to an inference request.
 
@@ -43,22 +47,33 @@ def inference_response(
     tensors: list[dict[str, Any]] = []
     binary: list[bytes] = []
     for index, is_binary in asked.outputs:
-        array, name = outputs[index], names[index]
-        tensor: dict[str, Any] = {"name": name, "datatype": DATATYPES[array.dtype.name], "shape": list(array.shape)}
+        array, spec = outputs[index], specs[index]
+        tensor: dict[str, Any] = {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": array.shape}
         if is_binary:
             binary.append(_bytes(array))
             tensor["parameters"] = {"binary_data_size": len(binary[-1])}
         else:
-            tensor["data"] = to_json(array, name)
+            tensor["data"] = to_json(array)
         tensors.append(tensor)
     fields: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": tensors}
     if asked.id:
         fields["id"] = asked.id
     head = _ENCODER.encode(fields)
+    if b"null" in head:
+        _refuse_nonfinite(asked, specs, outputs)
     if not binary:
         return Response(200, head)
     length = ((b"inference-header-content-length", str(len(head)).encode()),)
     return Response(200, b"".join((head, *binary)), BINARY, length)
+
+
+def _refuse_nonfinite(asked: Asked, specs: Sequence[TensorSpec], outputs: Sequence[np.ndarray[Any, Any]]) -> None:
+    for index, is_binary in asked.outputs:
+        if not is_binary and not np.isfinite(outputs[index]).all():
+            name = specs[index].name
+            raise Refusal(
+                422, "nonfinite", f"output {name!r} holds NaN or Inf, which JSON cannot carry: ask for binary data"
+            )
 
 
 def _bytes(array: np.ndarray[Any, Any]) -> bytes:
