@@ -221,6 +221,6 @@ def _flag(parameters: dict[str, Any], name: str, where: str, *, default: bool = 
 
 
 def _refuse_unsupported(parameters: dict[str, Any], where: str) -> None:
-    for name in _UNSUPPORTED:
+    for name in _UNSUPPORTED if parameters else ():
         if name in parameters:
             raise invalid(f"{where}: the parameter {name} is not supported here")
