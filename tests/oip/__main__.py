@@ -1,4 +1,5 @@
-"""Hold a server to the protocol: ``python -m tests.oip URL MODEL [--key KEY]``; exit code 1 if a check fails.
+"""Hold a server to the protocol: ``python -m tests.oip URL MODEL [--key KEY] [--mutations N]``; exit code 1 if a check
+fails.
 
 The model must take zeros, with 1 wherever a size moves.
 """
@@ -10,6 +11,7 @@ import sys
 
 from tests.oip.checks import CHECKS
 from tests.oip.client import Client
+from tests.oip.mutations import mutate
 
 
 def main() -> int:
@@ -18,6 +20,7 @@ def main() -> int:
     parser.add_argument("url")
     parser.add_argument("model")
     parser.add_argument("--key")
+    parser.add_argument("--mutations", type=int, default=0, help="then send so many requests that are almost right")
     parsed = parser.parse_args()
     headers = {"authorization": f"Bearer {parsed.key}"} if parsed.key else {}
     failed_count = 0
@@ -29,6 +32,9 @@ def main() -> int:
             failed_count += 1
             print(f"FAILS  {name}: {type(error).__name__} {str(error)[:300]}")
     print(f"{len(CHECKS) - failed_count} of {len(CHECKS)} hold")
+    if parsed.mutations:
+        statuses = mutate(Client(parsed.url, parsed.model, headers), parsed.mutations)
+        print(f"{parsed.mutations} requests that are almost right, by status: {dict(sorted(statuses.items()))}")
     return 1 if failed_count else 0
 
 

@@ -46,7 +46,9 @@ class Client:
     """Sent with every request, such as a key."""
 
     def __post_init__(self) -> None:
-        self._connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
+        place = urlsplit(self.url)
+        self.host, self.port = place.hostname or "", place.port or 80
+        self._connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
         self.metadata = self.get(f"/v2/models/{quote(self.model)}").fields
 
     def get(self, path: str) -> Answer:

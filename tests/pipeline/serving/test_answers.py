@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.verifier.artifacts import OnnxArtifact
 from tests.oip.checks import CHECKS, good
+from tests.oip.mutations import mutate
 from tests.pipeline.serving.servers import Started
 
 pytestmark = pytest.mark.extra
@@ -105,6 +106,12 @@ def test_sizes_that_were_not_tested_are_refused(server: Started, built: Path) ->
 def test_a_body_above_the_limit_is_refused(server: Started) -> None:
     assert server.client().infer(b" " * (5 << 20)).status == 413
     assert server.client().infer(b" " * (3 << 20)).status == 400
+
+
+def test_requests_that_are_almost_right_are_answered_or_refused(server: Started) -> None:
+    """300 here; ``python -m tests.oip URL MODEL --mutations 100000`` sends more."""
+    statuses = mutate(server.client(), 300)
+    assert {200, 400} <= statuses.keys()
 
 
 def _small(golden: list[Call]) -> Iterator[Call]:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -123,6 +124,18 @@ def test_what_is_not_safe_or_not_possible_is_said(bundle: Path, flags: tuple[str
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_client_that_is_too_slow_is_cut_off_and_others_are_not(built: Path) -> None:
+    with serving(built / "bundle", "--limits.body-s", "0.3") as server:
+        client = server.client()
+        with socket.create_connection((client.host, client.port), timeout=10) as slow:
+            head = "POST /v2/models/seed/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+            slow.sendall(head.encode() + b'{"inputs"')
+            assert client.infer(client.example()).status == 200
+            answer = b"".join(iter(lambda: slow.recv(4096), b""))  # until the server closes
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"did not arrive in time" in answer
 
 
 def test_a_port_that_is_taken_is_said(server: Started, bundle: Path) -> None:
