@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.bundle import releases
+from tests.conftest import ROOT, environ
+from tests.oip.checks import CHECKS
 from tests.pipeline.bundles import alter_weight
 from tests.pipeline.serving.servers import Started, serving
-from tests.pipeline.serving.test_process import under_load
+from tests.pipeline.serving.test_process import serve, under_load
 
 pytestmark = pytest.mark.extra
 
@@ -67,6 +71,23 @@ def test_a_new_version_takes_over_under_load_a_bad_one_does_not_and_a_rollback_i
         refused = [event for event in server.events() if "refused" in event["event"]]
         assert len(refused) == 1  # the same bad version is not tried again and again
         assert "probability" in refused[0]["event"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("artifact", ["torchscript", "aotinductor", "compile"])
+def test_artifacts_of_torch_are_served_where_somebody_vouches_for_them(
+    built: Path, tmp_path: Path, artifact: str
+) -> None:
+    arguments = ["ship", built, "--to", tmp_path, "--also", artifact]
+    command = [sys.executable, "-m", "torchstone", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environ())
+    assert done.returncode == 0, done.stderr
+    refused = serve(tmp_path, "--artifact", artifact)
+    assert refused.returncode == 1
+    assert "such a file can hold code" in refused.stderr
+    with serving(tmp_path, "--artifact", artifact, "--trust") as server:
+        for rule in CHECKS.values():
+            rule(server.client())
 
 
 def test_models_are_loaded_and_unloaded_where_that_is_allowed(built: Path, server: Started) -> None:
