@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 import traceback
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from export import registry
 from export.artifact import PROGRAM_FILE, PROGRAM_RECORD, RECORD, Artifact, ProgramRecord
 from export.backend import BuildInput
 from export.errors import UserError
+from export.exporters.narrowing import narrow, witnessed
 from export.files import digest_files, verify_files
 from export.record import digest, observed, read, write
 from export.roads import Trail, detour
@@ -152,8 +154,9 @@ def build(job: BuildJob) -> str:
         program_failure=program.failure,
         calibration=Path(job.calibration) if job.calibration else None,
     )
-    with job.trail.kept():
-        facts = backend.build(source, folder)
+    with tempfile.TemporaryDirectory(prefix="torchstone-build-") as scratch, job.trail.kept():
+        narrowed = narrow(source, backend.precision, Path(scratch))
+        facts = backend.build(narrowed.source, folder) | narrowed.facts
     artifact = Artifact(
         name=backend.artifact_name(job.device),
         backend=job.backend,
@@ -168,6 +171,7 @@ def build(job: BuildJob) -> str:
         facts=facts | _of_program(program) if backend.needs_program else facts,
         observed=observed(time.monotonic() - started),
     )
+    artifact = witnessed(artifact, backend, folder, program.precision)
     write(folder / RECORD, artifact)
     return digest(artifact)
 

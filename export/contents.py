@@ -52,6 +52,15 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """A stored tensor of integers as float64, and the distance of neighbours at every element."""
+
+    name: str
+    values: np.ndarray[Any, Any]
+    steps: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contents:
     """Weights by the names that the files give them, and settings in a dialect."""
 
@@ -60,6 +69,11 @@ class Contents:
     weights: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     settings: tuple[Setting, ...] = ()
     dialect: Dialect = "none"
+    casts: tuple[str, ...] = ()
+    """Floating dtypes that the files' operators cast values to, each once."""
+    quantized: tuple[Quantized, ...] = ()
+    unequal: tuple[str, ...] = ()
+    """Values that are dequantised otherwise than they were quantised."""
 
 
 def of_program(exported: torch.export.ExportedProgram, how: str) -> Contents:

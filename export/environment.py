@@ -139,6 +139,15 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def cpu_flags() -> frozenset[str]:
+    """What the kernel says that the processor can do (``avx512_vnni``); empty where it does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()  # not Linux
+    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
+
+
 def _gpu_versions() -> dict[str, str]:
     """The driver, the toolkit that torch was built with, cuDNN and Triton, as far as they are known."""
     platform_versions = {DRIVER: nvml.driver_version(), TOOLKIT: _torch_toolkit()}

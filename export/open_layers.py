@@ -23,13 +23,13 @@ LSTM = "aten.lstm.input"
 _MANY_ROWS = 25
 """From more rows on ``torch.cdist`` takes distances from a matrix product."""
 _CDIST_MODES = ("use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist")
-_RECURRENT = (ops.aten.lstm.input, ops.aten.gru.input, *_PLAIN)
+RECURRENT = (ops.aten.lstm.input, ops.aten.gru.input, *_PLAIN)
 
 
 def open_length(exported: ExportedProgram, *, besides: str = "") -> str | None:
     """The recurrent layer of the program whose number of steps is open, ``besides`` one kind; None if there is none."""
     for node in exported.graph.nodes:
-        if node.target in _RECURRENT and str(node.target) != besides:
+        if node.target in RECURRENT and str(node.target) != besides:
             x, batch_first = node.args[0].meta["val"], node.args[-1]
             if not isinstance(x.shape[1 if batch_first else 0], int):
                 return str(node.target)
@@ -124,7 +124,7 @@ def _plain_layer(
 @contextmanager
 def _dispatched_anew() -> Iterator[None]:
     """PyTorch remembers which kernel an operator has, also when another is registered."""
-    kernels = [getattr(operator, "_dispatch_cache", {}) for operator in _RECURRENT]
+    kernels = [getattr(operator, "_dispatch_cache", {}) for operator in RECURRENT]
     for remembered in kernels:
         remembered.clear()
     try:

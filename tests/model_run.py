@@ -66,8 +66,18 @@ class ModelRun:
             )
         )
 
-    def build(self, backend: str, folder: Path, source: Source | None = None, program: Path | None = None) -> Path:
-        """An artifact of the model; of another one, in its place, where a ``source`` is given."""
+    def build(
+        self,
+        backend: str,
+        folder: Path,
+        source: Source | None = None,
+        program: Path | None = None,
+        rows: Path | None = None,
+    ) -> Path:
+        """An artifact of the model; of another one, in its place, where a ``source`` is given.
+
+        ``rows`` is a file of training rows, for backends that take ranges from them.
+        """
         folder.mkdir(parents=True)
         if source is not None and program is None:
             program = Path(tempfile.mkdtemp(dir=self.folder, prefix="program-"))
@@ -82,6 +92,7 @@ class ModelRun:
             checkpoint_sha256="c",
             program=str(program or self.program),
             folder=str(folder),
+            calibration=str(rows) if rows else None,
         )
         build(job)
         return folder

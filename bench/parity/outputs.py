@@ -6,7 +6,7 @@ That process runs without the model's source: what it proves is what a server wi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from bench.parity.cases import Case
 from bench.parity.check import Check
 from bench.parity.contents.opened import Opened
 from bench.parity.contents.probe import Call
+from bench.parity.contents.storage import storage
 from bench.parity.levels import LEVELS
 from bench.parity.levels.level import Inside
 from bench.parity.reference import FLOAT64, INPUTS
@@ -66,11 +67,13 @@ def outputs(job: OutputsJob) -> Outputs:
     module: Callable[[], nn.Module] | None = job.source.module if job.source else None
     runner = registry.load(Path(job.artifact), job.options, module)
     refusals = _answer_all(job, runner)
+    opened = Opened(runner.artifact, Path(job.artifact), Path(job.program) if job.program else None)
     witness = runner.witness()
+    witness = replace(witness, evidence=storage(opened) | witness.evidence)
     few = next(index for index, case in enumerate(job.cases) if case.group == "calls")
     inside = Inside(
         runner=runner,
-        opened=Opened(runner.artifact, Path(job.artifact), Path(job.program) if job.program else None),
+        opened=opened,
         inputs=None if str(few) in refusals else load_case(Path(job.reference) / INPUTS, few, _inputs(runner)),
         weights=Path(job.weights) if job.weights else None,
         calls=lambda: [] if refusals else _calls(job, runner),

@@ -18,14 +18,14 @@ from bench.parity.equivalent import EquivalentVariant
 from bench.parity.fresh import fresh_checks
 from bench.parity.judgement import Answered, Standard, judge
 from bench.parity.levels.error import Error
-from bench.parity.levels.fidelity import is_quantized
+from bench.parity.levels.fidelity import judged_by_metric
 from bench.parity.outputs import OutputsJob, outputs
 from bench.parity.reference import Reference
 from bench.parity.report import ParityReport
 from bench.parity.spec import ParitySpec
 from bench.parity.spread import SpreadJob, spread
 from bench.run_folder import RunFolder
-from export.artifact import ProgramRecord, open_artifact
+from export.artifact import Artifact, ProgramRecord, open_artifact
 from export.backend import LoadOptions
 from export.build import Source
 from export.record import digest, read
@@ -185,11 +185,11 @@ def read_calibration(files: RunFolder, reference: Reference) -> Calibration | No
     return calibration if calibration and calibration.reference_sha256 == digest(reference) else None
 
 
-def differs(recheck: ParityReport | Failed, before: ParityReport, precision: str) -> str | None:
+def differs(recheck: ParityReport | Failed, before: ParityReport, artifact: Artifact) -> str | None:
     """Why the artifact is not what was judged before; None if a recheck finds nothing that was not found then."""
     if isinstance(recheck, Failed):
         return recheck.summary
-    # By the metric, which is not at hand, int8 is judged; an exact artifact must pass as it did.
+    # By the metric, which is not at hand, int8 and half precision are judged; an exact artifact must pass as it did.
     known = set(recheck.failed_levels) <= set(before.failed_levels)
-    same = known if is_quantized(precision) else recheck.status == "pass"
+    same = known if judged_by_metric(artifact) else recheck.status == "pass"
     return None if same else f"parity {recheck.status}: {'; '.join(recheck.reasons)}"

@@ -21,6 +21,7 @@ from export.device import Device, device
 from export.environment import missing_compiler, version
 from export.errors import UserError
 from export.exporters.inductor import check_runtime, prepare, runtime_libraries
+from export.exporters.narrowing import BFLOAT16, FLOAT16
 from export.foreign.graphs import PackageFormat
 from export.runtimes.torch import TorchBackend
 
@@ -153,4 +154,8 @@ def _unpack(package: Path, folder: Path) -> Path:
     return library
 
 
-BACKENDS = (AotInductor(name="aotinductor", foreign=PackageFormat(main_file=FILE)),)
+BACKENDS = (
+    AotInductor(name="aotinductor", foreign=PackageFormat(main_file=FILE)),
+    AotInductor(name="aotinductor-bf16", precision=BFLOAT16, calibrated=True, deployment_rank=55),
+    AotInductor(name="aotinductor-fp16", precision=FLOAT16, calibrated=True, deployment_rank=56),
+)

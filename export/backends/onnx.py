@@ -4,6 +4,7 @@
 * ``onnx-legacy``: the older, TorchScript-based exporter, from a trace of the module; where that fixed a branch or a
   size, from the module scripted. Deprecated upstream; kept because on some models its graph runs faster: which exporter
   is used is decided by measuring.
+* ``onnx-fp16``, ``onnx-bf16``: the dynamo exporter, from the program in half precision, inputs and outputs in float32.
 * ``onnx-int8``: static, per channel, ranges from training data (QDQ form). It does not compute the same function, so
   parity holds it to the recipe's metric and to its signal-to-noise ratio.
 """
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from export.backend import Backend, BuildInput, Loaded, LoadOptions, Threads
 from export.device import device
+from export.exporters.narrowing import BFLOAT16, FLOAT16, HALVES
 from export.exporters.quantize import INT8, calibration_calls, refuse_unquantized, rows_count
 from export.foreign.onnx import OnnxFormat
 from export.runtimes.onnxruntime import OnnxRuntimeOptions, OnnxSession, runtime_missing
@@ -56,11 +58,20 @@ class Onnx(Backend):
     options: type = OnnxRuntimeOptions
 
     def unavailable(self, where: str) -> str | None:
-        """Whether an ONNX Runtime is installed, and has the device's provider."""
-        return runtime_missing(device(where))
+        """Whether an ONNX Runtime is installed, and has the device's provider, and kernels for bfloat16 where asked."""
+        missing = runtime_missing(device(where))
+        if missing is not None or self.precision != BFLOAT16:
+            return missing
+        from export.runtimes.halves import no_bfloat16
+
+        return no_bfloat16(device(where))
 
     def build(self, source: BuildInput, folder: Path) -> dict[str, str]:
         """Export, check the file with ONNX's own checker, quantise where that is asked."""
+        if self.precision in HALVES:
+            from export.exporters.onnx import export_program
+
+            return export_program(source, folder / FILE)
         if self.precision != INT8:
             return self._export(source, folder / FILE)
         from export.runtimes.onnxruntime import quantize_file
@@ -160,5 +171,7 @@ class Onnx(Backend):
 BACKENDS = (
     Onnx(name="onnx", exporter="dynamo", deployment_rank=0, foreign=OnnxFormat(main_file=FILE)),
     Onnx(name="onnx-legacy", exporter="legacy", needs_program=False, deployment_rank=10, build_cost=20),
+    Onnx(name="onnx-fp16", exporter="dynamo", precision=FLOAT16, calibrated=True, deployment_rank=15),
+    Onnx(name="onnx-bf16", exporter="dynamo", precision=BFLOAT16, calibrated=True, deployment_rank=16),
     Onnx(name="onnx-int8", exporter="dynamo", precision=INT8, calibrated=True, deployment_rank=20, build_cost=60),
 )

@@ -12,6 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from export.contents import Contents, Setting, spell
+from export.exporters.onnx_quantized import read_quantized, unequal_pairs
 
 _ATTRIBUTES: dict[str, tuple[str, dict[str, str]]] = {
     "LayerNormalization": ("layer_norm", {"epsilon": "eps"}),
@@ -40,6 +41,9 @@ def read_contents(path: Path) -> Contents:
         weights=dict(_tensors(graph)),
         settings=tuple(setting for node in graph.node for setting in _settings(node, ranks)),
         dialect="operators",
+        casts=tuple(sorted({kind for node in graph.node for kind in _cast(node)})),
+        quantized=tuple(read_quantized(graph)),
+        unequal=tuple(unequal_pairs(graph)),
     )
 
 
@@ -67,6 +71,15 @@ def _tensors(graph: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
                 yield node.output[0], numpy_helper.to_array(attribute.t)
             if attribute.HasField("g"):
                 yield from _tensors(attribute.g)
+
+
+def _cast(node: onnx.NodeProto) -> Iterator[str]:
+    """The floating dtype that a node casts to."""
+    for attribute in node.attribute:
+        if node.op_type == "Cast" and attribute.name == "to":
+            kind = helper.tensor_dtype_to_np_dtype(attribute.i)
+            if "float" in kind.name:
+                yield kind.name
 
 
 def _ranks(graph: Any) -> dict[str, int]:

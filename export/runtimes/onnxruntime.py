@@ -23,7 +23,7 @@ from export.device import Device, device
 from export.environment import versions
 from export.errors import UserError
 from export.runtimes.placement import placement
-from export.runtimes.precision import precision
+from export.runtimes.precision import arithmetic
 from export.runtimes.provider_library import unloadable
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ class OnnxSession:
         placed = placement(self._session, wanted, self._graphs_with(rewritten))
         return Witness(
             device=self._device.name,
-            evidence=placed.evidence() | {"precision": precision(rewritten)},
+            evidence=placed.evidence() | arithmetic(rewritten, self._model),
             fallback=placed.fallback(wanted),
         )
 

@@ -25,14 +25,15 @@ class Trace:
         weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         tensors = {**exported.state_dict, **exported.constants}
         self.nodes: dict[str, torch.fx.Node] = {}
-        self._weights: dict[str, Any] = {}
+        self.weights: dict[str, Any] = {}
+        """Weights, buffers and constants by the name of their node, as the program holds them."""
         self.weight_users: dict[str, str] = {}
         """By the checkpoint's name of a weight: the first node that uses it."""
         for node in exported.graph.nodes:
             if node.op == "placeholder":
                 held = weights.get(node.name) or signature.inputs_to_lifted_tensor_constants.get(node.name)
                 if held is not None and held in tensors:
-                    self._weights[node.name] = tensors[held].detach()
+                    self.weights[node.name] = tensors[held].detach()
                     if node.users:
                         self.weight_users[held.removeprefix("module.")] = next(iter(node.users)).name
             elif node.op == "call_function":
@@ -124,7 +125,7 @@ class Trace:
             if node.op == "get_attr":
                 stored = operator.attrgetter(str(node.target))(self._exported.graph_module)
             else:
-                stored = self._weights[node.name] if node.name in self._weights else self._inputs[node.name]
+                stored = self.weights[node.name] if node.name in self.weights else self._inputs[node.name]
             return to_float64(stored) if wide else stored
 
         with torch.inference_mode():

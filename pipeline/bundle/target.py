@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.parity.levels.fidelity import is_quantized
+from bench.parity.levels.fidelity import judged_by_metric
 from bench.parity.report import ParityReport
 from bench.parity.run import ParityRun, differs
 from bench.run_folder import RunFolder
@@ -118,7 +118,7 @@ def lower(run: RunFolder, row: Row, folder: Path, target: Target) -> Lowered | N
     refused = target.loads(original)
     if refused is None:
         return None
-    if is_quantized(artifact.precision):
+    if judged_by_metric(artifact):
         raise UserError(
             f"{row.name} cannot be lowered: it is judged by the recipe's metric, which would have to be measured"
         )
@@ -146,7 +146,7 @@ def lower(run: RunFolder, row: Row, folder: Path, target: Target) -> Lowered | N
     before = read(ParityReport, run.parity_report(row.name))
     workspace = workspace_of(run, read(RecipeRecord, run.recipe_record))
     recheck = ParityRun.of(run, before.spec).judge(folder, before.options, workspace, before.key)
-    if (why := differs(recheck, before, lowered.precision)) is not None or not isinstance(recheck, ParityReport):
+    if (why := differs(recheck, before, lowered)) is not None or not isinstance(recheck, ParityReport):
         raise UserError(f"{row.name} lowered to opset {opset} is not the model any more: {why}")
     return Lowered(folder=folder, artifact=lowered, report=recheck, target_ort=target.version)
 

@@ -154,7 +154,7 @@ class Recheck:
 
         folder = self.run.artifact(artifact.name)
         report = ParityRun.of(self.run, before.spec).judge(folder, options, self.workspace, before.key)
-        return differs(report, before, artifact.precision)
+        return differs(report, before, artifact)
 
 
 def _tuning(

@@ -37,13 +37,15 @@ def note(row: Row, verdict: Verdict) -> str:
         return "baseline"
     if row.reasons:
         return "; ".join(row.reasons)
-    return "tied" if row.name in verdict.tied else ""
+    return "; ".join(filter(None, ["tied" if row.name in verdict.tied else "", row.effective.get("why_slow", "")]))
 
 
 def brief(row: Row, verdict: Verdict) -> str:
     """The same in a terminal's table: why a row may not ship stands below it."""
     if row.reasons and not is_baseline(row):
         return "may not ship" if row.built else "not built"
+    if "stored" in row.effective and row.name != verdict.winner:
+        return f"{row.effective['stored']}, computed in {row.effective['precision']}"
     return note(row, verdict)
 
 

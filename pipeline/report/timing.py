@@ -10,8 +10,8 @@ from bench.verdict.judge import Row, Verdict
 from pipeline.report import numbers
 
 _SHARES = (0.5, 0.9, 0.99)
-_ARITHMETIC = ("precision", "float32_products")
-"""What the runtime itself says of its arithmetic, by the names in ``Row.effective``."""
+_ARITHMETIC = ("precision", "float32_products", "weights", "kept_float32", "why_slow")
+"""What the runtime, and the artifact's own files, say of the arithmetic, by the names in ``Row.effective``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ def _costs_row(row: Row, loads: tuple[tuple[int, int], ...]) -> CostsRow:
     sizes_bytes = (cold.first_bytes, cold.peak_bytes) if cold else (None, None)
     by_load = {(figures.batch_rows, figures.callers_count): figures for figures in row.concurrency}
     threads = [f"{row.options.threads_count} threads"] if row.options else []
-    arithmetic = [f"{name} {value}" for name, value in row.effective.items() if name in _ARITHMETIC]
+    arithmetic = [f"{name.replace('_', ' ')} {value}" for name, value in row.effective.items() if name in _ARITHMETIC]
     return CostsRow(
         name=row.name,
         runs_as=", ".join(threads + arithmetic),

@@ -32,7 +32,13 @@ CHEAP = ("eager", "torchscript", "exported", "onnx", "onnx-legacy", "openvino")
 OPTIONS = LoadOptions(threads_count=2)
 
 
-@pytest.fixture(scope="module", params=registry.names())
+def parameters() -> list[Any]:
+    """Every backend by name; a package in half precision takes as long to compile as the one in single."""
+    again = [name for name in registry.names() if name not in STANDARD and registry.get(name).compiler == "inductor"]
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in again)) for name in registry.names()]
+
+
+@pytest.fixture(scope="module", params=parameters())
 def artifact_folder(request: pytest.FixtureRequest, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each backend's artifact of the built run; those that it does not have are built from its program."""
     name: str = request.param

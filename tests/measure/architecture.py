@@ -63,7 +63,7 @@ OLD_WORDS = {
 OLD_TERMS = r"honest variants?|null variants?|calibration kernel|golden samples?|desk|provers?|reprov\w+"
 """Old words that are nobody's plain English: counted in docstrings and comments too."""
 FAMILIES = ("export/backends/", "export/registry.py", "export/exporters/")
-BACKENDS = ("torchscript", "exported", "aotinductor", "onnx-legacy", "onnx-int8", "openvino-int8")
+BACKENDS = ("torchscript", "exported", "aotinductor", "onnx-legacy", "onnx-fp16", "onnx-int8", "openvino-int8")
 """Names that nothing but a backend bears."""
 DTYPES = ("export/tensor.py", "pipeline/bundle/forms/triton_config.py", "pipeline/shipping/triton.py")
 """Files with a table of all dtypes: there int8 is no precision of an artifact."""

@@ -102,7 +102,8 @@ def measured_row(name: str, text: Texts) -> Row:
     )  # fmt: skip
     return replace(
         row(name), shippable=True, built=True, parity="pass", size_bytes=1000, build_s=1.5, worst_ratio=1.2,
-        options=LoadOptions(), effective={"precision": text("precision"), "float32_products": text("products")},
+        options=LoadOptions(),
+        effective={"precision": text("precision"), "float32_products": text("products"), "why_slow": text("slow")},
         speeds=(speed,), concurrency=(load,), cold=cold,
     )  # fmt: skip
 

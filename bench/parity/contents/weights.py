@@ -9,7 +9,7 @@ one of which there is no trace is read from the answers (bench/parity/levels/pro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -21,11 +21,12 @@ from bench.parity.cases import Values
 from bench.parity.check import Check
 from bench.parity.contents import Difference
 from bench.parity.contents.folding import Folded, cast_weights, folded_constants, folded_norms, used_weights
-from bench.parity.contents.halved import as_float32, rounded
+from bench.parity.contents.halved import as_float32, by_width, nearest, rounded, rounding
 from bench.parity.contents.opened import Opened
 from bench.parity.contents.probe import MOST_ELEMENTS, Call, probe
 from export.arrays import is_floating
 from export.contents import Contents
+from export.exporters.narrowing import KEPT_WEIGHTS
 from export.foreign.narrowed import half_of
 
 if TYPE_CHECKING:
@@ -57,8 +58,11 @@ def weights_check(opened: Opened, checkpoint: Path, calls: Sequence[Call] = ()) 
     if exported is not None:
         folded = [*folded_norms(exported, weights), *folded_constants(exported), *cast_weights(exported)]
     wanted = {name: weights[name] for name in sorted(used)}
-    if (half := half_of(opened.artifact.precision)) is not None:
+    if (half := half_of(opened.artifact.precision)) is not None and opened.artifact.is_foreign:
         return _halved(compare_weights(as_float32(contents), wanted, rounded(wanted, folded, half)), contents.how, half)
+    if half is not None:
+        kept = opened.artifact.facts.get(KEPT_WEIGHTS, "").split(", ")
+        return narrowed_weights(contents, wanted, folded, kept, half)
     comparison = compare_weights(contents, wanted, folded)
     if opened.artifact.is_foreign:
         comparison = comparison.unexplained()
@@ -74,11 +78,37 @@ def weights_check(opened: Opened, checkpoint: Path, calls: Sequence[Call] = ()) 
 
 
 def _halved(comparison: Found, how: str, half: str) -> Check:
-    """The finding about a file of half precision; what differs, or is not there, may be right, if a tool folded it."""
+    """The finding about a file made elsewhere; what differs, or is not there, may be right, if a tool folded it."""
     check = comparison.check(how)
     if check.status == "fail":
         return replace(check, status="inconclusive", message=f"{check.message}, more than {half} makes of it")
     return replace(check, status="inconclusive") if comparison.missing else check
+
+
+def narrowed_weights(
+    contents: Contents, weights: dict[str, Values], folded: list[Folded], kept: Collection[str], half: str
+) -> Check:
+    """The finding about an artifact that was narrowed here: weights are rounded once, to the nearest, and no other way.
+
+    ``kept`` are those that stay in more bits by intent, since their values leave the range of half precision.
+    """
+    folds = rounded({}, folded, half)
+    narrow, wide = by_width(contents)
+    single = {name: weight for name, weight in weights.items() if is_floating(weight.dtype) and name not in kept}
+    alone = [(name, weight, rounding(weight, half)) for name, weight in single.items()]
+    joint = [(name, fold.value, fold.tolerance) for fold in folds for name in fold.uses if name in single]
+    left = [
+        name
+        for name, value, tolerance in (*alone, *joint)
+        if value.size and _find(value, wide, tolerance) and not _find(value, narrow, tolerance)
+    ]
+    if left:
+        places = tuple(dict.fromkeys(left))
+        more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+        message = f"{half} was asked for, and {', '.join(places[:_SHOWN])}{more} are in float32: no value asks for that"
+        return Check(level="weights", subject=places[0], status="fail", message=message, places=places)
+    wanted = weights | {name: nearest(weight, half) for name, weight in single.items()}
+    return compare_weights(as_float32(contents), wanted, folds).check(f"{contents.how}, rounded to {half}")
 
 
 @dataclass(frozen=True)

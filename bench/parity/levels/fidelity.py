@@ -2,8 +2,9 @@
 
 int8 is held to what it is for: the recipe's metric within its margin, and a signal-to-noise ratio that a working
 quantisation exceeds by far. Half precision is held to its own rounding: eager's error, as many times larger as its
-roundings are, and twice that, since it rounds weights as well; and its weights to the checkpoint's. Everything else is
-reported, so that one sees what was given up.
+roundings are, and twice that, since it rounds weights as well; where it was brought about here also to an ideal one
+(bench/parity/contents/ideal.py) and to the metric; and its weights to the checkpoint's. Everything else is reported, so
+that one sees what was given up.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import numpy as np
 from bench.parity.answers import Answers
 from bench.parity.changes import PAST_FLOAT16
 from bench.parity.check import Check
-from bench.parity.levels.level import Context, Level, PerOutput
+from bench.parity.contents.ideal import dtypes_check, ideal_checks
+from bench.parity.contents.quantized import quantized_checks
+from bench.parity.levels.level import Context, Inside, Level, PerOutput
+from export.artifact import Artifact
 from export.foreign.narrowed import coarser, half_of
 
 LEAST_SQNR_DB = 20.0
@@ -36,6 +40,14 @@ def is_quantized(precision: str) -> bool:
 def rounds_by_intent(precision: str) -> bool:
     """Whether an artifact of this precision is coarser than the model by intent."""
     return is_quantized(precision) or half_of(precision) is not None
+
+
+def judged_by_metric(artifact: Artifact) -> bool:
+    """Whether only the recipe's metric can say that it is good enough: of int8, and of the half precision built here.
+
+    Whoever brings a file in half precision has said that it is; it is judged by its own rounding alone.
+    """
+    return is_quantized(artifact.precision) or (half_of(artifact.precision) is not None and not artifact.is_foreign)
 
 
 def as_intended(check: Check, level: Level, context: Context) -> Check:
@@ -99,11 +111,22 @@ class Fidelity(PerOutput[FidelityTally]):
     meaning = "of int8 and of half precision: signal over noise, and errors in units of the precision's own"
     tally = FidelityTally
 
+    def observe(self, inside: Inside) -> Iterable[Check]:
+        """What values are cast to, and errors beside an ideal's, where half precision was brought about here; of int8
+        what its weights are beside the checkpoint's.
+        """
+        if is_quantized(inside.opened.artifact.precision) and inside.weights is not None:
+            yield from quantized_checks(inside.opened, inside.weights)
+        if (check := dtypes_check(inside.opened)) is not None:
+            yield check
+        yield from ideal_checks(inside.opened, inside.calls)
+
     def checks(self, context: Context) -> Iterable[Check]:
         """The fidelity of every output; none of an artifact that is to compute the same function."""
         precision = context.artifact.precision
         if not rounds_by_intent(precision):
             return
+        yield from (check for check in context.observed if check.level == self.name)
         for output in context.outputs:
             yield from self.of(output).checks()
             if half_of(precision) is not None and context.has_reference:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bench.parity.check import Check
-from bench.parity.levels.fidelity import is_quantized
+from bench.parity.levels.fidelity import judged_by_metric
 from bench.parity.levels.level import Context, Level
 
 
 class Metric(Level):
-    """What was measured; int8 needs one, since nothing else can judge it."""
+    """What was measured; int8 and half precision need one: nothing else says whether they are good enough."""
 
     name = "metric"
     meaning = "the recipe's metrics, paired, on real labelled rows"
@@ -20,6 +20,9 @@ class Metric(Level):
         measured = list(super().checks(context))
         yield from measured
         judged = any(check.status in {"pass", "fail", "inconclusive"} for check in measured)
-        if is_quantized(context.artifact.precision) and not judged:
-            message = "int8 is judged by the recipe's metric, and there is none: give it metrics and labelled data"
+        if judged_by_metric(context.artifact) and not judged:
+            precision = context.artifact.precision
+            message = (
+                f"{precision} is judged by the recipe's metric, and there is none: give it metrics and labelled data"
+            )
             yield Check(level=self.name, subject="metrics", status="inconclusive", message=message)
