@@ -139,7 +139,7 @@ def stored_as(contents: Contents) -> Counter[str]:
     """Elements of an artifact's weights, by dtype: the witness of what its files hold. Integers count if quantised."""
     kinds: Counter[str] = Counter()
     for stored in contents.weights.values():
-        if is_floating(stored.dtype) or stored.dtype.itemsize == 1:
+        if is_floating(stored.dtype) or stored.dtype.name in {"int8", "uint8"}:
             kinds[stored.dtype.name] += stored.size
     return kinds
 
