@@ -223,17 +223,27 @@ def _is_written(path: Path, record: Record) -> bool:
 
 
 def set_latest(run: Run) -> None:
-    """Point ``artifacts/<recipe>/latest`` at this run, by one rename."""
-    link = run.folder.parent / "latest"
-    temporary = run.folder.parent / f".latest.{os.getpid()}"
+    """Point ``artifacts/<recipe>/latest`` at this run."""
+    set_link(run.folder, "latest")
+
+
+def set_link(folder: Path, name: str) -> None:
+    """Point a symbolic link beside a run's folder at it, by one rename.
+
+    Raises:
+        UserError: something else has that name.
+    """
+    link, temporary = folder.parent / name, folder.parent / f".{name}.{os.getpid()}"
+    if link.exists() and not link.is_symlink():
+        raise UserError(f"{link} is there already, and is no name of a run: take another name")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(run.folder.name)
+    temporary.symlink_to(folder.name)
     os.replace(temporary, link)
 
 
 def find_run(text: str, out: Path) -> RunFolder:
     """The run behind RUN: a folder, a recipe's name (its latest run with a verdict, else its only run) or
-    ``<recipe>@<key prefix>``.
+    ``<recipe>@<key prefix or name>``.
 
     Raises:
         UserError: there is none, or the prefix fits several.
@@ -242,8 +252,9 @@ def find_run(text: str, out: Path) -> RunFolder:
         return RunFolder(Path(text).resolve())
     recipe, _, prefix = text.partition("@")
     base = out / recipe
-    if not prefix and (base / "latest").exists():
-        return RunFolder((base / "latest").resolve())
+    link = base / (prefix or "latest")
+    if recipe and link.is_symlink() and link.exists() and link.resolve().parent == base.resolve():
+        return RunFolder(link.resolve())
     runs = [
         folder
         for folder in base.glob(f"{prefix}*")

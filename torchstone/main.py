@@ -32,6 +32,7 @@ COMMANDS = {
     "serve": "torchstone.commands.serve",
     "runs": "torchstone.commands.runs",
     "clean": "torchstone.commands.clean",
+    "report": "torchstone.commands.report",
     "compare": "torchstone.commands.compare",
 }
 """In the order in which they are needed."""

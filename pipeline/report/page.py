@@ -10,13 +10,13 @@ import base64
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.parity.reference import Reference
 from bench.parity.run import read_calibration
+from bench.parity.spec import ParitySpec
 from bench.verdict.judge import Row, Verdict
 from export import hints
 from export.files import write_atomically
@@ -32,11 +32,10 @@ from pipeline.report.untested import tested, untested
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from bench.parity.report import ParityReport
-    from bench.timing.measurement import Measurement
-    from export.artifact import Artifact
+    from bench.run_folder import RunFolder
     from pipeline.report.plots.drawing import Plot
-    from pipeline.run import Run
+    from pipeline.report.results import Results
+    from pipeline.run import RecipeRecord
 
 _SERVING = "serving"
 """The folder of the command that ships the winner."""
@@ -67,50 +66,39 @@ class Table:
     rows: tuple[TableRow, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """What a run came to; records by artifact, in the order of their columns."""
-
-    verdict: Verdict
-    artifacts: Mapping[str, Artifact]
-    reports: Mapping[str, ParityReport]
-    measurements: Mapping[str, Measurement]
-
-
-def write_report(run: Run, results: Results) -> None:
+def write_report(files: RunFolder, record: RecipeRecord, results: Results) -> None:
     """Write ``report.html``, unless it already shows this verdict."""
-    path = run.files.page
-    if not _shows(path, digest(results.verdict)):
-        write_atomically(path, render(run, results).encode())
+    if not _shows(files.page, digest(results.verdict)):
+        write_atomically(files.page, render(files, record, results).encode())
 
 
-def render(run: Run, results: Results) -> str:
-    """The page as HTML."""
-    verdict, reports, reference = results.verdict, results.reports, _reference(run)
-    machine = run.record.environment["machine"]
+def render(files: RunFolder, record: RecipeRecord, results: Results) -> str:
+    """The page as HTML; ``record`` says what the run depends on."""
+    verdict, reports, reference = results.verdict, results.reports, _reference(files)
+    machine = record.environment["machine"]
     return (
         templates()
         .get_template("page.html.j2")
         .render(
             verdict=verdict,
             verdict_sha256=digest(verdict),
-            run_name=run.folder.name,
-            device=run.device,
+            run_name=files.path.name,
+            device=record.device,
             headline=_headline(verdict),
             remarks=(*verdict.reasons, *(f"Warning: {warning}." for warning in verdict.warnings)),
             table=_table(verdict),
             serve=hints.command("ship", verdict.recipe, "--to", _SERVING) if verdict.winner else None,
             tested=tested(reports),
             untested=untested(reports, reference, len(machine["gpus"])),
-            failed=tuple((problem, problem.next_step(run.files)) for problem in judged_problems(verdict)),
-            plots=_plots(run, results),
+            failed=tuple((problem, problem.next_step(files)) for problem in judged_problems(verdict)),
+            plots=_plots(files, results),
             latency=prepare_latency(verdict),
             costs=prepare_costs(verdict),
             of_model=reference.remarks if reference else (),
             levels=prepare_levels(reports),
-            backends=prepare_backends(run.files, verdict, results.artifacts, reports),
-            lineage=lineage(run.files, verdict.winner),
-            facts=_facts(run, verdict),
+            backends=prepare_backends(files, verdict, results.artifacts, reports),
+            lineage=lineage(files, verdict.winner),
+            facts=_facts(record, verdict),
         )
     )
 
@@ -136,14 +124,15 @@ def _source_hash(source: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
-def _plots(run: Run, results: Results) -> dict[str, list[Plot]]:
+def _plots(files: RunFolder, results: Results) -> dict[str, list[Plot]]:
     """Those that there is something to draw of, by the section that they stand in."""
     # Altair takes a third of a second to import, which a rerun that changes nothing need not pay.
     from pipeline.report.plots import costs, parity, times, training
 
-    verdict, reports, reference = results.verdict, results.reports, _reference(run)
+    verdict, reports, reference = results.verdict, results.reports, _reference(files)
+    spec = next((report.spec for report in reports.values()), ParitySpec())
     measurements = {measured.artifact: measured for measured in results.measurements.values()}
-    calibration = read_calibration(run.files, reference) if reference else None
+    calibration = read_calibration(files, reference) if reference else None
     sections = {
         "times": (
             times.latency(verdict),
@@ -153,12 +142,12 @@ def _plots(run: Run, results: Results) -> dict[str, list[Plot]]:
         ),
         "costs": (costs.start_up(verdict), costs.room(verdict), costs.roofline(verdict)),
         "parity": (
-            parity.worst(verdict, run.found.recipe.parity.max_peak_ratio),
+            parity.worst(verdict, spec.max_peak_ratio),
             parity.by_output(reports),
             parity.in_ulps(reports),
             parity.detection(calibration),
         ),
-        "training": (training.loss(_epochs(run)), training.throughput(_lines(run.files.training_speed))),
+        "training": (training.loss(_epochs(files)), training.throughput(_lines(files.training_speed))),
     }
     return {name: [plot for plot in plots if plot is not None] for name, plots in sections.items()}
 
@@ -211,14 +200,14 @@ def _speed(row: Row, batch_rows: int) -> Figure:
     return Figure(text=text.speed(speed), hover=hover)
 
 
-def _reference(run: Run) -> Reference | None:
+def _reference(files: RunFolder) -> Reference | None:
     """What was seen of the model before any artifact was judged, and which calls it refuses; None if it was not."""
-    return read(Reference, run.files.reference_record) if run.files.reference_record.exists() else None
+    return read(Reference, files.reference_record) if files.reference_record.exists() else None
 
 
-def _epochs(run: Run) -> list[dict[str, float | None]]:
+def _epochs(files: RunFolder) -> list[dict[str, float | None]]:
     """The figures of every epoch of the training."""
-    return [line for line in _lines(run.files.metrics) if "train_loss" in line and "epoch" in line]
+    return [line for line in _lines(files.metrics) if "train_loss" in line and "epoch" in line]
 
 
 def _lines(path: Path) -> list[dict[str, float | None]]:
@@ -226,9 +215,9 @@ def _lines(path: Path) -> list[dict[str, float | None]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _facts(run: Run, verdict: Verdict) -> dict[str, str]:
+def _facts(record: RecipeRecord, verdict: Verdict) -> dict[str, str]:
     """What the figures depend on, by name."""
-    environment = run.record.environment
+    environment = record.environment
     machine = environment["machine"]
     return {
         "metrics": ", ".join(f"{name} {value:.4g}" for name, value in verdict.metrics.items()) or "none",

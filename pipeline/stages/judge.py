@@ -11,7 +11,8 @@ from bench.verdict.judge import judge as judge_evidence
 from export.artifact import Artifact
 from export.errors import RecordError
 from export.record import digest, read, write
-from pipeline.report.page import Results, write_report
+from pipeline.report.page import write_report
+from pipeline.report.results import Results
 from pipeline.run import Run, set_latest
 from pipeline.stages.children import Failures
 from pipeline.stages.train import Trained
@@ -52,7 +53,7 @@ def judge(
     else:
         write(run.files.verdict, verdict)
     results = Results(verdict=verdict, artifacts=artifacts, reports=reports, measurements=measurements)
-    write_report(run, results)
+    write_report(run.files, run.record, results)
     set_latest(run)
     return verdict
 

@@ -32,6 +32,7 @@ from export.registry import BASELINE
 from pipeline.console import Console
 from pipeline.find import find
 from pipeline.report import page as report_page
+from pipeline.report.results import Results
 from pipeline.run import RecipeRecord, Run
 from tests.conftest import ROOT
 
@@ -139,9 +140,9 @@ def full_report(name: str, text: Texts) -> ParityReport:
     )  # fmt: skip
 
 
-def results(verdict: Verdict, reports: Mapping[str, ParityReport] = MappingProxyType({})) -> report_page.Results:
+def results(verdict: Verdict, reports: Mapping[str, ParityReport] = MappingProxyType({})) -> Results:
     """Of a run of which nothing else is left."""
-    return report_page.Results(verdict=verdict, artifacts={}, reports=reports, measurements={})
+    return Results(verdict=verdict, artifacts={}, reports=reports, measurements={})
 
 
 def full_reference(text: Texts) -> Reference:
@@ -159,10 +160,10 @@ def open_run(folder: Path, text: Texts) -> Run:
     versions = {text("package"): text("version")}
     environment = {"machine": machine, "versions": versions, "python": text("python")}
     record = RecipeRecord(
-        name="", function="", seed=0, device="", signature=None, settings={}, source_sha256={}, file_sha256={},
-        tool_sha256={}, environment=environment,
+        name="", function="", seed=0, device=text("device"), signature=None, settings={}, source_sha256={},
+        file_sha256={}, tool_sha256={}, environment=environment,
     )  # fmt: skip
-    return Run(found=find("seed"), device=text("device"), folder=folder, record=record, console=Console(quiet=True))
+    return Run(found=find("seed"), device="cpu", folder=folder, record=record, console=Console(quiet=True))
 
 
 def written(parent: Path, text: Texts) -> Path:
@@ -174,7 +175,7 @@ def written(parent: Path, text: Texts) -> Path:
     write(run.files.reference_record, full_reference(text))
     verdict = full_verdict(text)
     names = [row.name for row in verdict.rows if row.name != BASELINE]
-    report_page.write_report(run, results(verdict, {name: full_report(name, text) for name in names}))
+    report_page.write_report(run.files, run.record, results(verdict, {name: full_report(name, text) for name in names}))
     return folder
 
 
@@ -265,11 +266,11 @@ def test_a_page_is_written_once_for_a_verdict(tmp_path: Path) -> None:
     text = Texts(HARMLESS)
     run, verdict = open_run(tmp_path, text), full_verdict(text)
     path = tmp_path / "report.html"
-    report_page.write_report(run, results(verdict))
+    report_page.write_report(run.files, run.record, results(verdict))
     first = path.stat().st_ino
-    report_page.write_report(run, results(verdict))
+    report_page.write_report(run.files, run.record, results(verdict))
     assert path.stat().st_ino == first
-    report_page.write_report(run, results(replace(verdict, winner=None)))
+    report_page.write_report(run.files, run.record, results(replace(verdict, winner=None)))
     assert path.stat().st_ino != first
     assert "Nothing may ship." in parsed(tmp_path).texts
 
@@ -277,7 +278,8 @@ def test_a_page_is_written_once_for_a_verdict(tmp_path: Path) -> None:
 def test_a_verdict_without_measurements_or_reports_has_a_page(tmp_path: Path) -> None:
     texts = Texts(HARMLESS)
     verdict = replace(full_verdict(texts), rows=(row("failed"),), good=False, winner=None)
-    report_page.write_report(open_run(tmp_path, texts), results(verdict))
+    run = open_run(tmp_path, texts)
+    report_page.write_report(run.files, run.record, results(verdict))
     page = parsed(tmp_path)
     assert [text for text in page.texts if text in {"Latency", "Parity", "Facts"}] == ["Facts"]
 

@@ -16,7 +16,7 @@ from pipeline.console import Console
 from pipeline.find import find
 from pipeline.live.examples import describe
 from pipeline.live.given import given
-from pipeline.run import open_run, set_latest
+from pipeline.run import find_run, open_run, set_latest
 from tests.models import Mlp
 from tests.recipes.tiny import recipe
 from torchstone.commands import clean, runs
@@ -78,6 +78,39 @@ def test_all_but_the_latest_and_the_newest_go(make: Make, out: Path, capsys: pyt
     assert sorted(path.name for path in out.iterdir()) == ["tiny"]
     assert clean.main(["--out", str(out)]) == 0
     assert "nothing to remove" in capsys.readouterr().out
+
+
+def test_a_run_that_has_a_name_is_taken_by_it_and_stays(
+    make: Make, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, middle, newest = make(1), make(2, latest=True), make(3)
+    assert runs.main(["tag", f"tiny@{old.name}", "base", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.startswith("tiny@base is ")
+    assert find_run("tiny@base", out).path == old
+    clean.main(["--out", str(out)])
+    assert kept(out) == {old, middle, newest}
+    runs.main(["tag", "tiny", "base", "--out", str(out)])  # it moves
+    assert find_run("tiny@base", out).path == middle
+    runs.main(["tiny", "--out", str(out), "--json"])
+    listed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {run["key"]: run["tags"] for run in listed} == {old.name: [], middle.name: ["base"], newest.name: []}
+    clean.main(["--out", str(out)])
+    assert kept(out) == {middle, newest}
+
+
+@pytest.mark.parametrize("name", ["latest", "given", "beef", "a/b", "..", "", "x" * 65])
+def test_what_cannot_name_a_run_is_refused(make: Make, out: Path, name: str) -> None:
+    make(1, latest=True)
+    with pytest.raises(UserError, match="cannot name a run"):
+        runs.main(["tag", "tiny", name, "--out", str(out)])
+    assert find_run("tiny", out).path.is_dir()
+
+
+def test_a_link_that_leads_elsewhere_names_no_run(make: Make, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    make(1).parent.joinpath("outside").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="there is no run 'tiny@outside'"):
+        find_run("tiny@outside", out)
 
 
 def test_nothing_of_a_recipe_goes_while_a_process_works_on_it(make: Make, out: Path) -> None:

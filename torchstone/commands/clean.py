@@ -1,4 +1,4 @@
-"""Remove the runs that nothing needs any more: all but the latest of each recipe.
+"""Remove the runs that nothing needs any more: all but the latest of each recipe, and those that have a name.
 
     torchstone clean [RECIPE ...] [--dry-run] [options]
 
@@ -63,7 +63,9 @@ def main(arguments: Sequence[str], command: str = "torchstone clean") -> int:
         freed = numbers.size(freed_bytes([*(run.folder for run in stale), *_unneeded(stale, runs)]))
         console.say(f"{'would remove' if options.dry_run else 'removing'} {len(stale)} of {len(runs)} runs: {freed}")
     else:
-        console.say(f"nothing to remove: of {len(runs)} runs, each is the latest, the newest, or held by a process")
+        console.say(
+            f"nothing to remove: of {len(runs)} runs, each is the latest, the newest, named, or held by a process"
+        )
     if not options.dry_run:
         stale = _remove(stale, runs, options.out.resolve() / _REMOVED, console)
     if options.json:
@@ -76,7 +78,7 @@ def _stale(recipe: str, runs: Sequence[StoredRun]) -> Iterator[StoredRun]:
     same = [run for run in runs if run.recipe == recipe]
     if any(run.is_held for run in same):  # which may be taking over files of any other
         return
-    yield from (run for run in same[:-1] if not run.is_latest)
+    yield from (run for run in same[:-1] if not run.is_latest and not run.tags)
 
 
 def _remove(stale: Sequence[StoredRun], runs: Sequence[StoredRun], aside: Path, console: Console) -> list[StoredRun]:

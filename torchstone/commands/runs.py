@@ -1,6 +1,7 @@
 """The runs that are kept: of which recipe, when, what came of them, and what they take on disk.
 
     torchstone runs [RECIPE ...] [options]
+    torchstone runs tag RUN NAME
 
 Any command takes a run as RECIPE@KEY; the beginning of the key is enough.
 """
@@ -38,7 +39,11 @@ class Options:
 
 
 def main(arguments: Sequence[str], command: str = "torchstone runs") -> int:
-    """List them."""
+    """List them, or name one."""
+    if arguments[:1] == ["tag"]:
+        from torchstone.commands import tag
+
+        return tag.main(arguments[1:], f"{command} tag")
     options = tyro.cli(
         Options, args=list(arguments), prog=command, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)
     )
@@ -63,7 +68,7 @@ def main(arguments: Sequence[str], command: str = "torchstone runs") -> int:
 
 def as_json(run: StoredRun) -> dict[str, object]:
     """A run as JSON values; sizes in bytes."""
-    names = ("recipe", "key", "changed_at", "is_latest", "is_held", "good", "winner", "size_bytes")
+    names = ("recipe", "key", "changed_at", "is_latest", "tags", "is_held", "good", "winner", "size_bytes")
     return {name: getattr(run, name) for name in names} | {"folder": str(run.folder)}
 
 
@@ -76,7 +81,7 @@ def table(runs: Sequence[StoredRun]) -> Table:
         shown.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=True)
     for run in runs:
         verdict = {None: "none yet", True: "good", False: "not good"}[run.good]
-        notes = [*(["latest"] if run.is_latest else []), *(["at work"] if run.is_held else [])]
+        notes = [*(["latest"] if run.is_latest else []), *run.tags, *(["at work"] if run.is_held else [])]
         at = run.changed_at.partition("+")[0].replace("T", " ")
         size = numbers.size(run.size_bytes)
         shown.add_row(run.recipe, run.key, at, verdict, run.winner or "", size, ", ".join(notes))

@@ -21,6 +21,7 @@ _KEY = re.compile(f"[0-9a-f]{{{KEY_DIGITS}}}")
 _GIVEN = re.compile(f"given_({_KEY.pattern})")
 """The module that reads a model which was given instead of a recipe (pipeline/live/given.py)."""
 _SCHEMA = "torchstone.recipe/"
+_LATEST = "latest"
 _BLOCK_BYTES = 512
 """The unit of ``st_blocks``."""
 
@@ -49,6 +50,8 @@ class StoredRun:
     """When a file of it last changed, UTC, ISO 8601."""
     is_latest: bool
     """Whether ``latest`` leads to it."""
+    tags: tuple[str, ...]
+    """Names that lead to it (torchstone/commands/tag.py)."""
     is_held: bool
     """Whether a living process works in it."""
     good: bool | None
@@ -111,14 +114,15 @@ def _read(folder: Path) -> StoredRun | None:
         return None
     outcome, given = _outcome(files), _given(folder, function)
     entries = [*_files(folder), *(_files(given) if given else ())]
-    latest = folder.parent / "latest"
+    names = _names(folder)
     return StoredRun(
         recipe=name,
         key=folder.name,
         folder=folder,
         given=given,
         changed_at=datetime.fromtimestamp(max(at_s for _, at_s in entries), UTC).isoformat(timespec="seconds"),
-        is_latest=latest.is_symlink() and latest.readlink().name == folder.name,
+        is_latest=_LATEST in names,
+        tags=tuple(name for name in names if name != _LATEST),
         is_held=_is_held(folder),
         good=outcome.good,
         winner=outcome.winner,
@@ -140,6 +144,12 @@ def _given(folder: Path, function: str) -> Path | None:
     match = _GIVEN.fullmatch(function.partition(":")[0])
     place = folder.parent / "given" / match[1] if match else None
     return place if place is not None and place.is_dir() and place.resolve() == place else None
+
+
+def _names(folder: Path) -> list[str]:
+    """The symbolic links beside a run that lead to it, sorted."""
+    beside = (place for place in folder.parent.iterdir() if not place.name.startswith("."))
+    return sorted(place.name for place in beside if place.is_symlink() and place.readlink().name == folder.name)
 
 
 def _is_held(folder: Path) -> bool:

@@ -72,7 +72,7 @@ def written(folder: Path, verdict: Verdict, names: list[str]) -> Path:
     """The page of a run with these rows."""
     text = Texts(HARMLESS)
     run = open_run(folder, text)
-    report_page.write_report(run, results(verdict, {name: full_report(name, text) for name in names}))
+    report_page.write_report(run.files, run.record, results(verdict, {name: full_report(name, text) for name in names}))
     return run.files.page
 
 
