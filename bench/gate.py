@@ -73,7 +73,7 @@ class Regression:
 def ratio_to(now: Logs, then: Logs, again: Logs) -> list[Regression]:
     """What is in both, compared; ``again`` are eager's ratios to itself, by batch size.
 
-    The intervals are Welch's with the smaller sample's degrees of freedom, widened for the number of comparisons.
+    The intervals are Welch's, widened for the number of comparisons.
     """
     common = [what for what in now if what in then]
     error = 2 * FAMILY_ERROR / max(len(common), 1)  # one-sided: only losses are held against a change

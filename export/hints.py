@@ -30,6 +30,12 @@ def command(name: str, *arguments: str | Path) -> str:
     return shlex.join([*words, *map(str, arguments)])
 
 
+def place(path: Path) -> Path:
+    """A path as a person in the current folder types it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def install(extra: str) -> str:
     """The command that installs an extra: of this checkout, also an editable one, else of the distribution."""
     checkout = "." if Path.cwd() == _ROOT else str(_ROOT)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.cli import GOOD, NOT_GOOD, end, parse
@@ -100,9 +99,9 @@ def story(run: Run, only: Stage | None = None) -> Ending:
     if only == "build":
         end.artifacts = build(run, trained, program, failures)
         return end
-    reference = partial(ParityStage, run, trained, program)  # made once, it is there for all stages
-    end.artifacts = artifacts = build(run, trained, program, failures, beside=reference)
-    reports = parity(run, trained, program, artifacts, failures)
+    stage = ParityStage(run, trained, program)
+    end.artifacts = artifacts = build(run, trained, program, failures, beside=stage.begin())
+    reports = parity(stage, artifacts, failures)
     made = by_another_trace(run, trained, Made(program=program, artifacts=artifacts, reports=reports), failures)
     end.program = program = made.program
     artifacts, reports = by_other_roads(run, trained, program, made.artifacts, made.reports, failures)

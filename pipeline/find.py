@@ -96,7 +96,7 @@ def find(text: str) -> Found:
     """
     location = locate(text)
     loaded_before = set(sys.modules)
-    with _uncollected(), under_way(f"the recipe {location.file or location.module}", ProcessLimits()):
+    with under_way(f"the recipe {location.file or location.module}", ProcessLimits()):
         recipe = call(location)
     module = sys.modules[location.module]
     loaded = {name for name in set(sys.modules) - loaded_before if not name.startswith("__")}
@@ -128,9 +128,10 @@ def call(location: RecipeLocation) -> Recipe:
     Raises:
         UserError: the module cannot be imported, has no such function, or it returns something else.
     """
-    from pipeline.recipe import Recipe
+    with _uncollected():
+        from pipeline.recipe import Recipe
 
-    module = load_module(location, "recipe")
+        module = load_module(location, "recipe")
     function = getattr(module, location.function, None)
     where = location.file or location.module
     if not callable(function):

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 import filelock
 
 from bench.run_folder import RunFolder
-from export import hints
 from export.environment import environment, version
 from export.errors import RecordError, UserError
 from export.files import FileDigest, digest_file, full_disk_named, publish, verify_files
@@ -30,10 +29,11 @@ from export.worker import ProcessLimits, Workspace
 from pipeline.console import Console
 from pipeline.find import Found
 from pipeline.process.scratch import temporary_files
-from pipeline.recipes import built_in
 from pipeline.stages.tools import tools_sha256
 
 KEY_DIGITS = 12
+LATEST = "latest"
+"""A symbolic link beside the runs of a recipe: to the one that was judged last."""
 S = TypeVar("S", bound=Record)
 T = TypeVar("T")
 _SETTINGS = ("train", "backends", "foreign", "required", "parity", "bench", "limits", "process", "licence", "versions")
@@ -146,6 +146,10 @@ class Run:
         publish(partial, target)
         return read(kind, target / name), True
 
+    def has(self, target: Path, kind: type[S], name: str, key: str) -> bool:
+        """Whether this run, or another of the same recipe, has a stage's folder under this key."""
+        return any(self.good(place, kind, name, key) is not None for place in self.places(target))
+
     def places(self, here: Path) -> list[Path]:
         """Where a file or folder of this run may lie already: here, and in the other runs of the recipe."""
         where = here.relative_to(self.folder)
@@ -222,11 +226,6 @@ def _is_written(path: Path, record: Record) -> bool:
     return False
 
 
-def set_latest(run: Run) -> None:
-    """Point ``artifacts/<recipe>/latest`` at this run."""
-    set_link(run.folder, "latest")
-
-
 def set_link(folder: Path, name: str) -> None:
     """Point a symbolic link beside a run's folder at it, by one rename.
 
@@ -239,33 +238,6 @@ def set_link(folder: Path, name: str) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(folder.name)
     os.replace(temporary, link)
-
-
-def find_run(text: str, out: Path) -> RunFolder:
-    """The run behind RUN: a folder, a recipe's name (its latest run with a verdict, else its only run) or
-    ``<recipe>@<key prefix or name>``.
-
-    Raises:
-        UserError: there is none, or the prefix fits several.
-    """
-    if RunFolder(Path(text)).recipe_record.is_file():
-        return RunFolder(Path(text).resolve())
-    recipe, _, prefix = text.partition("@")
-    base = out / recipe
-    link = base / (prefix or "latest")
-    if recipe and link.is_symlink() and link.exists() and link.resolve().parent == base.resolve():
-        return RunFolder(link.resolve())
-    runs = [
-        folder
-        for folder in base.glob(f"{prefix}*")
-        if recipe and not folder.is_symlink() and RunFolder(folder).recipe_record.exists()
-    ]
-    if len(runs) == 1:
-        return RunFolder(runs[0].resolve())
-    if runs:
-        raise UserError(f"{text} fits several runs: {', '.join(sorted(f'{recipe}@{run.name}' for run in runs))}")
-    name = recipe if recipe in built_in() else "RECIPE"
-    raise UserError(f"there is no run {text!r} under {out}: {hints.command('run', name)} makes one")
 
 
 def workspace_of(files: RunFolder, record: RecipeRecord) -> Workspace:

@@ -109,7 +109,7 @@ def mean_ratio(logs: Sequence[float], error: float = FAMILY_ERROR) -> Ratio:
 
 def unpaired(now: Sequence[float], then: Sequence[float], error: float = FAMILY_ERROR) -> Ratio:
     """Exp of the difference of two means of log-ratios that were not taken together, with Welch's interval at level
-    ``1 - error``; the degrees of freedom are the smaller sample's.
+    ``1 - error`` (Welch 1947; degrees of freedom by Satterthwaite 1946, rounded down).
 
     Raises:
         ValueError: fewer than two processes on a side.
@@ -117,8 +117,11 @@ def unpaired(now: Sequence[float], then: Sequence[float], error: float = FAMILY_
     if min(len(now), len(then)) < 2:
         raise ValueError(f"an interval needs at least 2 processes on each side, got {len(now)} and {len(then)}")
     centre = statistics.mean(now) - statistics.mean(then)
-    spread = math.sqrt(statistics.variance(now) / len(now) + statistics.variance(then) / len(then))
-    return _ratio(centre, t_quantile(1 - error / 2, min(len(now), len(then)) - 1) * spread)
+    parts = [(statistics.variance(logs) / len(logs), len(logs) - 1) for logs in (now, then)]
+    variance = sum(part for part, _ in parts)
+    doubts = sum(part**2 / degrees for part, degrees in parts)
+    degrees = int(variance**2 / doubts) if doubts else len(now) + len(then) - 2
+    return _ratio(centre, t_quantile(1 - error / 2, degrees) * math.sqrt(variance))
 
 
 def _ratio(centre: float, half: float) -> Ratio:
@@ -175,8 +178,8 @@ def _effect(logs: Sequence[float], floor: float, tie_ratio: float, error: float,
     return Effect(
         ratio=ratio,
         comparison=comparison,
-        noise_ratio=_share(floor),
-        detectable_ratio=_share(detectable),
+        noise_ratio=noise_share(floor),
+        detectable_ratio=noise_share(detectable),
         needs_processes_count=_needed(spread, gap, error) if comparison == "inconclusive" else None,
     )
 
@@ -190,7 +193,7 @@ def _chance(logs: Sequence[float], floor: float) -> float:
     return 0.0 if spread == 0 else 2 * (1 - t_cdf(ill_conditioned / (spread / math.sqrt(len(logs))), len(logs) - 1))
 
 
-def _share(log: float) -> float | None:
+def noise_share(log: float) -> float | None:
     """A log-ratio as a share; None where it is so large that it says nothing."""
     return math.expm1(log) if log <= math.log1p(LARGEST_SHARE) else None
 

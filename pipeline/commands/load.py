@@ -55,8 +55,9 @@ def main(arguments: Sequence[str], command: str = "python -m pipeline.load") -> 
     from export.artifact import open_artifact
     from export.record import digest, encode, observed, read, write
     from export.worker import Failed
+    from pipeline.commands.named import find_run
     from pipeline.console import Console
-    from pipeline.run import RecipeRecord, find_run, held, workspace_of
+    from pipeline.run import RecipeRecord, held, workspace_of
 
     if (reason := missing()) is not None:
         raise UserError(reason)

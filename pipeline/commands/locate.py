@@ -52,8 +52,8 @@ def main(arguments: Sequence[str], command: str = "python -m pipeline.locate") -
     """Locate, in a process of its own."""
     options = tyro.cli(Options, args=list(arguments), prog=command, description=__doc__)
     from export.artifact import read_artifact
+    from pipeline.commands.named import find_run
     from pipeline.console import Console
-    from pipeline.run import find_run
 
     run = find_run(options.run, options.out)
     if options.backend not in run.artifact_names():

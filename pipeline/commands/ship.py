@@ -95,7 +95,7 @@ def main(arguments: Sequence[str], command: str = "python -m pipeline.ship") -> 
 
 def _run(text: str, options: Options) -> RunFolder:
     """The run's folder; a recipe without one is run first."""
-    from pipeline.run import find_run
+    from pipeline.commands.named import find_run
 
     try:
         return find_run(text, options.out)

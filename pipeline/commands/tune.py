@@ -54,7 +54,8 @@ class Options:
 def main(arguments: Sequence[str], command: str = "python -m pipeline.tune") -> int:
     """Search, check parity again, write down."""
     options = tyro.cli(Options, args=list(arguments), prog=command, description=__doc__)
-    from pipeline.run import find_run, held
+    from pipeline.commands.named import find_run
+    from pipeline.run import held
 
     run = find_run(options.run, options.out)
     with held(run.path):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from bench.run_folder import RunFolder
+from bench.timing.cold import ColdStart
 from bench.timing.measurement import Measurement, SessionRecord
-from bench.verdict.figures import Rounds
+from bench.verdict.figures import Rounds, Speed
 from bench.verdict.judge import Row, Verdict
 from export.errors import UserError
+from export.files import digest_file
 from export.record import read
 from export.registry import BASELINE
-from pipeline.run import RecipeRecord, find_run
+from pipeline.commands.named import find_run
+from pipeline.run import RecipeRecord
 
 Key = tuple[str, int]
 """An artifact's row, and the rows of a batch."""
@@ -53,6 +55,11 @@ class Side:
         return read(Verdict, self.files.verdict)
 
     @property
+    def weights_sha256(self) -> str:
+        """The digest of the checkpoint's record."""
+        return digest_file(self.files.checkpoint_record)
+
+    @cached_property
     def rows(self) -> Mapping[str, Row]:
         """By name."""
         return {row.name: row for row in self.verdict.rows}
@@ -80,23 +87,65 @@ class Side:
         return Rounds(session, {name: read(Measurement, path) for name, path in places.items()})
 
     @property
+    def measured(self) -> list[Key]:
+        """What was timed, eager aside."""
+        return [(name, it.batch_rows) for name, row in self.rows.items() if name != BASELINE for it in row.speeds]
+
+    @cached_property
     def logs(self) -> Mapping[Key, list[float]]:
         """Per process, the log of a time over eager's in the same round; nothing without an eager that was measured."""
         rounds = self.rounds
         return {} if rounds is None or BASELINE not in rounds.measurements else rounds.logs_to(BASELINE)
 
-    @property
+    @cached_property
     def noise(self) -> Mapping[int, float]:
         """By batch size, what an artifact differed from itself, as a log-ratio."""
         return {} if self.rounds is None else self.rounds.noise_floors()
 
+    def why_not(self, key: Key) -> str | None:
+        """Why a time is not among ``logs``; None if it is."""
+        if key in self.logs:
+            return None
+        rounds = self.rounds
+        if rounds is None or key not in rounds.samples:
+            return "not measured"
+        if BASELINE not in rounds.measurements:
+            return "no eager was measured beside it"
+        spoilt = rounds.spoilt(*key) or rounds.spoilt(BASELINE, key[1])
+        return spoilt or "no steady state"
+
     def starts(self, name: str) -> list[float]:
-        """Per cold start, the log of its time over the median of eager's; nothing where either was not measured."""
+        """Per cold start, the log of its time over eager's of the same round; nothing where one of them has no such."""
+        own, baseline = self._cold_starts(name), self._cold_starts(BASELINE)
+        if len(own) != len(baseline):
+            return []
+        return [math.log(start.total_s / unit.total_s) for start, unit in zip(own, baseline, strict=True)]
+
+    def peaks_bytes(self, name: str) -> list[int]:
+        """Per cold start, the peak of the resident set after a call at every batch size."""
+        return [start.peak_bytes for start in self._cold_starts(name) if start.peak_bytes]
+
+    def median_s(self, key: Key) -> float | None:
+        """A time as the verdict has it; None where it has none of its own."""
+        speed = self._speed(key)
+        return speed.median_s if speed and speed.spoilt is None else None
+
+    def start_s(self, name: str) -> float | None:
+        """From no process to the first answer."""
+        cold = self.rows[name].cold if name in self.rows else None
+        return cold.total_s if cold else None
+
+    @property
+    def baseline_s(self) -> Mapping[int, float]:
+        """Eager's times by batch size."""
+        row = self.rows.get(BASELINE)
+        return {speed.batch_rows: speed.median_s for speed in (row.speeds if row else ()) if speed.spoilt is None}
+
+    def _speed(self, key: Key) -> Speed | None:
+        name, rows = key
+        speeds = self.rows[name].speeds if name in self.rows else ()
+        return next((speed for speed in speeds if speed.batch_rows == rows), None)
+
+    def _cold_starts(self, name: str) -> Sequence[ColdStart]:
         measured = self.rounds.measurements if self.rounds else {}
-        if name not in measured or BASELINE not in measured:
-            return []
-        baseline = [start.total_s for start in measured[BASELINE].cold_starts]
-        if not baseline:
-            return []
-        unit_s = statistics.median(baseline)
-        return [math.log(start.total_s / unit_s) for start in measured[name].cold_starts]
+        return measured[name].cold_starts if name in measured else ()

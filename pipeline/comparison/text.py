@@ -32,13 +32,15 @@ def cells(change: Change) -> tuple[str, str, str, str, str]:
 
 
 def difference(change: Change) -> str:
-    """``1.21 [1.15, 1.28] of its time over eager's; noise 3 %: worse``."""
+    """``1.21 [1.15, 1.28] times, against eager, noise 3.0%: worse``."""
+    outcome = change.outcome if change.why is None else f"{change.outcome} ({change.why})"
     if change.ratio is None:
-        return change.outcome
-    if change.kind in _BYTES:
-        return f"{change.ratio.value:.2f} times: {change.outcome}"
-    noise = "" if change.noise_ratio is None else f", noise {numbers.share(change.noise_ratio)}"
-    return f"{change.ratio.spelled()} times, to eager's{noise}: {change.outcome}"
+        return outcome
+    if change.kind == "size":
+        return f"{change.ratio.value:.2f} times: {outcome}"
+    against = "" if change.kind in _BYTES else ", against eager"
+    noise = f", noise {numbers.share(change.noise_ratio)}" if change.kind == "time" else ""
+    return f"{change.ratio.spelled()} times{against}{noise}: {outcome}"
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -46,7 +48,9 @@ def as_markdown(comparison: Comparison) -> str:
     changed = [change for change in in_order(comparison) if change.outcome != "same"]
     same = [change for change in in_order(comparison) if change.outcome == "same"]
     lines = [f"**{inline(headline(comparison))}**", ""]
-    lines += [f"Not compared: {inline(why)}" for why in comparison.refused]
+    notes = [f"* not compared: {inline(why)}" for why in comparison.refused]
+    notes += [f"* {inline(remark)}" for remark in comparison.remarks]
+    lines += [*notes, ""] if notes else []
     lines += [*_table(changed), ""] if changed else ["Nothing changed.", ""]
     if same:
         lines += [f"<details><summary>{len(same)} unchanged</summary>", "", *_table(same), "", "</details>", ""]

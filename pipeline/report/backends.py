@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export import hints
 from export.artifact import RECORD
 from export.errors import RecordError
 from pipeline.report import text
@@ -54,9 +56,7 @@ def prepare_backends(
     files: RunFolder, verdict: Verdict, artifacts: Mapping[str, Artifact], reports: Mapping[str, ParityReport]
 ) -> tuple[BackendDetails, ...]:
     """All rows of the verdict, in their order."""
-    by_row = {report.artifact: report for report in reports.values()}
-    built = {artifact.name: artifact for artifact in artifacts.values()}
-    return tuple(_details(files, row, verdict, built.get(row.name), by_row.get(row.name)) for row in verdict.rows)
+    return tuple(_details(files, row, verdict, artifacts.get(row.name), reports.get(row.name)) for row in verdict.rows)
 
 
 def _details(
@@ -76,7 +76,7 @@ def _details(
             if check.status != "pass"
         ),
         worst=report.worst.text if report and report.worst else None,
-        reproduce=f"sh {row.reproduce}" if row.reproduce else None,
+        reproduce=f"sh {shlex.quote(str(hints.place(files.path / row.reproduce)))}" if row.reproduce else None,
         log=row.log,
         log_tail=_tail(files.path / row.log) if row.log else None,
         records=_records(files, row.name),

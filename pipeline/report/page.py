@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from bench.parity.reference import Reference
 from bench.parity.run import read_calibration
-from bench.parity.spec import ParitySpec
 from bench.verdict.judge import Row, Verdict
 from export import hints
 from export.files import write_atomically
@@ -75,7 +74,6 @@ def write_report(files: RunFolder, record: RecipeRecord, results: Results) -> No
 def render(files: RunFolder, record: RecipeRecord, results: Results) -> str:
     """The page as HTML; ``record`` says what the run depends on."""
     verdict, reports, reference = results.verdict, results.reports, _reference(files)
-    machine = record.environment["machine"]
     return (
         templates()
         .get_template("page.html.j2")
@@ -87,9 +85,9 @@ def render(files: RunFolder, record: RecipeRecord, results: Results) -> str:
             headline=_headline(verdict),
             remarks=(*verdict.reasons, *(f"Warning: {warning}." for warning in verdict.warnings)),
             table=_table(verdict),
-            serve=hints.command("ship", verdict.recipe, "--to", _SERVING) if verdict.winner else None,
-            tested=tested(reports),
-            untested=untested(reports, reference, len(machine["gpus"])),
+            ship=hints.command("ship", hints.place(files.path), "--to", _SERVING) if verdict.good else None,
+            tested=tested(verdict, reports),
+            untested=untested(reports, reference, record.device),
             failed=tuple((problem, problem.next_step(files)) for problem in judged_problems(verdict)),
             plots=_plots(files, results),
             latency=prepare_latency(verdict),
@@ -130,19 +128,17 @@ def _plots(files: RunFolder, results: Results) -> dict[str, list[Plot]]:
     from pipeline.report.plots import costs, parity, times, training
 
     verdict, reports, reference = results.verdict, results.reports, _reference(files)
-    spec = next((report.spec for report in reports.values()), ParitySpec())
-    measurements = {measured.artifact: measured for measured in results.measurements.values()}
     calibration = read_calibration(files, reference) if reference else None
     sections = {
         "times": (
             times.latency(verdict),
             times.over_batch(verdict),
             times.ratios(verdict),
-            times.distribution(verdict, measurements),
+            times.distribution(verdict, results.measurements),
         ),
         "costs": (costs.start_up(verdict), costs.room(verdict), costs.roofline(verdict)),
         "parity": (
-            parity.worst(verdict, spec.max_peak_ratio),
+            parity.worst(verdict, reports),
             parity.by_output(reports),
             parity.in_ulps(reports),
             parity.detection(calibration),
@@ -220,10 +216,10 @@ def _facts(record: RecipeRecord, verdict: Verdict) -> dict[str, str]:
     environment = record.environment
     machine = environment["machine"]
     return {
-        "metrics": ", ".join(f"{name} {value:.4g}" for name, value in verdict.metrics.items()) or "none",
+        "metrics": ", ".join(f"{name} {value:.4g}" for name, value in sorted(verdict.metrics.items())) or "none",
         "processor": f"{machine['cpu']}, {machine['cores_count']} cores",
         "GPUs": ", ".join(machine["gpus"]) or "none visible",
-        "versions": ", ".join(f"{name} {version}" for name, version in environment["versions"].items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(environment["versions"].items())),
         "Python": environment["python"],
         "verdict": f"{verdict.observed.at}, {verdict.key[:12]}",
     }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """The verdict, and records by artifact, in the order of their columns."""
+    """The verdict, and records by its rows' names, in the order of their columns."""
 
     verdict: Verdict
     artifacts: Mapping[str, Artifact]

@@ -10,27 +10,27 @@ from export.registry import BASELINE
 
 if TYPE_CHECKING:
     from bench.parity.report import ParityReport
+    from bench.verdict.judge import Verdict
 
 
-def tested(reports: Mapping[str, ParityReport]) -> str:
-    """``batch 1 to 4,096``: the sizes at which every artifact was tried; empty where none moves."""
-    return ", ".join(
-        f"{symbol} {sizes.min:,} to {sizes.max:,}"
-        for report in [*reports.values()][:1]
-        for symbol, sizes in report.tested_sizes.items()
-    )
+def tested(verdict: Verdict, reports: Mapping[str, ParityReport]) -> str:
+    """``onnx was right with batch 1 to 4,096``: the sizes that the winner was tried at; empty where none moves."""
+    report = reports.get(verdict.winner or "")
+    sizes = report.tested_sizes if report else {}
+    said = ", ".join(f"{symbol} {size.min:,} to {size.max:,}" for symbol, size in sizes.items())
+    return f"{verdict.winner} was right with {said}" if said else ""
 
 
-def untested(reports: Mapping[str, ParityReport], reference: Reference | None, gpus_count: int) -> tuple[str, ...]:
-    """A sentence each."""
-    return tuple(_untested(reports, reference, gpus_count))
+def untested(reports: Mapping[str, ParityReport], reference: Reference | None, device: str) -> tuple[str, ...]:
+    """A sentence each; ``device`` is where everything ran."""
+    return tuple(_untested(reports, reference, device))
 
 
-def _untested(reports: Mapping[str, ParityReport], reference: Reference | None, gpus_count: int) -> Iterator[str]:
+def _untested(reports: Mapping[str, ParityReport], reference: Reference | None, device: str) -> Iterator[str]:
     if reports and reference is not None and not reference.real_rows_count:
         yield "real rows: the recipe has no data, so every input was drawn"
-    if gpus_count == 0:
-        yield "a GPU: none is visible here"
+    if device == "cpu":
+        yield "a GPU: everything ran on the CPU"
     by_finding: dict[str, list[str]] = {}
     for name, report in reports.items():
         for check in report.checks:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -112,14 +112,15 @@ def side_by_side(
     results: dict[str, T] = {}
     order = list(names)
     futures: dict[Future[T | Failure], str] = {}
+    others: dict[Future[Any], str] = {}
 
     def running() -> list[str]:
-        return [name for future, name in [*futures.items()] if future.running()]
+        return [name for future, name in [*futures.items(), *others.items()] if future.running()]
 
     weights = run.files.weights
     workers_count = at_once(device(run.device), weights.stat().st_size if weights.exists() else 0)
     with run.console.bar(stage, len(order), running) as advance, _pool(workers_count) as pool:
-        other = pool.submit(beside)
+        others[pool.submit(beside)] = "what is made beside them"
         futures |= {pool.submit(work, name): name for name in order}
         for done, future in enumerate(as_completed(futures), 1):
             advance(done)
@@ -129,7 +130,8 @@ def side_by_side(
                 run.console.stage(stage, f"{name}: {result.cause}")
             else:
                 results[name] = result
-        other.result()
+        for other in others:
+            other.result()
     return {name: results[name] for name in run.found.recipe.entries if name in results}
 
 

@@ -13,7 +13,7 @@ from export.errors import RecordError
 from export.record import digest, read, write
 from pipeline.report.page import write_report
 from pipeline.report.results import Results
-from pipeline.run import Run, set_latest
+from pipeline.run import LATEST, Run, set_link
 from pipeline.stages.children import Failures
 from pipeline.stages.train import Trained
 
@@ -52,9 +52,14 @@ def judge(
         verdict = known
     else:
         write(run.files.verdict, verdict)
-    results = Results(verdict=verdict, artifacts=artifacts, reports=reports, measurements=measurements)
+    results = Results(
+        verdict=verdict,
+        artifacts={artifact.name: artifact for artifact in artifacts.values()},
+        reports={report.artifact: report for report in reports.values()},
+        measurements={measured.artifact: measured for measured in measurements.values()},
+    )
     write_report(run.files, run.record, results)
-    set_latest(run)
+    set_link(run.folder, LATEST)
     return verdict
 
 

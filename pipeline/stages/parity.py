@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -34,15 +34,14 @@ from pipeline.training.determinism import seed_everything
 from pipeline.training.metrics import Labelled
 
 
-def parity(
-    run: Run, trained: Trained, program: ProgramRecord, artifacts: Mapping[str, Artifact], failures: Failures
-) -> dict[str, ParityReport]:
+def parity(stage: ParityStage, artifacts: Mapping[str, Artifact], failures: Failures) -> dict[str, ParityReport]:
     """A report for every artifact, each loaded from disk where the model's source cannot be imported."""
     if not artifacts:
         return {}
+    run = stage.run
     with run.console.bar("parity"):
-        stage = ParityStage(run, trained, program)
-    for remark in stage.reference.remarks:
+        reference = stage.reference
+    for remark in reference.remarks:
         run.console.stage("parity", f"remark: {remark}")
     return side_by_side(run, "parity", list(artifacts), lambda name: stage.report(artifacts[name]), failures)
 
@@ -51,14 +50,19 @@ class ParityStage:
     """The reference of a run, made or reused, and the reports by it."""
 
     def __init__(self, run: Run, trained: Trained, program: ProgramRecord) -> None:
-        self._run = run
+        self.run = run
         self._trained = trained
         self._program = program
-        self.reference = self._reference()
+
+    def begin(self) -> Callable[[], object]:
+        """What makes the reference, in any thread: what of the user's it takes is loaded at once, in this one."""
+        if not self.run.has(self.run.files.reference, Reference, REFERENCE_RECORD, self._reference_key):
+            _ = self._samples
+        return lambda: self.reference
 
     def report(self, artifact: Artifact) -> ParityReport | Failure:
         """The report of one artifact with the settings that are asked for, made or reused."""
-        run, path = self._run, self._run.files.parity_report(artifact.name)
+        run, path = self.run, self.run.files.parity_report(artifact.name)
         beside = run.files.parity_as_asked(artifact.name)
         report, known = self._judged(artifact, load_options(run, artifact), beside, path)
         if isinstance(report, Failure):
@@ -74,11 +78,11 @@ class ParityStage:
 
     def recheck(self, artifact: Artifact, options: LoadOptions) -> ParityReport | Failure:
         """The report with other settings, made or reused; whoever asks keeps it, or not."""
-        return self._judged(artifact, options, self._run.files.parity_report(artifact.name))[0]
+        return self._judged(artifact, options, self.run.files.parity_report(artifact.name))[0]
 
     def _judged(self, artifact: Artifact, options: LoadOptions, *places: Path) -> tuple[ParityReport | Failure, bool]:
         """The report, and whether it lay in one of the places."""
-        run, key = self._run, self._key(artifact, options)
+        run, key = self.run, self._key(artifact, options)
         for path in places:
             if (known := reused(run, ParityReport, path, key)) is not None:
                 return known, True
@@ -89,20 +93,20 @@ class ParityStage:
     ) -> ParityReport | Failure:
         """The report of what lies in a folder, made anew."""
         end = self._parity_run.judge(folder, options, workspace, self._key(artifact, options))
-        return failure(self._run, "parity", end) if isinstance(end, Failed) else end
+        return failure(self.run, "parity", end) if isinstance(end, Failed) else end
 
     @property
     def standard(self) -> str:
         """What artifacts are held to: a change of it may change what was found of them."""
-        calibration = read_calibration(self._run.files, self.reference)
+        calibration = read_calibration(self.run.files, self.reference)
         return key_of(
             reference=digest(self.reference),
             calibration=digest(calibration) if calibration else None,
-            spec=self._run.found.recipe.parity,
+            spec=self.run.found.recipe.parity,
         )
 
     def _key(self, artifact: Artifact, options: LoadOptions) -> str:
-        return self._run.key(
+        return self.run.key(
             "parity",
             tools=("bench", "export", "metrics"),
             artifact=digest(artifact),
@@ -112,7 +116,7 @@ class ParityStage:
 
     def calibrate(self) -> Calibration:
         """Vary the model, plant faults in it, write down what was found: reports are judged by it from now on."""
-        run, recipe = self._run, self._run.found.recipe
+        run, recipe = self.run, self.run.found.recipe
         key = run.key("calibration", tools=("bench", "export"), reference=digest(self.reference), spec=recipe.parity)
         job = CalibrationJob(
             source=self._trained.source,
@@ -135,7 +139,7 @@ class ParityStage:
 
     @property
     def _parity_run(self) -> ParityRun:
-        run = self._run
+        run = self.run
         return ParityRun(
             reference=self.reference,
             reference_folder=run.files.reference,
@@ -150,41 +154,41 @@ class ParityStage:
 
     def _metrics(self, answers: Path, signature: Signature) -> list[Check]:
         """The recipe's metrics on the artifact's answers to real labelled rows; one artifact at a time."""
-        with users_code(self._run, "a metric"):
-            return self._labelled.checks(self._run.files.reference, answers, signature)
+        with users_code(self.run, "a metric"):
+            return self._labelled.checks(self.run.files.reference, answers, signature)
 
     @cached_property
     def _labelled(self) -> Labelled:
         split_name, split = self._held_out if self._data is not None else ("", None)
-        return Labelled(self._run.found.recipe, self._trained.source, split_name, split, self.reference)
+        return Labelled(self.run.found.recipe, self._trained.source, split_name, split, self.reference)
 
     @cached_property
     def _data(self) -> Data | None:
         """The recipe's data, loaded once."""
-        recipe = self._run.found.recipe
+        recipe = self.run.found.recipe
         if recipe.data is None:
             return None
-        with users_code(self._run, "loading the data"):
-            seed_everything(recipe.seed, device(self._run.device))
+        with users_code(self.run, "loading the data"):
+            seed_everything(recipe.seed, device(self.run.device))
             return recipe.data()
 
     @property
     def _held_out(self) -> tuple[str, Split]:
         """Rows that nothing was trained on, where there are some: the data that parity looks at."""
         assert self._data is not None
-        recipe = self._run.found.recipe
+        recipe = self.run.found.recipe
         return self._data.held_out(recipe.signature.input_names, recipe.parity.rows_count)
 
     @property
     def _program_folder(self) -> str | None:
-        return None if self._program.failure else str(self._run.files.program)
+        return None if self._program.failure else str(self.run.files.program)
 
-    def _reference(self) -> Reference:
-        """The inputs of every parity case, and the model's own answers in float64 and float32."""
-        run, recipe, spec = self._run, self._run.found.recipe, self._run.found.recipe.parity
+    @cached_property
+    def _reference_key(self) -> str:
+        run, recipe, spec = self.run, self.run.found.recipe, self.run.found.recipe.parity
         drawn = {"drawn_rows": recipe.bench.batch_rows} if recipe.signature.has_draw_functions else {}
         settings = {"depth": spec.depth, "rows": spec.rows_count, "batch": spec.batch_rows, "limit": spec.call_limit_s}
-        key = run.key(
+        return run.key(
             "reference",
             tools=("bench", "export"),
             checkpoint=digest(self._trained.checkpoint),
@@ -195,12 +199,17 @@ class ParityStage:
             device=run.device,
         )
 
+    @cached_property
+    def reference(self) -> Reference:
+        """The inputs of every parity case, and the model's own answers in float64 and float32; made or reused."""
+        run, recipe, key = self.run, self.run.found.recipe, self._reference_key
+
         def make(folder: Path) -> None:
             run.console.stage("parity", "the model's own answers, in float64 and float32")
             job = ReferenceJob(
                 source=self._trained.source,
                 signature=self._program.signature,
-                spec=spec,
+                spec=recipe.parity,
                 real_rows=self._save_samples(folder),
                 program=self._program_folder,
                 seed=recipe.seed,
@@ -217,11 +226,17 @@ class ParityStage:
         return reference
 
     def _save_samples(self, folder: Path) -> str | None:
-        """What parity and measurement call with; the file, if there is any.
+        """What parity and measurement call with; the file, if there is any."""
+        if not self._samples:
+            return None
+        path = folder / self.run.files.samples.name
+        save_file(self._samples, path)
+        return str(path)
 
-        Real rows, of the test split where there is one, and what functions draw for calls that are timed.
-        """
-        run, recipe = self._run, self._run.found.recipe
+    @cached_property
+    def _samples(self) -> dict[str, torch.Tensor]:
+        """Real rows, of the test split where there is one, and what functions draw for calls that are timed."""
+        run, recipe = self.run, self.run.found.recipe
         samples: dict[str, torch.Tensor] = {}
         if self._data is not None:
             inputs = self._held_out[1].inputs
@@ -231,8 +246,4 @@ class ParityStage:
                 real = {name: to_numpy(rows) for name, rows in samples.items()}
                 drawn = draws(self._program.signature, real, recipe.bench, recipe.seed)
             samples |= {name: to_torch(array) for name, array in drawn.items()}
-        if not samples:
-            return None
-        path = folder / run.files.samples.name
-        save_file(samples, path)
-        return str(path)
+        return samples

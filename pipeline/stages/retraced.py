@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 from bench.parity.reference import Reference
 from bench.parity.report import ParityReport
@@ -48,8 +47,9 @@ def by_another_trace(run: Run, trained: Trained, made: Made, failures: Failures)
         return made
     for name in [name for name, failure in failures.items() if failure.step in {"build", "parity"}]:
         del failures[name]  # they are of the program that was refused
-    artifacts = build(run, trained, other, failures, beside=partial(ParityStage, run, trained, other))
-    return Made(program=other, artifacts=artifacts, reports=parity(run, trained, other, artifacts, failures))
+    stage = ParityStage(run, trained, other)
+    artifacts = build(run, trained, other, failures, beside=stage.begin())
+    return Made(program=other, artifacts=artifacts, reports=parity(stage, artifacts, failures))
 
 
 def _another(run: Run, trained: Trained, refused: ProgramRecord, why: str) -> ProgramRecord | None:

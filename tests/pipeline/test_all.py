@@ -13,7 +13,7 @@ import pytest
 
 from bench.verdict.judge import Verdict
 from export.record import read
-from pipeline.run import find_run
+from pipeline.commands.named import find_run
 from tests.conftest import BUILT, environ, importing_torch_s, pipeline, within_cpu_s
 from tests.pipeline.conftest import NET, latest
 

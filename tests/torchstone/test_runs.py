@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from export.errors import UserError
+from pipeline.commands.named import find_run
 from pipeline.console import Console
 from pipeline.find import find
 from pipeline.live.examples import describe
 from pipeline.live.given import given
-from pipeline.run import find_run, open_run, set_latest
+from pipeline.run import LATEST, open_run, set_link
 from tests.models import Mlp
 from tests.recipes.tiny import recipe
 from torchstone.commands import clean, runs
@@ -39,7 +40,7 @@ def make(out: Path) -> Make:
         located = replace(located, recipe=replace(located.recipe, seed=seed))
         with open_run(located, "cpu", out, Console(quiet=True)) as run:
             if latest:
-                set_latest(run)
+                set_link(run.folder, LATEST)
         os.utime(run.files.recipe_record, (seed, seed))
         return run.folder
 
@@ -182,7 +183,7 @@ def test_the_module_that_was_given_goes_with_the_last_run_that_needs_it(out: Pat
                 os.utime(file, (moment, moment))
     before = {run.folder: run.given for run in stored_runs(out)}
     with open_run(live, "cpu", out, Console(quiet=True)) as run:
-        set_latest(run)
+        set_link(run.folder, LATEST)
     shared = before[folders[1]]
     assert shared is not None
     assert shared == before[folders[2]]

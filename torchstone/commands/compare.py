@@ -2,7 +2,7 @@
 
     torchstone compare BEFORE AFTER [options]
 
-A run is a folder, a recipe's name (its latest run) or RECIPE@KEY. Exit code 1: something became worse.
+A run is a folder, a recipe's name (its latest run), RECIPE@KEY or RECIPE@NAME. Exit code 1: something became worse.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tyro
 
 from export.errors import UserError
 from pipeline.cli import GOOD, NOT_GOOD
+from pipeline.comparison import LEAST
 
 if TYPE_CHECKING:
     from pipeline.comparison.changes import Comparison
@@ -31,8 +32,10 @@ class Options:
     """What there is now."""
     out: Path = field(default=Path("artifacts"))
     """Where runs are kept."""
-    least: float = 0.10
+    least: float = LEAST
     """A smaller change counts for nothing: 0.1 is a tenth."""
+    strict: bool = False
+    """What cannot be told, or compared, ends with 1 too."""
     json: bool = False
     """Print it as JSON, and nothing else."""
     markdown: bool = False
@@ -48,6 +51,8 @@ def main(arguments: Sequence[str], command: str = "torchstone compare") -> int:
     )
     if not options.least > 0:
         raise UserError(f"--least is a share above 0, got {options.least:g}: 0.1 is a tenth")
+    if options.json and options.markdown:
+        raise UserError("--json and --markdown are two forms of one output: ask for one")
     from export.files import write_atomically
     from export.record import encode
     from pipeline.comparison.changes import compare
@@ -64,26 +69,27 @@ def main(arguments: Sequence[str], command: str = "torchstone compare") -> int:
         print(as_markdown(comparison), end="")
     else:
         _show(comparison)
-    return NOT_GOOD if comparison.regressed else GOOD
+    return NOT_GOOD if comparison.regressed(strict=options.strict) else GOOD
 
 
 def _show(comparison: Comparison) -> None:
     """What changed; how many things did not."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from pipeline.comparison.text import MARKS, cells, headline, in_order
     from pipeline.console import Console
+    from pipeline.report.table import Column, table_lines
 
     console = Console()
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("", "kind", "what", "before", "after", ""):
-        shown.add_column(heading, justify="right" if heading in {"before", "after"} else "left")
-    for change in in_order(comparison):
-        if change.outcome != "same":
-            shown.add_row(MARKS[change.outcome], *map(escape, cells(change)))
-    if shown.row_count:
-        console.show(shown)
+    changed = [change for change in in_order(comparison) if change.outcome != "same"]
+    if changed:
+        texts = [(MARKS[change.outcome], *cells(change)) for change in changed]
+        heads = ("", "kind", "what", "before", "after", "")
+        columns = [
+            Column(heading=head, cells=tuple(column), worth=100, right=head in {"before", "after"})
+            for head, column in zip(heads, zip(*texts, strict=True), strict=True)
+        ]
+        console.lines(table_lines(columns, console.width, [""] * len(changed)))
     for why in comparison.refused:
         console.prose(f"not compared: {why}")
+    for remark in comparison.remarks:
+        console.prose(remark)
     console.prose(headline(comparison))

@@ -38,10 +38,11 @@ def main(arguments: Sequence[str], command: str = "torchstone report") -> int:
 
     from export.files import write_atomically
     from export.record import read
+    from pipeline.commands.named import find_run
     from pipeline.console import Console
     from pipeline.report.page import render
     from pipeline.report.results import read_results
-    from pipeline.run import RecipeRecord, find_run
+    from pipeline.run import RecipeRecord
 
     files = find_run(options.run, options.out)
     if not files.verdict.exists():

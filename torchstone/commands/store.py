@@ -15,13 +15,12 @@ import filelock
 from bench.run_folder import RunFolder
 from export.errors import RecordError, UserError
 from export.record import from_json, key_of, parse
-from pipeline.run import KEY_DIGITS
+from pipeline.run import KEY_DIGITS, LATEST
 
 _KEY = re.compile(f"[0-9a-f]{{{KEY_DIGITS}}}")
 _GIVEN = re.compile(f"given_({_KEY.pattern})")
 """The module that reads a model which was given instead of a recipe (pipeline/live/given.py)."""
 _SCHEMA = "torchstone.recipe/"
-_LATEST = "latest"
 _BLOCK_BYTES = 512
 """The unit of ``st_blocks``."""
 
@@ -121,8 +120,8 @@ def _read(folder: Path) -> StoredRun | None:
         folder=folder,
         given=given,
         changed_at=datetime.fromtimestamp(max(at_s for _, at_s in entries), UTC).isoformat(timespec="seconds"),
-        is_latest=_LATEST in names,
-        tags=tuple(name for name in names if name != _LATEST),
+        is_latest=LATEST in names,
+        tags=tuple(name for name in names if name != LATEST),
         is_held=_is_held(folder),
         good=outcome.good,
         winner=outcome.winner,

@@ -16,10 +16,11 @@ import tyro
 
 from export.errors import UserError
 from pipeline.cli import GOOD
+from pipeline.run import LATEST
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _KEY = re.compile(r"[0-9a-f]+")
-_TAKEN = ("latest", "given")
+_TAKEN = (LATEST, "given")
 """What already stands beside the runs of a recipe."""
 
 
@@ -45,8 +46,9 @@ def main(arguments: Sequence[str], command: str = "torchstone runs tag") -> int:
             f"{options.name!r} cannot name a run: letters, digits, '.', '-' and '_', at most 64, "
             f"not {' nor '.join(_TAKEN)}, nor what could be the beginning of a key (0-9 and a-f alone)"
         )
+    from pipeline.commands.named import find_run
     from pipeline.console import Console
-    from pipeline.run import find_run, set_link
+    from pipeline.run import set_link
 
     files = find_run(options.run, options.out)
     set_link(files.path, options.name)

@@ -12,8 +12,10 @@ from markupsafe import Markup
 
 WIDTH, BAR = 620, 20
 FONT = "system-ui, sans-serif"
-GOOD, BAD, PLAIN = "#1a7f4b", "#b3261e", "#9aa7b5"
+GOOD, BAD, UNKNOWN, PLAIN = "#1a7f4b", "#b3261e", "#b8860b", "#9aa7b5"
 """Told apart on white and on black; what a plot says by colour, its labels and its table say too."""
+SMALLEST, LARGEST = 1e-3, 1e3
+"""Where an interval that bounds nothing is cut off."""
 LOG = alt.Scale(type="log", nice=False, padding=12)
 Point = dict[str, Any]
 """What is drawn, by field."""
@@ -34,6 +36,8 @@ class Plot:
     heads: tuple[str, ...]
     """The headings of its table."""
     rows: tuple[tuple[str, ...], ...]
+    by_backend: bool = True
+    """Whether each row is of the backend that its first cell names."""
 
     @property
     def opening(self) -> Markup:

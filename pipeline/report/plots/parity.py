@@ -11,14 +11,31 @@ import altair as alt
 from bench.parity.calibrate import Calibration
 from bench.parity.report import ParityReport
 from bench.verdict.judge import Verdict
-from pipeline.report.plots.drawing import BAD, BAR, GOOD, LOG, Plot, Point, by_backend, chart, drawn, labels, values
+from pipeline.report.plots.drawing import (
+    BAD,
+    BAR,
+    GOOD,
+    LOG,
+    PLAIN,
+    UNKNOWN,
+    Plot,
+    Point,
+    by_backend,
+    chart,
+    drawn,
+    labels,
+    values,
+)
 
 _LARGEST_SHOWN_RATIO = 1e6
-_STATUSES = ("pass", "fail", "inconclusive")
+_STATUSES = {"pass": GOOD, "fail": BAD, "inconclusive": UNKNOWN, "no-reference": PLAIN}
 
 
-def worst(verdict: Verdict, threshold_ratio: float) -> Plot | None:
+def worst(verdict: Verdict, reports: Mapping[str, ParityReport]) -> Plot | None:
     """The largest error of every artifact in units of eager's own, with the threshold; None if nothing was compared."""
+    if not reports:
+        return None
+    threshold_ratio = next(iter(reports.values())).thresholds.max_peak_ratio
     rows = [(row, row.worst_ratio) for row in verdict.rows if row.worst_ratio is not None]
     if not rows:
         return None
@@ -27,13 +44,13 @@ def worst(verdict: Verdict, threshold_ratio: float) -> Plot | None:
         for row, ratio in rows
     ]
     x = _ratio_axis([point["ratio"] for point in points], threshold_ratio)
-    status = alt.Color("status:N", scale=alt.Scale(domain=["pass", "fail"], range=[GOOD, BAD]), legend=None)
+    status = alt.Color("status:N", scale=alt.Scale(domain=[*_STATUSES], range=[*_STATUSES.values()]), legend=None)
     base = chart(points, height=alt.Step(BAR)).encode(x=x, y=by_backend(row.name for row, _ in rows))
     return Plot(
         name="errors",
         title="Parity",
         says="The largest error against the model in float64, in units of the largest that eager float32 itself has; "
-        f"an artifact may be as wrong as that, and {threshold_ratio:g} times that at its single worst element "
+        f"an artifact may be as wrong as that, and {threshold_ratio:.3g} times that at its single worst element "
         "(dashed).",
         svg=drawn(base.mark_bar(height=10).encode(color=status) + labels(base) + _limit(threshold_ratio)),
         heads=("backend", "parity", "largest error, times eager's"),
@@ -125,6 +142,7 @@ def detection(calibration: Calibration | None) -> Plot | None:
     )
     return Plot(
         name="detection",
+        by_backend=False,
         title="What parity would catch",
         says="Faults planted into this very model: the weakest of each kind that is caught, and the error that it "
         "makes; of a kind of which none is caught, the strongest that was tried.",

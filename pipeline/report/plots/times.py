@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
+from bench.stats.quantiles import Percentile, percentile
 from bench.timing.measurement import Measurement
 from bench.verdict.figures import Speed
 from bench.verdict.judge import Row, Verdict
@@ -14,8 +16,10 @@ from pipeline.report import numbers, text
 from pipeline.report.plots.drawing import (
     BAR,
     GOOD,
+    LARGEST,
     LOG,
     PLAIN,
+    SMALLEST,
     Plot,
     Point,
     by_backend,
@@ -74,9 +78,9 @@ def over_batch(verdict: Verdict) -> Plot | None:
         name="throughput",
         title="Throughput over latency",
         says="Rows per second against the time of a call, a point per batch size (its number): up is more, left is "
-        "sooner. No other point is both more and sooner than a ringed one (the Pareto front).",
+        "sooner. Of what may ship, no other point is both more and sooner than a ringed one.",
         svg=drawn(whole),
-        heads=("backend", "batch", "time per call", "rows per second", "Pareto front"),
+        heads=("backend", "batch", "time per call", "rows per second", "ringed"),
         rows=tuple(
             (row.name, str(speed.batch_rows), numbers.seconds(speed.median_s), f"{speed.rows_per_s:,.0f}",
              "yes" if (row, speed) in front else "")
@@ -92,7 +96,7 @@ def ratios(verdict: Verdict) -> Plot | None:
         return None
     points: list[Point] = [
         {"backend": row.name, "batch": f"batch {speed.batch_rows}", "ratio": effect.ratio.value,
-         "low": effect.ratio.low, "high": effect.ratio.high, "comparison": effect.comparison}
+         "low": effect.ratio.low or SMALLEST, "high": effect.ratio.high or LARGEST, "comparison": effect.comparison}
         for row, speed, effect in compared
     ]  # fmt: skip
     noises = [effect.noise_ratio for _, _, effect in compared if effect.noise_ratio is not None]
@@ -111,8 +115,8 @@ def ratios(verdict: Verdict) -> Plot | None:
     return Plot(
         name="ratios",
         title="Against eager",
-        says="The time of a call over eager's, with its interval over processes; left of 1 is faster. In the shaded "
-        "band lies what an artifact differed from itself.",
+        says="The time of a call over eager's, with its interval over processes, cut off at a thousandth and a "
+        "thousand; left of 1 is faster. In the shaded band lies what an artifact differed from itself.",
         svg=drawn(alt.layer(*layers)),
         heads=("backend", "batch", "ratio", "noise", "verdict"),
         rows=tuple(
@@ -130,22 +134,21 @@ def distribution(verdict: Verdict, measurements: Mapping[str, Measurement]) -> P
         return None
     batch_rows = min(speed.batch_rows for _, speed in timed)
     samples = {
-        row.name: _times_s(measurements[row.name], batch_rows)
+        row.name: _series(measurements[row.name], batch_rows)
         for row, speed in timed
         if speed.batch_rows == batch_rows and row.name in measurements
     }
-    samples = {name: times for name, times in samples.items() if times}
     if not samples:
         return None
     points: list[Point] = [
         {"backend": name, "us": time_s * 1e6, "share": share}
-        for name, times in samples.items()
-        for share, time_s in _steps(times)
+        for name, series in samples.items()
+        for share, time_s in _steps(series.times_s)
     ]
     marks: list[Point] = [
-        {"backend": name, "us": _at(times, share) * 1e6, "share": share, "label": f"p{share * 100:g}"}
-        for name, times in samples.items()
-        for share in _supported(times)
+        {"backend": name, "us": reached.value_s * 1e6, "share": share}
+        for name, series in samples.items()
+        for share, reached in series.percentiles.items()
     ]
     x = alt.X("us:Q", scale=LOG, title="microseconds per call (logarithmic)")
     y = alt.Y("share:Q", title="share of samples", axis=alt.Axis(format="%"))
@@ -157,14 +160,15 @@ def distribution(verdict: Verdict, measurements: Mapping[str, Measurement]) -> P
         title="How evenly it answers",
         says=f"Which share of the samples at batch {batch_rows} took at most so long: a steep line is an even answer. "
         "Samples are single calls, where these last long enough to be timed, else means of blocks; p50, p99 and "
-        "p99.9 are marked where there are enough.",
+        "p99.9 of calls are marked where there are enough.",
         svg=drawn(whole),
-        heads=("backend", "samples", "least", *(f"p{share * 100:g}" for share in _MARKED), "most"),
+        heads=("backend", "samples", "of", "least", *(f"p{share * 100:g}" for share in _MARKED), "most"),
         rows=tuple(
-            (name, str(len(times)), numbers.seconds(times[0]),
-             *(numbers.seconds(_at(times, share)) if share in _supported(times) else "-" for share in _MARKED),
-             numbers.seconds(times[-1]))
-            for name, times in samples.items()
+            (name, str(len(series.times_s)), series.of, numbers.seconds(series.times_s[0]),
+             *(numbers.seconds(series.percentiles[share].value_s) if share in series.percentiles else "-"
+               for share in _MARKED),
+             numbers.seconds(series.times_s[-1]))
+            for name, series in samples.items()
         ),
     )  # fmt: skip
 
@@ -190,14 +194,12 @@ def _latency_panel(timed: Sequence[Timed]) -> Any:
 
 
 def _front(timed: Sequence[Timed]) -> list[Timed]:
-    """Those that no other beats in time and in rows per second."""
+    """What may ship and no other beats in time or in rows per second without losing in the other."""
+    costs = [((row, speed), (speed.median_s, -speed.rows_per_s)) for row, speed in timed if row.shippable]
     return [
-        (row, speed)
-        for row, speed in timed
-        if not any(
-            other.median_s <= speed.median_s and other.rows_per_s >= speed.rows_per_s and other is not speed
-            for _, other in timed
-        )
+        pair
+        for pair, own in costs
+        if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for _, other in costs)
     ]
 
 
@@ -206,16 +208,31 @@ def _batch_colour(points: Sequence[Point]) -> Any:
     return alt.Color("batch:N", sort=batches, scale=alt.Scale(domain=batches, scheme="tableau10"), title=None)
 
 
-def _times_s(measured: Measurement, batch_rows: int) -> list[float]:
-    """Sorted times at the thread count that the artifact is compared with: of single calls, else of blocks."""
+@dataclass(frozen=True)
+class _Series:
+    """Sorted times (s) of single calls, or of blocks where calls are too short to be timed alone."""
+
+    times_s: Sequence[float]
+    of: str
+
+    @property
+    def percentiles(self) -> Mapping[float, Percentile]:
+        """By share; those that so many calls support, and of blocks, whose spread is not that of calls, the median."""
+        shares = _MARKED if self.of == "calls" else _MARKED[:1]
+        by_share = {share: percentile(self.times_s, share) for share in shares}
+        return {share: reached for share, reached in by_share.items() if reached is not None}
+
+
+def _series(measured: Measurement, batch_rows: int) -> _Series:
+    """At the thread count that the artifact is compared with."""
     own = [
         samples
         for samples in measured.samples
         if (samples.batch_rows, samples.threads_count) == (batch_rows, measured.options.threads_count)
     ]
-    return sorted(time for samples in own for time in samples.calls_s) or sorted(
-        time for samples in own for time in samples.samples_s
-    )
+    if calls_s := sorted(time for samples in own for time in samples.calls_s):
+        return _Series(calls_s, "calls")
+    return _Series(sorted(time for samples in own for time in samples.samples_s), "blocks")
 
 
 def _steps(times_s: Sequence[float]) -> list[tuple[float, float]]:
@@ -223,12 +240,3 @@ def _steps(times_s: Sequence[float]) -> list[tuple[float, float]]:
     count = len(times_s)
     ranks = sorted({*range(0, count, max(1, count // _STEPS)), *range(max(0, count - 20), count)})
     return [((rank + 1) / count, times_s[rank]) for rank in ranks]
-
-
-def _supported(times_s: Sequence[float]) -> list[float]:
-    """Shares beyond which there are at least five samples."""
-    return [share for share in _MARKED if (1 - share) * len(times_s) >= 5]
-
-
-def _at(times_s: Sequence[float], share: float) -> float:
-    return times_s[min(len(times_s) - 1, int(share * len(times_s)))]

@@ -32,6 +32,7 @@ def loss(epochs: Sequence[Figures]) -> Plot | None:
     panels = [lines, *([_rate_panel(rates)] if len({point["lr"] for point in rates}) > 1 else [])]
     return Plot(
         name="training",
+        by_backend=False,
         title="Training",
         says="The loss after every epoch, and the learning rate where it moves.",
         svg=drawn(alt.vconcat(*panels, spacing=12)),
@@ -52,6 +53,7 @@ def throughput(stretches: Sequence[Figures]) -> Plot | None:
     y = alt.Y("rows_per_s:Q", title="rows per second")
     return Plot(
         name="training-throughput",
+        by_backend=False,
         title="Speed of the training",
         says="Rows per second over the steps of the training.",
         svg=drawn(chart(points, height=120).mark_line(point=True, color=PLAIN).encode(x=x, y=y)),

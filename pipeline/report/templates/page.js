@@ -57,11 +57,10 @@ function figure(text) {
   return parts ? Number(parts[1].replaceAll(",", "")) * (UNITS[parts[2]] ?? 1) : NaN;
 }
 
-function compare(a, b) {
+function compare(a, b, sign) {
   const [x, y] = [figure(a), figure(b)];
-  if (Number.isNaN(x) && Number.isNaN(y)) return a.localeCompare(b);
-  if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) ? 1 : -1;
-  return x - y || a.localeCompare(b);
+  if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y) || sign * a.localeCompare(b);
+  return sign * (x - y || a.localeCompare(b));
 }
 
 function sortBy(table, column, head) {
@@ -70,9 +69,9 @@ function sortBy(table, column, head) {
   head.setAttribute("aria-sort", descending ? "descending" : "ascending");
   const text = (row) => row.cells[column].textContent.trim();
   const byName = column === 0 || head.textContent.trim() === "backend";
-  const order = byName ? (a, b) => text(a).localeCompare(text(b)) : (a, b) => compare(text(a), text(b));
-  const rows = [...table.tBodies[0].rows].sort(order);
-  table.tBodies[0].append(...(descending ? rows.reverse() : rows));
+  const sign = descending ? -1 : 1;
+  const order = byName ? (a, b) => sign * text(a).localeCompare(text(b)) : (a, b) => compare(text(a), text(b), sign);
+  table.tBodies[0].append(...[...table.tBodies[0].rows].sort(order));
 }
 
 function sortable(table) {
@@ -101,12 +100,11 @@ function copyable(code) {
 function values(event) {
   const mark = event.target.closest?.("svg [aria-roledescription][aria-label]:not([aria-roledescription$='container'])");
   const text = mark?.getAttribute("aria-label");
-  const told = text && !/axis|legend/.test(mark.getAttribute("aria-roledescription"));
-  tip.hidden = !told;
-  if (!told) return;
+  tip.hidden = !text || /axis|legend/.test(mark.getAttribute("aria-roledescription"));
+  if (tip.hidden) return;
   tip.textContent = text.replace(/\d+\.\d{3,}(e[+-]?\d+)?/g, (number) => String(Number(Number(number).toPrecision(4))));
   tip.style.left = `${Math.min(event.clientX + 12, innerWidth - 260)}px`;
-  tip.style.top = `${event.clientY + 16}px`;
+  tip.style.top = `${Math.min(event.clientY + 16, innerHeight - 60)}px`;
 }
 
 useScheme(stored());
@@ -119,3 +117,4 @@ document.querySelector(".banner").after(tools);
 document.querySelectorAll("table.sortable").forEach(sortable);
 document.querySelectorAll("code.command").forEach(copyable);
 document.addEventListener("pointerover", values);
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((it) => { it.open = true; }));

@@ -20,14 +20,14 @@ from tests.pipeline.test_report import HARMLESS, Texts, full_report, full_verdic
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-BROWSER = shutil.which("chromium")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HAVE_PLAYWRIGHT = importlib.util.find_spec("playwright") is not None and importlib.util.find_spec(
     "axe_playwright_python"
 )
 pytestmark = [
     pytest.mark.extra,
     pytest.mark.skipif(not HAVE_PLAYWRIGHT, reason="extra: pip install 'torchstone[browser]' brings Playwright"),
-    pytest.mark.skipif(BROWSER is None, reason="extra: there is no chromium here"),
+    pytest.mark.skipif(BROWSER is None, reason="extra: there is neither chromium nor google-chrome here"),
 ]
 WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 400, "height": 800}
 LONG = "a-name-of-sixty-characters-that-does-not-end-before-it-is-so"
@@ -87,6 +87,24 @@ def test_the_page_of_a_run_asks_for_nothing_says_nothing_and_is_not_cut(
     heights = opened.page.eval_on_selector_all("figure svg", "all => all.map(it => it.getBoundingClientRect().height)")
     assert len(heights) > 8
     assert min(heights) > 40
+    letters = opened.page.eval_on_selector_all(
+        "figure svg text", "all => all.map(it => it.getBoundingClientRect().height)"
+    )
+    assert min(size for size in letters if size) > 9
+
+
+def test_a_card_says_whether_its_backend_won(browser: Browser, built: Path) -> None:
+    opened = Opened(browser, built / "report.html", NARROW)
+    mark = "getComputedStyle(document.querySelector('tr.winner th'), '::before').content"
+    assert opened.page.evaluate(mark) == '"★"'
+
+
+def test_paper_is_light_and_holds_what_is_folded_away(browser: Browser, built: Path) -> None:
+    opened = Opened(browser, built / "report.html", color_scheme="dark")
+    opened.page.emulate_media(media="print")
+    assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert opened.page.locator("details:not([open])").count() == 0
 
 
 def test_verdict_table_and_command_are_on_the_first_screen(browser: Browser, built: Path) -> None:
@@ -101,16 +119,21 @@ def test_a_table_sorts_by_its_figures_whatever_their_units(browser: Browser, tmp
     text = Texts("{place}")
     rows = tuple(
         replace(measured_row(name, text), build_s=build_s, size_bytes=size)
-        for name, build_s, size in (("slow", 90.0, 5), ("quick", 0.5, 2_000_000), ("middle", 2.0, 3_000))
+        for name, build_s, size in (
+            ("slow", 90.0, 5),
+            ("quick", 0.5, 2_000_000),
+            ("middle", 2.0, 3_000),
+            ("none", None, None),
+        )
     )
     verdict = replace(full_verdict(text), rows=rows, winner="quick")
     opened = Opened(browser, written(tmp_path, verdict, []))
     opened.page.click("table.summary th:has-text('export') button")
-    assert opened.first_column("table.summary", 1) == ["quick", "middle", "slow"]
+    assert opened.first_column("table.summary", 1) == ["quick", "middle", "slow", "none"]
     opened.page.click("table.summary th:has-text('export') button")
-    assert opened.first_column("table.summary", 1) == ["slow", "middle", "quick"]
+    assert opened.first_column("table.summary", 1) == ["slow", "middle", "quick", "none"]
     opened.page.click("table.summary th:has-text('size') button")
-    assert opened.first_column("table.summary", 1) == ["slow", "middle", "quick"]
+    assert opened.first_column("table.summary", 1) == ["slow", "middle", "quick", "none"]
     assert opened.said == []
 
 
@@ -152,7 +175,7 @@ def test_all_is_there_without_the_script(browser: Browser, built: Path) -> None:
         "good",
         "failed",
         "hostile names",
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("long names", "many rows")),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("long names", "many rows", "inconclusive")),
     ],
 )
 def test_axe_finds_nothing_serious_and_nothing_is_cut(browser: Browser, built: Path, tmp_path: Path, kind: str) -> None:
@@ -164,8 +187,11 @@ def test_axe_finds_nothing_serious_and_nothing_is_cut(browser: Browser, built: P
              "hostile names": [HOSTILE, HOSTILE[::-1]]}.get(kind, [])  # fmt: skip
     if names:
         verdict = replace(verdict, rows=tuple(measured_row(name, text) for name in names), winner=names[0])
-    if kind == "failed":
+    if kind in {"failed", "inconclusive"}:
         verdict = replace(verdict, good=False, winner=None)
+    if kind == "inconclusive":
+        rows = tuple(replace(row, parity="inconclusive", shippable=False) for row in verdict.rows)
+        verdict = replace(verdict, rows=rows)
     path = built / "report.html" if kind == "good" else written(tmp_path, verdict, names)
     for viewport, scheme in ((WIDE, "light"), (NARROW, "dark")):
         opened = Opened(browser, path, viewport, color_scheme=scheme)
