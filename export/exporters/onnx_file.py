@@ -41,7 +41,7 @@ def read_contents(path: Path) -> Contents:
         weights=dict(_tensors(graph)),
         settings=tuple(setting for node in graph.node for setting in _settings(node, ranks)),
         dialect="operators",
-        casts=tuple(sorted({kind for node in graph.node for kind in _cast(node)})),
+        casts=tuple(sorted({kind for node in _all_nodes(graph) for kind in _cast(node)})),
         quantized=tuple(read_quantized(graph)),
         unequal=tuple(unequal_pairs(graph)),
     )
@@ -71,6 +71,15 @@ def _tensors(graph: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
                 yield node.output[0], numpy_helper.to_array(attribute.t)
             if attribute.HasField("g"):
                 yield from _tensors(attribute.g)
+
+
+def _all_nodes(graph: Any) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of the graphs within it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _all_nodes(attribute.g)
 
 
 def _cast(node: onnx.NodeProto) -> Iterator[str]:

@@ -119,12 +119,35 @@ def _tensor(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
     return tensor
 
 
-def channel_scale(model: onnx.ModelProto) -> None:
-    """The scale of one channel of the last weight, 10 % off."""
-    tensor = _tensor(model, _dequantised(model, 2)[-1].input[1])
-    values = numpy_helper.to_array(tensor).copy()
-    values.flat[0] *= np.float32(1.1)
-    _store(tensor, values)
+def channel_scale(factor: float) -> Edit:
+    """The scale of one channel of the last weight, times ``factor``."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        tensor = _tensor(model, _dequantised(model, 2)[-1].input[1])
+        values = numpy_helper.to_array(tensor).copy()
+        values.flat[0] *= np.float32(factor)
+        _store(tensor, values)
+
+    return edit
+
+
+def bias_times(factor: int) -> Edit:
+    """All integers of the last bias, times ``factor``."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        biases = [node for node in _dequantised(model, 1) if node not in _dequantised(model, 2)]
+        tensor = _tensor(model, biases[-1].input[0])
+        _store(tensor, numpy_helper.to_array(tensor) * np.int32(factor))
+
+    return edit
+
+
+def bias_of_another(model: onnx.ModelProto) -> None:
+    """One of the two longest biases is the other, scale and all."""
+    biases = [node for node in _dequantised(model, 1) if node not in _dequantised(model, 2)]
+    first, second = sorted(biases, key=lambda node: -_tensor(model, node.input[0]).dims[0])[:2]
+    for source, into in zip(first.input, second.input, strict=True):
+        _store(_tensor(model, into), numpy_helper.to_array(_tensor(model, source)))
 
 
 def weight_zero_point(model: onnx.ModelProto) -> None:
@@ -160,7 +183,9 @@ HALF = (
     Fault(name="a value cast to eight bits", backend="onnx-fp16", edit=rounded_to_eights, levels=("fidelity",)),
 )
 INT8 = (
-    Fault(name="a channel's scale 10 % off", backend="onnx-int8", edit=channel_scale, levels=("fidelity",)),
+    Fault(name="a channel's scale 10 % off", backend="onnx-int8", edit=channel_scale(1.1), levels=("fidelity",)),
+    Fault(name="a channel's scale times 8", backend="onnx-int8", edit=channel_scale(8), levels=("fidelity",)),
+    Fault(name="a bias of the wrong sign", backend="onnx-int8", edit=bias_times(-1), levels=("fidelity",)),
     Fault(name="a weight's zero point off by one", backend="onnx-int8", edit=weight_zero_point, levels=("fidelity",)),
     Fault(name="a value's zero point off by one", backend="onnx-int8", edit=value_zero_point, levels=("fidelity",)),
     Fault(name="a range that saturates", backend="onnx-int8", edit=narrow_range, levels=("fidelity",)),

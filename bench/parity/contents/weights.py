@@ -248,7 +248,7 @@ def _find(wanted: Values, stored: dict[str, Values], tolerance: Values | None) -
         _agrees(wanted, candidate, tolerance, order)
         for candidate in stored.values()
         if candidate.size == wanted.size and (tolerance is not None or candidate.dtype == wanted.dtype)
-        for order in _orders(wanted)
+        for order in orders(wanted)
     )
 
 
@@ -270,7 +270,8 @@ def _in_parts(weight: Values, stored: dict[str, Values]) -> list[bool] | None:
     return None
 
 
-def _orders(values: Values) -> list[tuple[int, ...]]:
+def orders(values: Values) -> list[tuple[int, ...]]:
+    """The orders of dimensions in which files may hold them; only their own where there are many."""
     if values.ndim > _MOST_PERMUTED_DIMS:
         return [tuple(range(values.ndim))]
     return list(permutations(range(values.ndim)))
@@ -295,7 +296,7 @@ def _nearest(weight: Values, stored: dict[str, Values]) -> Values | None:
     for candidate in stored.values():
         if candidate.size != weight.size or not is_floating(candidate.dtype):
             continue
-        for order in _orders(weight):
+        for order in orders(weight):
             turned = weight.transpose(order)
             if np.linalg.norm(turned.ravel() - candidate.ravel().astype(weight.dtype)) < _NEAR * size:
                 inverse = np.argsort(order)

@@ -1,0 +1,1 @@
+"""What artifacts' files hold, and what half precision is held to."""
