@@ -31,6 +31,9 @@ DRIVER, TOOLKIT = "NVIDIA driver", "CUDA"
 """Names among the versions that are no distributions: the driver's, and the toolkit that torch was built with."""
 _TOOLKIT = re.compile(r"^CUDA\b[^=\n]*= *'([\d.]+)'", re.IGNORECASE | re.MULTILINE)
 """How ``torch/version.py`` spells it."""
+_CPUINFO = Path("/proc/cpuinfo")
+_FLAGS = ("flags", "Features")
+"""What Linux calls the line of a processor's instructions: on x86, on ARM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +134,7 @@ def _installed(distribution: str) -> str | None:
 
 def _cpu_name() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        for line in _CPUINFO.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:
@@ -142,10 +145,11 @@ def _cpu_name() -> str:
 def cpu_flags() -> frozenset[str]:
     """What the kernel says that the processor can do (``avx512_vnni``); empty where it does not say."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return frozenset()  # not Linux
-    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
+    flags = (line.partition(":")[2].split() for line in lines if line.startswith(_FLAGS))
+    return frozenset(next(flags, ()))
 
 
 def _gpu_versions() -> dict[str, str]:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from export.backend import Backend, BuildInput, Loaded, LoadOptions, Threads
 from export.device import device
-from export.exporters.narrowing import BFLOAT16, FLOAT16, HALVES
+from export.exporters.narrowing import BFLOAT16, FLOAT16
 from export.exporters.quantize import INT8, calibration_calls, refuse_unquantized, rows_count
+from export.foreign.narrowed import HALVES
 from export.foreign.onnx import OnnxFormat
 from export.runtimes.onnxruntime import OnnxRuntimeOptions, OnnxSession, runtime_missing
 from export.runtimes.opsets import oldest_runtime

@@ -32,7 +32,7 @@ def fold_norms(exported: ExportedProgram) -> None:
 
     The layer's bias becomes the folded one; where it has none it takes the norm's.
     """
-    for norm, layer in list(_pairs(exported)):
+    for norm, layer in list(pairs(exported)):
         _fold(exported, norm, layer)
     exported.graph.lint()
     exported.graph_module.recompile()
@@ -45,7 +45,9 @@ def _fold(exported: ExportedProgram, norm: Any, layer: Any) -> None:
     weight, bias = layer.args[1], own_bias if own_bias is not None else norm.args[2]
     _, scale, shift, mean, variance, _, epsilon = norm.args
     needed = [weight, bias, mean, variance, *(node for node in (scale, shift) if node is not None)]
-    if any(getattr(node, "name", None) not in held for node in needed) or max(len(weight.users), len(bias.users)) > 1:
+    if any(held.get(getattr(node, "name", "")) not in state for node in needed):
+        return  # computed, or a buffer that no checkpoint holds
+    if max(len(weight.users), len(bias.users)) > 1:
         return
 
     def wide(node: Any) -> Tensor | None:
@@ -67,16 +69,23 @@ def _fold(exported: ExportedProgram, norm: Any, layer: Any) -> None:
     exported.graph.erase_node(norm)
 
 
-def _pairs(exported: ExportedProgram) -> Iterator[tuple[Node, Node]]:
-    """Norms, and the layer that each alone reads; a linear layer only of rows, whose last dimension is the norm's."""
+def pairs(exported: ExportedProgram) -> Iterator[tuple[Node, Node]]:
+    """Norms, and the layer that each alone reads; a linear layer only of rows, whose last dimension is the norm's.
+
+    A transposed convolution in groups is passed over: its weight has the channels of one group alone.
+    """
     for norm in exported.graph.nodes:
         if norm.target is not _NORM:
             continue
         layer = norm.args[0]
-        fits = layer.target in (*_CONVOLUTIONS, *_TRANSPOSED)
+        fits = layer.target in _CONVOLUTIONS or (layer.target in _TRANSPOSED and _groups_count(layer) == 1)
         fits |= layer.target is _LINEAR and layer.meta["val"].dim() == 2
         if fits and len(layer.users) == 1 and all(_is_first(result) for result in norm.users):
             yield norm, layer
+
+
+def _groups_count(transposed: Node) -> Any:
+    return transposed.args[6] if len(transposed.args) > 6 else transposed.kwargs.get("groups", 1)
 
 
 def _is_first(result: Node) -> bool:

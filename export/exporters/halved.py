@@ -41,6 +41,7 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     """The program without operators that write into their inputs: a cast would give them a copy to write into."""
     with open_program(exported):
         changed: ExportedProgram = exported.run_decompositions({})
+    changed._constants = dict(changed.constants)  # PyTorch hands on the same, and rewriting would alter both programs
     return changed
 
 

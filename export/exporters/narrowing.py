@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from export.arrays import is_floating, to_torch
 from export.errors import UserError
 from export.exporters.quantize import calibration_calls, rows_count
-from export.foreign.narrowed import narrowed
+from export.foreign.narrowed import HALVES, narrowed
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from export.taps.trace import Trace
 
 FLOAT16, BFLOAT16 = "float16", "bfloat16"
-HALVES = (FLOAT16, BFLOAT16)
 KEPT, KEPT_WEIGHTS, RANGES, WEIGHTS = "kept_float32", "float32_weights", "ranges", "weights"
 OUTSIDE = "out_of_range"
 """Facts of an artifact in half precision: operators that stay in float32 and why; the weights that they read; what was
@@ -48,7 +47,7 @@ def narrow(source: BuildInput, precision: str | None, scratch: Path) -> Narrowed
     """The program in half precision, written into ``scratch``; of any other precision the source as it is.
 
     Raises:
-        UserError: there is no program, or nothing of it is in float32.
+        UserError: there is no program, or nothing of it is in float32, or all its weights must stay in that.
     """
     if precision not in HALVES:
         return Narrowed(source=source, facts={})
@@ -73,6 +72,9 @@ def narrow(source: BuildInput, precision: str | None, scratch: Path) -> Narrowed
     if halved.narrowed_count == 0:
         why = "; ".join(outside.values()) or "no operator reads float32"
         raise UserError(f"nothing in the model can be narrowed to {precision}: {why}")
+    if halved.kept_weights and not any(tensor.dtype == half for tensor in _tensors(program)):
+        why = "; ".join(_reasons(trace, halved.kept, outside))
+        raise UserError(f"all weights must stay in float32, so that {precision} saves nothing: {why}")
     file = scratch / "narrowed.pt2"
     with quiet():
         torch.export.save(program, file)
@@ -98,6 +100,22 @@ def halved_program(program: ExportedProgram, half: torch.dtype, outside: Collect
     return again
 
 
+def unfolded_program(program: ExportedProgram, half: torch.dtype, outside: Collection[str]) -> ExportedProgram:
+    """The same with its norms as they are, so that it does not share an error of folding.
+
+    A norm stays in float32 where the layer does that it would be folded into.
+    """
+    from export.exporters.folded import pairs
+    from export.exporters.halved import functional, halve
+    from export.program import quiet
+
+    with quiet():
+        again = functional(program)
+    folded = [norm for norm, layer in pairs(again) if layer.name in outside]
+    halve(again, half, {*outside, *(node.name for norm in folded for node in (norm, *norm.users))})
+    return again
+
+
 def prepared(program: ExportedProgram) -> ExportedProgram:
     """The program without writes in place, its norms folded: what is rewritten, and what nodes are named in."""
     from export.exporters.folded import fold_norms
@@ -108,6 +126,10 @@ def prepared(program: ExportedProgram) -> ExportedProgram:
         changed = functional(program)
     fold_norms(changed)
     return changed
+
+
+def _tensors(program: ExportedProgram) -> list[torch.Tensor]:
+    return [held for held in (*program.state_dict.values(), *program.constants.values()) if hasattr(held, "dtype")]
 
 
 def _scan_rows(source: BuildInput, trace: Trace, scan: RangeScan) -> str:

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 _BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 """Bits of a significand, the hidden one included."""
-_HALVES = ("bfloat16", "float16")
+HALVES = ("bfloat16", "float16")
+"""The coarser first."""
 _FROM = " from "
 
 
 def narrowed(kinds: str | None, model: str) -> str | None:
     """The precision of a file whose weights are of these ``kinds`` (``float16+float32``), of a model of others."""
-    halves = {*(kinds or "").split("+")} & {*_HALVES}
+    halves = {*(kinds or "").split("+")} & {*HALVES}
     return f"{kinds}{_FROM}{model}" if halves - {*model.split("+")} else kinds
 
 
 def half_of(precision: str) -> str | None:
     """The coarsest half precision of a file that was narrowed; None of another."""
     kinds = precision.partition(_FROM)[0].split("+") if _FROM in precision else []
-    return next((half for half in _HALVES if half in kinds), None)
+    return next((half for half in HALVES if half in kinds), None)
 
 
 def coarser(precision: str) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from export.backend import LoadOptions
 from export.device import Device
 from export.runtimes.onnxruntime import OnnxRuntimeOptions, open_session, refusals
 
 
+@cache
 def no_bfloat16(where: Device) -> str | None:
     """Why no session opens on a product of two matrices in bfloat16; None where one does.
 

@@ -26,7 +26,7 @@ def arithmetic(rewritten: Any, file: Path) -> dict[str, str]:
 
     computed = precision(rewritten)
     stored = _float_kinds(onnx.load(str(file), load_external_data=False).graph)
-    lost = [kind for kind in stored if kind in _INSTRUCTIONS and kind not in computed]
+    lost = sorted({*stored} & {*_INSTRUCTIONS} - {*_float_kinds(rewritten)})
     if not lost:
         return {"precision": computed}
     why = f"ONNX Runtime computes {lost[0]} in float32 here, for want of kernels: a smaller file, and no faster"

@@ -17,8 +17,9 @@ import torch
 from export.taps.trace import Trace
 
 _MOST_VANISHING = 0.01
-_RELATIVE = ("log", "log2", "log10", "log_", "reciprocal", "rsqrt", "div")
-"""Operators whose result depends on the size of what is small; of ``div`` that is its second argument."""
+_RELATIVE = {"log": 0, "log2": 0, "log10": 0, "log_": 0, "reciprocal": 0, "rsqrt": 0, "div": 1, "pow": 0}
+"""Operators whose result depends on the size of what is small, and which argument that is; a power's is where its
+exponent is negative, or not known."""
 
 
 @dataclass
@@ -78,6 +79,12 @@ class RangeScan:
         names: set[str] = set()
         for name, node in self._trace.nodes.items():
             kind = self._trace.operator(name).split(".")[1] if "." in self._trace.operator(name) else ""
-            if kind in _RELATIVE:
-                names |= {source.name for source in node.all_input_nodes[-1:]}
+            if kind not in _RELATIVE or (kind == "pow" and _is_positive(node.args[1])):
+                continue
+            divisor = node.args[_RELATIVE[kind]]
+            names |= {divisor.name} if isinstance(divisor, torch.fx.Node) else set()
         return names
+
+
+def _is_positive(exponent: Any) -> bool:
+    return isinstance(exponent, int | float) and exponent >= 0

@@ -82,19 +82,29 @@ def folded_norms(exported: torch.export.ExportedProgram, weights: dict[str, Valu
         )
         if kernel is None or mean is None or variance is None:
             continue
-        transposed = "transpose" in str(before.target)
         scale = (1.0 if gamma is None else gamma) / np.sqrt(variance + node.args[7])
         shift = 0.0 if beta is None else beta
         offset = (0.0 if bias is None else bias) - mean
         uses = tuple(key for key in keys if key is not None)
         norm = keys[2] or keys[4]
-        shape = (1, -1) if transposed else (-1, 1)
-        scaled = kernel * scale.reshape(shape + (1,) * (kernel.ndim - 2))
+        scaled = kernel * _by_channel(scale, kernel, before)
         size = np.abs(mean * scale) + np.abs(shift) + (0.0 if bias is None else np.abs(bias * scale))
         u = np.finfo(np.float32).eps / 2
         folded.append(Folded(scaled, _ROUNDINGS * u * np.abs(scaled), (*uses[:1], *uses[-4:]), keys[0], norm))
         folded.append(Folded(offset * scale + shift, _ROUNDINGS * u * size, uses[1:], keys[1], norm))
     return folded
+
+
+def _by_channel(scale: Values, kernel: Values, layer: Any) -> Values:
+    """The scale of each output channel, at every element of the layer's kernel.
+
+    Transposed kernels are ``(in, out / groups, ...)``: the first ``in / groups`` rows make the first group's channels.
+    """
+    if "transpose" not in str(layer.target):
+        return scale.reshape((-1,) + (1,) * (kernel.ndim - 1))
+    groups_count = layer.args[6] if len(layer.args) > 6 else 1
+    rows: Values = scale.reshape(groups_count, -1).repeat(len(kernel) // groups_count, 0)
+    return rows.reshape(rows.shape + (1,) * (kernel.ndim - 2))
 
 
 def cast_weights(exported: torch.export.ExportedProgram) -> list[Folded]:

@@ -18,7 +18,7 @@ import numpy as np
 from bench.parity.answers import Answers
 from bench.parity.changes import PAST_FLOAT16
 from bench.parity.check import Check
-from bench.parity.contents.ideal import dtypes_check, ideal_checks
+from bench.parity.contents.ideal import dtype_checks, ideal_checks
 from bench.parity.contents.quantized import quantized_checks
 from bench.parity.levels.level import Context, Inside, Level, PerOutput
 from export.artifact import Artifact
@@ -117,8 +117,7 @@ class Fidelity(PerOutput[FidelityTally]):
         """
         if is_quantized(inside.opened.artifact.precision) and inside.weights is not None:
             yield from quantized_checks(inside.opened, inside.weights)
-        if (check := dtypes_check(inside.opened)) is not None:
-            yield check
+        yield from dtype_checks(inside.opened)
         yield from ideal_checks(inside.opened, inside.calls)
 
     def checks(self, context: Context) -> Iterable[Check]:
