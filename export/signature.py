@@ -196,13 +196,21 @@ class Signature:
 
     def check_arrays(self, arrays: Sequence[Array]) -> dict[str, int]:
         """As ``check_inputs``, for arrays already in the order of ``inputs``."""
-        sizes: dict[str, int] = {}
         for spec, array in zip(self.inputs, arrays, strict=True):
-            _check(spec, array, sizes)
+            _check_dtype(spec, array)
+        return self.check_shapes([tuple(array.shape) for array in arrays])
+
+    def check_shapes(self, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
+        """As ``check_arrays``, of shapes alone: before there are arrays."""
+        sizes: dict[str, int] = {}
+        first: dict[str, str] = {}
+        for spec, shape in zip(self.inputs, shapes, strict=True):
+            _check_shape(spec, shape, sizes)
+            first |= {symbol: spec.name for symbol in sizes if symbol not in first}
         for symbol, size in sizes.items():
             if size not in self.ranges[symbol]:
                 bounds = self.ranges[symbol]
-                raise ContractError(f"{symbol!r} must lie in {bounds.summary}, got {size}")
+                raise ContractError(f"{first[symbol]}: {symbol!r} must lie in {bounds.summary}, got {size}")
         return sizes
 
     def check_outputs(self, arrays: Sequence[Array], sizes: Sizes) -> None:
@@ -214,14 +222,17 @@ class Signature:
         if len(arrays) != len(self.outputs):
             raise ContractError(f"outputs must be {list(self.output_names)}, got {len(arrays)} of them")
         for spec, array in zip(self.outputs, arrays, strict=True):
-            _check(spec, array, dict(sizes))
+            _check_dtype(spec, array)
+            _check_shape(spec, tuple(array.shape), dict(sizes))
 
 
-def _check(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
-    """Check one array, adding the symbols that it fixes to ``sizes``; a ``?`` is left to the comparison."""
+def _check_dtype(spec: TensorSpec, array: Array) -> None:
     if dtype_name(array) != spec.dtype:
         raise ContractError(f"{spec.name} must be {spec.dtype}, got {dtype_name(array)}")
-    shape = tuple(array.shape)
+
+
+def _check_shape(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+    """Check one shape, adding the symbols that it fixes to ``sizes``; a ``?`` is left to the comparison."""
     if len(shape) != len(spec.shape):
         raise ContractError(f"{spec.name} must have shape {list(spec.shape)}, got {list(shape)}")
     for index, (expected, size) in enumerate(zip(spec.shape, shape, strict=True)):

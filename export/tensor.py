@@ -105,6 +105,10 @@ class TensorSpec:
         least, most = (0.0, 1.0) if self.is_integer else (-np.inf, np.inf)
         return _bound(self.low, least, sizes), _bound(self.high, most, sizes)
 
+    def declared_bounds(self, sizes: Sizes) -> tuple[float, float]:
+        """The bounds that somebody declared, at ``sizes``; infinite where nobody did: what a caller is held to."""
+        return _bound(self.low, -np.inf, sizes), _bound(self.high, np.inf, sizes)
+
     @property
     def bounded_by(self) -> set[str]:
         """The symbols that the values depend on."""

@@ -13,30 +13,26 @@ from typing import Any
 
 from pipeline.serving import page
 from pipeline.serving.access import Access
-from pipeline.serving.limits import ServeLimits
+from pipeline.serving.body import Gone, Headers, Receive, read_body
+from pipeline.serving.calls import Arrays
+from pipeline.serving.entry import Served
+from pipeline.serving.limits import Budget, ServeLimits, Share
+from pipeline.serving.log import REQUEST
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.protocol import description
 from pipeline.serving.protocol.refusal import Refusal
-from pipeline.serving.protocol.requests import read_request, unpacked
+from pipeline.serving.protocol.requests import read_request
 from pipeline.serving.protocol.responses import TEXT, Response, as_json, inference_response
-from pipeline.serving.repository import Repository, Served
+from pipeline.serving.repository import Repository
 
-Headers = Mapping[bytes, bytes]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _SAFE_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
-_SLOW = "the body is too slow"
-_CONTENT_TYPES = (b"application/json", b"application/octet-stream", b"")
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 _OPEN = ("/v2/health/live", "/v2/health/ready")
 """What a stranger may ask, such as an orchestrator's probe: it says yes or no."""
 _UNLOGGED = ("answered", "overloaded", "deadline")
 """How requests end that are counted, and logged only if all are: a flood of them must not become one of lines."""
 _log = logging.getLogger(__name__)
-
-
-class _Gone(Exception):  # noqa: N818
-    """The client has left before it had said all."""
 
 
 class Application:
@@ -49,6 +45,7 @@ class Application:
         """``control`` allows clients to load and unload models; ``log_all`` logs answered requests too."""
         self._repository, self._access, self._limits, self._metrics = repository, access, limits, metrics
         self._control, self._log_all = control, log_all
+        self._budget = Budget(limits.held_bytes)
         self._numbers = itertools.count(1)
         self._began = f"{time.time_ns() // 1_000_000:x}"
         self._pages: Mapping[str, Callable[[], Response]] = {
@@ -79,10 +76,12 @@ class Application:
             reason = refusal.reason
             self._metrics.refused[reason] += 1
             response = as_json({"error": str(refusal)}, refusal.status)._replace(headers=refusal.headers)
-        except _Gone:
+        except Gone:
+            self._metrics.refused["gone"] += 1
             return
         except Exception:  # noqa: BLE001 - the last stop: the log has it, the client a word
             _log.exception("a request failed", extra={"request_id": request_id.decode()})
+            self._metrics.refused["defect"] += 1
             reason, response = "defect", as_json({"error": "the server failed on this request"}, 500)
         closes = ((b"connection", b"close"),) if self.is_closing or response.status in (408, 413) else ()
         await send({
@@ -97,7 +96,7 @@ class Application:
         if self._log_all or reason not in _UNLOGGED:
             took_ms = round((time.monotonic() - began_s) * 1e3, 3)
             fields = {"request_id": request_id.decode(), "status": response.status, "ms": took_ms, "reason": reason}
-            _log.info("request", extra=fields)
+            _log.info(REQUEST, extra=fields)
 
     async def _response(self, scope: Mapping[str, Any], headers: Headers, receive: Receive) -> Response:
         path: str = scope["path"]
@@ -143,23 +142,36 @@ class Application:
         raise _unknown_place()
 
     async def _infer(self, place: list[str], headers: Headers, receive: Receive) -> Response:
-        began_s = time.monotonic()
-        served = self._served(place)
-        model = served.model
+        began_s, share = time.monotonic(), Share(self._budget)
+        served: Served | None = None
         try:
-            body = await self._body(headers, receive)
-            asked = read_request(body, headers.get(b"inference-header-content-length"), model)
-            outputs = await served.batcher.ask(asked.arrays, asked.rows, asked.timeout_s)
+            body = await read_body(headers, receive, self._limits, share)
+            served = self._served(place)  # after the last wait before the queue: a version that has gone is not asked
+            model = served.model
+            json_length = headers.get(b"inference-header-content-length")
+            asked = read_request(body, json_length, model)
+            if json_length is None:  # otherwise most of them lie in the body
+                share.take(sum([array.nbytes for array in asked.arrays]))
+            answer = served.batcher.ask(asked.arrays, asked.rows, asked.timeout_s)
+            is_quick = asked.rows <= model.quick_rows  # answered before a client can be seen to leave
+            outputs = await (answer if is_quick else _unless_gone(answer, receive))
             response = inference_response(model.name, model.version, asked, model.signature.outputs, outputs)
         except Refusal as refusal:
-            served.metrics.statuses[refusal.status] += 1
+            if served is not None:
+                served.metrics.statuses[refusal.status] += 1
             raise
+        finally:
+            share.end()
         served.metrics.answered(time.monotonic() - began_s)
         return response
 
     async def _repository_call(self, rest: list[str], headers: Headers, receive: Receive) -> Response:
         """The protocol's extension: what there is, and, where that is allowed, load and unload."""
-        await self._body(headers, receive)  # it may say more, none of which has a meaning here
+        share = Share(self._budget)
+        try:
+            await read_body(headers, receive, self._limits, share)  # it may say more, none of which has a meaning here
+        finally:
+            share.end()
         if rest == ["index"]:
             return as_json(description.index(self._repository.entries))
         match rest:
@@ -170,43 +182,29 @@ class Application:
                 return as_json({})
         raise _unknown_place()
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body, unpacked. Of one that is too large as much again is read and dropped: a client that still
-        sends would not hear why it is refused.
 
-        Raises:
-            Refusal: 413, 415, 408: too large, of another type, too slow.
-            _Gone: the client left.
-        """
-        most_bytes = self._limits.body_bytes
-        if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() not in _CONTENT_TYPES:
-            raise Refusal(415, "invalid", "content-type must be application/json or application/octet-stream")
-        parts: list[bytes] = []
-        size, more = 0, True
-        task = asyncio.current_task()
-        assert task is not None
-        timer = asyncio.get_running_loop().call_later(self._limits.body_s, task.cancel, _SLOW)
-        try:
-            while more and size <= 2 * most_bytes:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _Gone
-                part, more = message.get("body", b""), message.get("more_body", False)
-                size += len(part)
-                if size <= most_bytes:
-                    parts.append(part)
-                else:
-                    parts.clear()
-        except asyncio.CancelledError as error:
-            if error.args != (_SLOW,):
-                raise
-            raise Refusal(408, "slow", "the body did not arrive in time") from None
-        finally:
-            timer.cancel()
-        if size > most_bytes:
-            raise Refusal(413, "too_large", f"a body may have at most {most_bytes} bytes")
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        return unpacked(body, headers.get(b"content-encoding", b"").lower(), most_bytes)
+async def _unless_gone(answer: asyncio.Future[Arrays], receive: Receive) -> Arrays:
+    """The answer; once the client has left it is cancelled, so that it is not computed.
+
+    Raises:
+        Gone: the client left.
+    """
+    watching = asyncio.get_running_loop().create_task(_left(receive))
+    watching.add_done_callback(lambda _: answer.cancel())
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        if answer.cancelled() and watching.done() and not watching.cancelled():
+            raise Gone from None
+        raise
+    finally:
+        watching.cancel()
+
+
+async def _left(receive: Receive) -> None:
+    """Return when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _unknown_place() -> Refusal:

@@ -49,7 +49,6 @@ class ModelMetrics:
         self.seconds = Distribution(_SECONDS)
         self.call_seconds = Distribution(_SECONDS)
         self.call_rows = Distribution(_ROWS)
-        self.waiting: Callable[[], int] = lambda: 0
 
     def answered(self, seconds: float) -> None:
         """Count an answer, and how long it took."""
@@ -67,7 +66,9 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self.refused: Counter[str] = Counter()
-        """Requests that were not answered, by reason."""
+        """Requests that were not answered, by reason; ``defect`` is the server's own fault, ``gone`` the client's."""
+        self.waiting: Callable[[], Mapping[tuple[str, str], int]] = dict
+        """Asked when somebody looks, for requests that wait by model and version: what is not served leaves nothing."""
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -87,7 +88,8 @@ class Metrics(Collector):
         for labels, model in self._models.items():
             for status, count in model.statuses.items():
                 requests.add_metric((*labels, str(status)), count)
-            waiting.add_metric(labels, model.waiting())
+        for labels, count in self.waiting().items():
+            waiting.add_metric(labels, count)
         yield from (requests, waiting)
         yield self._histogram("request_seconds", "From a request's head to its answer.", lambda model: model.seconds)
         yield self._histogram("call_seconds", "A call of the model.", lambda model: model.call_seconds)

@@ -14,8 +14,8 @@ from pipeline.serving.protocol.datatypes import BINARY_ONLY, DATATYPES
 from pipeline.serving.protocol.responses import HTML, Response
 
 if TYPE_CHECKING:
+    from pipeline.serving.entry import Served
     from pipeline.serving.model import Model
-    from pipeline.serving.repository import Served
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _TYPES = {"page.js": b"text/javascript; charset=utf-8", "page.css": b"text/css; charset=utf-8"}

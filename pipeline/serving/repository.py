@@ -9,87 +9,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 from export.errors import UserError
-from pipeline.bundle import releases
 from pipeline.serving.batcher import Batcher
+from pipeline.serving.entry import Entry, Served, Source
 from pipeline.serving.limits import ServeLimits
-from pipeline.serving.metrics import Metrics, ModelMetrics
-from pipeline.serving.model import Model, open_model
+from pipeline.serving.metrics import Metrics
+from pipeline.serving.model import Admit, Model
 from pipeline.serving.protocol.refusal import Refusal, failed
-from pipeline.verifier.files import MANIFEST
+from pipeline.serving.worker import in_thread
 from pipeline.verifier.outcome import Refused, Unable
-from pipeline.verifier.verify import Request
 
-_ONLY_VERSION = "1"
-"""What the version of a bundle is called that does not lie in a serving folder."""
+Opens = Callable[[Path, str, Admit], Model]
+"""Verifies the bundle in a folder, and loads it as a version if it is admitted: see ``open_model``."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model comes from."""
-
-    place: Path
-    """A bundle, or a serving folder."""
-
-    @property
-    def has_releases(self) -> bool:
-        """Whether it is a serving folder, in which versions come and go."""
-        return not (self.place / MANIFEST).is_file() and (self.place / releases.CURRENT).is_symlink()
-
-    def current(self) -> tuple[Path, str]:
-        """The bundle that is to serve, and its version.
-
-        Raises:
-            UserError: there is none.
-        """
-        if not self.has_releases:
-            if not self.place.is_dir():
-                raise UserError(f"there is no folder {self.place}: name a bundle, or a serving folder")
-            return self.place, _ONLY_VERSION
-        version = releases.current(self.place)
-        return self.place / str(version), str(version)
-
-
-@dataclass(frozen=True)
-class Served:
-    """One version of a model, ready to be asked."""
-
-    model: Model
-    batcher: Batcher
-    metrics: ModelMetrics
-
-
-@dataclass
-class Entry:
-    """One model by its name."""
-
-    source: Source
-    served: Served | None
-    """None while it is unloaded."""
-    refused: str = ""
-    """Why the version that should serve does not; empty if it does."""
-    tried: str = ""
-    """The version that was last tried."""
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it answers."""
-        return self.served is not None and not self.served.batcher.is_stuck
 
 
 class Repository:
     """All models of a server."""
 
-    def __init__(self, request: Request, limits: ServeLimits, metrics: Metrics) -> None:
-        self._request, self._limits, self._metrics = request, limits, metrics
-        self._retiring: set[asyncio.Task[None]] = set()
+    def __init__(self, opens: Opens, limits: ServeLimits, metrics: Metrics) -> None:
+        self._opens, self._limits, self._metrics = opens, limits, metrics
+        self._retiring: dict[asyncio.Task[None], Served] = {}
+        self._following: asyncio.Task[None] | None = None
+        self._openings: set[asyncio.Future[Model]] = set()
         self.entries: dict[str, Entry] = {}
+        metrics.waiting = self._waiting_counts
 
     async def open(self, sources: Sequence[Source]) -> None:
         """Verify and load all that is to be served.
@@ -102,6 +51,7 @@ class Repository:
             served = await self._load(source)
             name = served.model.name
             if name in self.entries:
+                served.close()
                 raise UserError(f"{self.entries[name].source.place} and {source.place} both hold the model {name!r}")
             self.entries[name] = Entry(source, served, tried=served.model.version)
 
@@ -133,19 +83,17 @@ class Repository:
         """Bring in what lies at the model's source now, and switch to it.
 
         Raises:
-            Refusal: 404, no such model; 400, the bundle there is refused: what served goes on.
+            Refusal: 404, no such model; 400, the bundle is refused, 503, it cannot be loaded: what served goes on.
         """
         entry = self._entry(name)
         async with entry.changing:
             try:
                 served = await self._load(entry.source)
                 if served.model.name != name:
-                    served.model.close()
+                    served.close()
                     raise Refused(f"it holds the model {served.model.name!r}, not {name!r}")
-            except (Refused, Unable, UserError) as error:
-                entry.refused = str(error)
-                _log.error("the model %s: a new version is refused: %s", name, error)
-                raise Refusal(400, "invalid", f"the bundle of {name!r} is refused; see the server's log") from None
+            except Exception as error:  # noqa: BLE001 - what served goes on, whatever happened to the new
+                self._refuse(name, entry, error)
             before, entry.served = entry.served, served
             entry.refused, entry.tried = "", served.model.version
             _log.info("the model %s: version %s serves", name, served.model.version)
@@ -164,23 +112,46 @@ class Repository:
                 self._retire(entry.served)
                 entry.served = None
 
-    async def follow(self, every_s: float) -> None:
-        """Look at every serving folder again and again, and load what became current; never returns."""
+    def start_following(self, every_s: float) -> None:
+        """From now on look at every serving folder again and again, and load what became current."""
+        self._following = asyncio.get_running_loop().create_task(self._follow_all(every_s))
+
+    async def _follow_all(self, every_s: float) -> None:
         while True:
             await asyncio.sleep(every_s)
             for name, entry in self.entries.items():
-                if entry.source.has_releases and entry.served is not None:
+                try:
                     await self._follow(name, entry)
+                except Exception as error:  # noqa: BLE001 - a folder that cannot be read now can be in a second
+                    if entry.refused != repr(error):  # said once, and not every second
+                        _log.exception("the model %s: its folder cannot be looked at, which is tried again", name)
+                    entry.refused = repr(error)
 
     async def close(self) -> None:
-        """Wait for what is on its way out, then free all."""
+        """Wait for what is on its way in and out, then free all."""
+        self._stop_following()
         for entry in self.entries.values():
-            if entry.served is not None:
-                self._retire(entry.served)
-                entry.served = None
-        await asyncio.gather(*self._retiring)
+            async with entry.changing:
+                if entry.served is not None:
+                    self._retire(entry.served)
+                    entry.served = None
+        while self._openings or self._retiring:
+            pending: set[asyncio.Future[Any]] = {*self._openings, *self._retiring}
+            await asyncio.wait(pending)
+
+    def abandon(self) -> None:
+        """Free what ``close`` has not, whether it has answered or not."""
+        self._stop_following()
+        for served in (*self.served(), *self._retiring.values()):
+            served.close()
+
+    def _stop_following(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
 
     async def _follow(self, name: str, entry: Entry) -> None:
+        if entry.served is None or not entry.source.has_releases:
+            return
         try:
             version = entry.source.current()[1]
         except UserError as error:
@@ -190,26 +161,65 @@ class Repository:
             with contextlib.suppress(Refusal):  # it has been logged, and is tried again when the link changes again
                 await self.load(name)
 
+    def _refuse(self, name: str, entry: Entry, error: Exception) -> NoReturn:
+        """Keep why a new version does not serve, and say it: the whole to the log, to a client whose fault it is."""
+        entry.refused = str(error) or type(error).__name__
+        if isinstance(error, Refused | Unable | UserError):
+            _log.error("the model %s: a new version is refused: %s", name, error)
+            raise Refusal(400, "invalid", f"the bundle of {name!r} is refused; see the server's log") from None
+        _log.error("the model %s: a new version cannot be loaded", name, exc_info=error)
+        raise failed(f"the bundle of {name!r} cannot be loaded; see the server's log") from None
+
     async def _load(self, source: Source) -> Served:
-        place, version = source.current()
-        model = await asyncio.to_thread(open_model, place, version, self._request)
-        metrics = self._metrics.of(model.name, version)
-        batcher = Batcher(model, self._limits, metrics.called)
-        metrics.waiting = lambda: batcher.waiting_count
-        return Served(model, batcher, metrics)
+        model = await self._opened(*source.current())
+        metrics = self._metrics.of(model.name, model.version)
+        return Served(model, Batcher(model, self._limits, metrics.called), metrics)
+
+    async def _opened(self, place: Path, version: str) -> Model:
+        """The model, verified and loaded in a thread; one that arrives when nobody waits for it any more is closed."""
+        opening = in_thread(partial(self._opens, place, version, self._admit))
+        self._openings.add(opening)
+        opening.add_done_callback(self._openings.discard)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_late)
+            raise
+
+    def _admit(self, name: str, torch_threads: int | None) -> None:
+        """Hold a model to what the others here need of the process; its own last version makes room for it.
+
+        Raises:
+            Refused: torch was to run another number of threads for another model.
+        """
+        for other in (*self.served(),):
+            known = other.model.torch_threads
+            if other.model.name != name and None not in (known, torch_threads) and known != torch_threads:
+                raise Refused(
+                    f"{name!r} was tested with threads_count={torch_threads} of torch, {other.model.name!r} with "
+                    f"{known}: a process has one for all, so serve them by two"
+                )
+
+    def _waiting_counts(self) -> dict[tuple[str, str], int]:
+        return {(served.model.name, served.model.version): served.batcher.waiting_count for served in self.served()}
 
     def _retire(self, served: Served) -> None:
         task = asyncio.get_running_loop().create_task(self._ended(served))
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._retiring[task] = served
+        task.add_done_callback(self._retiring.pop)
 
     async def _ended(self, served: Served) -> None:
         """Free a version when it has answered all; one that does not answer is left behind."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(served.batcher.drained(), self._limits.grace_s)
-        served.model.close()
+        served.close()
 
     def _entry(self, name: str) -> Entry:
         if name not in self.entries:
             raise Refusal(404, "unknown", f"there is no model {name[:100]!r}")
         return self.entries[name]
+
+
+def _close_late(opening: asyncio.Future[Model]) -> None:
+    if opening.exception() is None:
+        opening.result().close()

@@ -18,15 +18,18 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import uvicorn
 
 from export.errors import UserError
 from pipeline.serving.access import Access
 from pipeline.serving.application import Application
+from pipeline.serving.entry import Source
 from pipeline.serving.limits import ServeLimits
 from pipeline.serving.metrics import Metrics
-from pipeline.serving.repository import Repository, Source
+from pipeline.serving.model import open_model
+from pipeline.serving.repository import Repository
 from pipeline.verifier.verify import Request
 
 _LAST_ANSWERS_S = 1.0
@@ -84,12 +87,20 @@ def run(settings: Settings, listener: socket.socket) -> None:
 class Server(uvicorn.Server):
     """uvicorn's, which leaves in another order."""
 
-    def __init__(self, config: uvicorn.Config, application: Application, limits: ServeLimits, ready: str) -> None:
+    def __init__(self, application: Application, repository: Repository, limits: ServeLimits, ready: str) -> None:
         """``ready`` is printed once connections are taken."""
-        super().__init__(config)
-        self._application, self._limits, self._ready = application, limits, ready
+        super().__init__(
+            uvicorn.Config(
+                application, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+                server_header=False, proxy_headers=False,
+            )
+        )  # fmt: skip
+        self._application, self._repository, self._limits, self._ready = application, repository, limits, ready
         self._leaving: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._asked_s = 0.0
+        self._end_s: float | None = None
+        """When the grace is over: what has not been answered by then is not."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -117,47 +128,67 @@ class Server(uvicorn.Server):
             self._asked_s = time.monotonic()
             self._leaving = asyncio.get_running_loop().create_task(self._leave())
         elif time.monotonic() - self._asked_s > _AGAIN_S:
+            self._leaving.cancel()
+            self._end_s = time.monotonic()
             self.should_exit = self.force_exit = True
+            if self._ending is not None:
+                self._ending.cancel()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what was accepted and free all models: both within what is left of the grace, or until asked again."""
+        if self._end_s is None:
+            self._end_s = time.monotonic() + self._limits.grace_s
+        self._ending = asyncio.get_running_loop().create_task(self._end(sockets))
+        _, late = await asyncio.wait([self._ending], timeout=max(0.0, self._end_s - time.monotonic()))
+        if late or self._ending.cancelled():
+            _log.error("left before all was answered")
+            self._ending.cancel()
+        else:
+            self._ending.result()
+
+    async def _end(self, sockets: list[socket.socket] | None) -> None:
+        await super().shutdown(sockets)
+        await self._repository.close()
 
     async def _leave(self) -> None:
         _log.info("asked to leave")
         self._application.is_draining = True
         await asyncio.sleep(self._limits.drain_s)
+        self._end_s = time.monotonic() + self._limits.grace_s
         self._application.is_closing = True
         for server in self.servers:
             server.close()
-        end_s = time.monotonic() + _LAST_ANSWERS_S
-        while self.server_state.connections and time.monotonic() < end_s:
+        last_s = time.monotonic() + min(_LAST_ANSWERS_S, self._limits.grace_s)
+        while self.server_state.connections and time.monotonic() < last_s:
             await asyncio.sleep(_POLL_S)
         self.should_exit = True
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     metrics = Metrics()
-    repository = Repository(settings.request, settings.limits, metrics)
-    await repository.open(settings.sources)
+    repository = Repository(partial(open_model, request=settings.request), settings.limits, metrics)
     application = Application(
         repository, settings.access, settings.limits, metrics, control=settings.control, log_all=settings.log_all
     )
-    config = uvicorn.Config(
-        application, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, timeout_graceful_shutdown=round(settings.limits.grace_s) or 1,
-    )  # fmt: skip
     thresholds = gc.get_threshold()
-    gc.collect()
-    gc.freeze()  # what lives as long as the server is not looked through again, and a request leaves no circles:
-    gc.set_threshold(*_COLLECTIONS)  # to look for them every few requests costs throughput and makes the slowest slower
-    following = asyncio.get_running_loop().create_task(repository.follow(settings.follow_s))
-    host, port = listener.getsockname()[:2]
-    place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    ready = [f"serving {served.model.name} {served.model.version} on {place}" for served in repository.served()]
     try:
-        await Server(config, application, settings.limits, "\n".join(ready)).serve(sockets=[listener])
+        await repository.open(settings.sources)
+        gc.collect()
+        gc.freeze()  # what lives as long as the server is not looked through again, and a request leaves no circles:
+        gc.set_threshold(*_COLLECTIONS)  # to look for them every few requests costs throughput, and slows the slowest
+        repository.start_following(settings.follow_s)
+        await Server(application, repository, settings.limits, _ready(repository, listener)).serve(sockets=[listener])
     finally:
-        following.cancel()
-        await repository.close()
+        repository.abandon()
         gc.unfreeze()
         gc.set_threshold(*thresholds)
+
+
+def _ready(repository: Repository, listener: socket.socket) -> str:
+    """What is said once connections are taken: a line a model."""
+    host, port = listener.getsockname()[:2]
+    place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return "\n".join(f"serving {served.model.name} {served.model.version} on {place}" for served in repository.served())
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

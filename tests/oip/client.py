@@ -60,11 +60,20 @@ class Client:
         spelled = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
             self._connection.request(method, path, body, self.headers | spelled)
-            response = self._connection.getresponse()
-            answer = response.read()
+            return self.end()
         except (http.client.HTTPException, OSError):
             self._connection.close()
             raise
+
+    def begin(self, request: Any) -> None:
+        """Ask the model, and do not wait for the answer: ``end()`` returns it."""
+        headers = self.headers | {"content-type": "application/json"}
+        self._connection.request("POST", f"/v2/models/{quote(self.model)}/infer", json.dumps(request).encode(), headers)
+
+    def end(self) -> Answer:
+        """The answer to what was asked last."""
+        response = self._connection.getresponse()
+        answer = response.read()
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, answer)
 
     def infer(self, request: Any, binary: bytes = b"", **headers: str) -> Answer:

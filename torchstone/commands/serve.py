@@ -10,6 +10,7 @@ Exit code 0: it served until it was asked to end; 1: a bundle is refused; 2: usa
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -60,8 +61,8 @@ def main(arguments: Sequence[str], command: str = "torchstone serve") -> int:
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise UserError(f"serving needs {missing[0]}: pip install 'torchstone[serve]'")
     from pipeline.serving.access import Access, is_loopback, read_keys
+    from pipeline.serving.entry import Source
     from pipeline.serving.log import log_to_stderr
-    from pipeline.serving.repository import Source
     from pipeline.serving.server import Settings, listen, run
     from pipeline.verifier.outcome import Refused, Unable, printable
     from pipeline.verifier.running import Bounds
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str], command: str = "torchstone serve") -> int:
     keys = read_keys(options.api_key_file) if options.api_key_file else ()
     if not keys and not is_loopback(options.host):
         raise UserError(f"{options.host} can be reached from other machines: give clients a key, --api-key-file FILE")
+    if not 0 < options.follow_s < math.inf:
+        raise UserError(f"--follow-s must be seconds above 0, got {options.follow_s}")
     request = Request(
         artifacts=(options.artifact,) if options.artifact else (),
         trust=Trust(options.key),
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str], command: str = "torchstone serve") -> int:
         control=options.control,
         log_all=options.log_requests,
     )
-    log_to_stderr()
+    log_to_stderr(log_all=options.log_requests)
     try:
         run(settings, listen(options.host, options.port))
     except Refused as error:

@@ -42,14 +42,15 @@ def from_binary(data: memoryview, dtype: str, shape: tuple[int, ...], name: str)
     return array.reshape(shape)
 
 
-def from_json(data: bytes | memoryview, dtype: str, shape: tuple[int, ...], name: str) -> np.ndarray[Any, Any]:
-    """The tensor in the JSON array ``data``: flat, or nested as ``shape`` is.
+def from_json(data: bytes, dtype: str, shape: tuple[int, ...], name: str) -> np.ndarray[Any, Any]:
+    """The tensor in the JSON array ``data``: flat, or nested as ``shape`` is, which has been held to the signature.
 
     Raises:
         Refusal: 400, another number of elements or nesting, another kind of value, a number out of range.
     """
     if not len(data):
         raise invalid(f"input {name!r} has neither data nor the parameter binary_data_size")
+    _check_marks(data, shape, name)
     numbers = _numbers(dtype)
     try:
         if _is_nested(data):
@@ -74,12 +75,21 @@ def to_json(array: np.ndarray[Any, Any]) -> list[Any]:
     return values
 
 
+def _check_marks(data: bytes, shape: tuple[int, ...], name: str) -> None:
+    """As many commas and brackets as the shape has elements and rows, at the most: before any becomes an object."""
+    most = math.prod([max(size, 1) for size in shape])
+    if (count := data.count(b",") + 1) > most:
+        raise invalid(f"input {name!r} must have {math.prod(shape)} elements for {list(shape)}, got {count}")
+    if data.count(b"[") + data.count(b"{") > 1 + len(shape) * most:
+        raise invalid(f"input {name!r}: data is nested deeper than {list(shape)}")
+
+
 class _Numbers(NamedTuple):
     """How JSON holds the elements of a dtype."""
 
     kind: np.dtype[Any]
     list_type: Any
-    decode: Callable[[bytes | memoryview], list[Any]]
+    decode: Callable[[bytes], list[Any]]
     bounds: tuple[float, float] | None
     """The least and the greatest number that is one of the dtype; None where JSON's own numbers are."""
 
@@ -99,9 +109,9 @@ def _numbers(dtype: str) -> _Numbers:
     return _Numbers(kind, list[int], msgspec.json.Decoder(list[int]).decode, (int(whole.min), int(whole.max)))
 
 
-def _is_nested(data: bytes | memoryview) -> bool:
+def _is_nested(data: bytes) -> bool:
     """Whether the first thing in an array is an array."""
-    return bytes(data[:64]).lstrip()[1:].lstrip().startswith(b"[")
+    return data[:64].lstrip()[1:].lstrip().startswith(b"[")
 
 
 def _flat(values: Any, shape: tuple[int, ...], name: str) -> list[Any]:

@@ -11,8 +11,8 @@ from export.version import VERSION
 from pipeline.serving.protocol.datatypes import DATATYPES
 
 if TYPE_CHECKING:
+    from pipeline.serving.entry import Entry, Served
     from pipeline.serving.model import Model
-    from pipeline.serving.repository import Entry, Served
 
 _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _REFUSALS = {

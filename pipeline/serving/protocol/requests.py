@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,15 +10,15 @@ import msgspec
 import numpy as np
 
 from pipeline.serving.protocol.datatypes import BINARY_ONLY, DATATYPES, from_binary, from_json
-from pipeline.serving.protocol.refusal import Refusal, invalid
+from pipeline.serving.protocol.refusal import invalid
 
 if TYPE_CHECKING:
     from export.signature import Signature
 
 _UNSUPPORTED = ("sequence_id", "shared_memory_region", "classification")
 """Parameters of Triton's extensions that would change the answer: refused, not ignored."""
-_MOST_SIZE = 1 << 48
-_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+_OTHER_MARKS = 10_000
+"""Commas and brackets beside those of the tensors: names, parameters, requested outputs."""
 
 
 class InputTensor(msgspec.Struct):
@@ -57,11 +56,24 @@ class Contract(Protocol):
         """The model's, its ranges those that were tested."""
         ...
 
-    def check(self, arrays: list[np.ndarray[Any, Any]]) -> int:
-        """The rows of a call with these arrays.
+    @property
+    def most_marks(self) -> int:
+        """The most commas and brackets that the JSON of a call's tensors holds."""
+        ...
+
+    def check_shapes(self, shapes: tuple[tuple[int, ...], ...]) -> int:
+        """The rows of a call with inputs of these shapes, in the signature's order.
 
         Raises:
-            Refusal: 400, a shape or a value that the artifact was not tested with.
+            Refusal: 400, a shape that the artifact was not tested with.
+        """
+        ...
+
+    def check_values(self, arrays: list[np.ndarray[Any, Any]]) -> None:
+        """Hold integers to what they point into.
+
+        Raises:
+            Refusal: 400, one points outside.
         """
         ...
 
@@ -83,30 +95,11 @@ class Asked:
 _DECODER = msgspec.json.Decoder(InferRequest)
 
 
-def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
-    """The body as it was before it was compressed.
-
-    Raises:
-        Refusal: 415, another encoding; 413, more than ``most_bytes``; 400, damaged.
-    """
-    if encoding in (b"", b"identity"):
-        return body
-    if encoding not in (b"gzip", b"deflate"):
-        raise Refusal(415, "invalid", "content-encoding must be gzip or deflate")
-    unpacker = zlib.decompressobj(_GZIP_OR_ZLIB)
-    try:
-        data = unpacker.decompress(body, most_bytes + 1)
-    except zlib.error:
-        raise invalid("the body is not what content-encoding says") from None
-    if len(data) > most_bytes:
-        raise Refusal(413, "too_large", f"the body unpacks to more than {most_bytes} bytes")
-    if not unpacker.eof or unpacker.unused_data:
-        raise invalid("the compressed body is cut short, or something follows it")
-    return data
-
-
 def read_request(body: bytes, json_length: bytes | None, contract: Contract) -> Asked:
     """Everything checked: names, datatypes, shapes, numbers of elements and bytes, ranges, requested outputs.
+
+    Sizes come first: nothing is made of JSON that holds more than the model's largest call, nor of data that holds more
+    than the shape beside it says.
 
     ``json_length`` is the header ``Inference-Header-Content-Length``: where the JSON ends and binary data begins.
 
@@ -115,14 +108,24 @@ def read_request(body: bytes, json_length: bytes | None, contract: Contract) -> 
     """
     view = memoryview(body)
     end = len(body) if json_length is None else _json_end(json_length, len(body))
+    _check_marks(body if end == len(body) else bytes(view[:end]), contract.most_marks)
     try:
         request = _DECODER.decode(view[:end])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise invalid(f"the request is not an inference request: {reason}") from None
     _refuse_unsupported(request.parameters, "the request")
-    arrays = _arrays(request, view[end:], contract.signature)
-    return Asked(arrays, contract.check(arrays), _outputs(request, contract.signature), request.id, _timeout(request))
+    tensors = _tensors(request, contract.signature)
+    rows = contract.check_shapes(tuple([tuple(tensor.shape) for tensor in tensors.values()]))
+    arrays = _arrays(request, tensors, view[end:], contract.signature)
+    contract.check_values(arrays)
+    return Asked(arrays, rows, _outputs(request, contract.signature), request.id, _timeout(request))
+
+
+def _check_marks(text: bytes, most_marks: int) -> None:
+    """A value costs many times the memory of its text, which is why values are counted before there are any."""
+    if text.count(b",") + text.count(b"[") + text.count(b"{") > most_marks + _OTHER_MARKS:
+        raise invalid("the request holds more values than the model's largest call has")
 
 
 def _json_end(json_length: bytes, body_length: int) -> int:
@@ -134,36 +137,48 @@ def _json_end(json_length: bytes, body_length: int) -> int:
     return end
 
 
-def _arrays(request: InferRequest, binary: memoryview, signature: Signature) -> list[np.ndarray[Any, Any]]:
-    """The inputs in the signature's order, each with its datatype, rank and number of bytes or elements."""
+def _tensors(request: InferRequest, signature: Signature) -> dict[str, InputTensor]:
+    """The inputs by name in the signature's order, each of its datatype and rank."""
     specs = {spec.name: spec for spec in signature.inputs}
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    tensors: dict[str, InputTensor] = {}
     for tensor in request.inputs:
         name = tensor.name
         spec = specs.get(name)
         if spec is None:
             raise invalid(f"there is no input {name[:100]!r}: the inputs are {', '.join(specs)}")
-        if name in arrays:
+        if name in tensors:
             raise invalid(f"input {name!r} is given twice")
-        datatype, shape = DATATYPES[spec.dtype], tuple(tensor.shape)
+        datatype = DATATYPES[spec.dtype]
         if tensor.datatype != datatype:
             raise invalid(f"input {name!r} must have the datatype {datatype}, got {tensor.datatype[:20]!r}")
-        if len(shape) != len(spec.shape) or min(shape, default=0) < 0 or max(shape, default=0) >= _MOST_SIZE:
-            raise invalid(f"input {name!r} must have the shape {list(spec.shape)}, got {list(shape)[:20]}")
+        if len(tensor.shape) != len(spec.shape):
+            raise invalid(f"input {name!r} must have the shape {list(spec.shape)}, got {tensor.shape[:20]}")
+        tensors[name] = tensor
+    if missing := [name for name in specs if name not in tensors]:
+        raise invalid(f"input {missing[0]!r} is missing: the inputs are {', '.join(specs)}")
+    return {name: tensors[name] for name in specs}
+
+
+def _arrays(
+    request: InferRequest, tensors: dict[str, InputTensor], binary: memoryview, signature: Signature
+) -> list[np.ndarray[Any, Any]]:
+    """The inputs in the signature's order, each with its number of bytes or elements."""
+    dtypes = {spec.name: spec.dtype for spec in signature.inputs}
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for tensor in request.inputs:  # binary data lies in the request's order
+        name, dtype, shape = tensor.name, dtypes[tensor.name], tuple(tensor.shape)
         _refuse_unsupported(tensor.parameters, f"input {name!r}")
         if "binary_data_size" in tensor.parameters:
             size = _binary_size(tensor, len(binary))
-            arrays[name] = from_binary(binary[:size], spec.dtype, shape, name)
+            arrays[name] = from_binary(binary[:size], dtype, shape, name)
             binary = binary[size:]
-        elif datatype in BINARY_ONLY:
+        elif (datatype := DATATYPES[dtype]) in BINARY_ONLY:
             raise invalid(f"input {name!r}: {datatype} is sent as binary data (binary_data_size), JSON has none")
         else:
-            arrays[name] = from_json(memoryview(tensor.data), spec.dtype, shape, name)
-    if missing := [name for name in specs if name not in arrays]:
-        raise invalid(f"input {missing[0]!r} is missing: the inputs are {', '.join(specs)}")
+            arrays[name] = from_json(bytes(tensor.data), dtype, shape, name)
     if len(binary):
         raise invalid(f"{len(binary)} bytes follow that no input announces by binary_data_size")
-    return [arrays[name] for name in specs]
+    return [arrays[name] for name in tensors]
 
 
 def _binary_size(tensor: InputTensor, left: int) -> int:

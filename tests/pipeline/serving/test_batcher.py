@@ -4,43 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.serving.batcher import Arrays, Batcher
+from pipeline.serving.batcher import Batcher
+from pipeline.serving.calls import Arrays
 from pipeline.serving.limits import ServeLimits
-from pipeline.serving.protocol.refusal import Refusal, invalid
-
-QUICK = 1_000_000
-
-
-@dataclass
-class Doubling:
-    """A model that doubles; negative values make it raise. It waits for ``gate`` first, and counts its calls' rows."""
-
-    name: str = "doubling"
-    version: str = "1"
-    most_rows: int = 8
-    quick_rows: int = 0
-    gate: threading.Event = field(default_factory=threading.Event)
-    rows: list[int] = field(default_factory=list)
-    is_open: bool = True
-
-    def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> Arrays:
-        if not self.is_open:
-            assert self.gate.wait(20)
-        self.rows.append(len(arrays[0]))
-        if (arrays[0] < 0).any():
-            raise ValueError("a secret of the model's")
-        return [arrays[0] * 2]
-
-    def blame(self, arrays: Sequence[np.ndarray[Any, Any]]) -> Refusal | None:
-        return invalid("input 'x' must lie above -10") if (arrays[0] < -10).any() else None
+from pipeline.serving.protocol.refusal import Refusal
+from tests.pipeline.serving.doubling import QUICK, Doubling
 
 
 def ask(batcher: Batcher, *values: float, timeout_s: float | None = None) -> asyncio.Future[Arrays]:
@@ -53,6 +27,7 @@ def run(model: Doubling, test: Callable[[Batcher], Coroutine[Any, Any, None]], *
         await test(batcher)
         model.gate.set()
         await asyncio.wait_for(batcher.drained(), 20)
+        batcher.end()
 
     asyncio.run(started())
 
@@ -70,13 +45,24 @@ def test_requests_of_the_same_moment_are_one_call_and_each_gets_its_rows(quick_r
 
 
 def test_models_whose_rows_look_at_each_other_are_asked_one_by_one() -> None:
-    model = Doubling(most_rows=1)
+    model = Doubling(joins=False)
 
     async def test(batcher: Batcher) -> None:
         await asyncio.gather(*(ask(batcher, number, number) for number in range(3)))
 
     run(model, test)
     assert model.rows == [2, 2, 2]
+
+
+def test_requests_without_rows_are_not_joined_either_and_not_called_in_the_event_loop() -> None:
+    model = Doubling(joins=False, most_rows=1)
+
+    async def test(batcher: Batcher) -> None:
+        await asyncio.gather(ask(batcher), ask(batcher), ask(batcher, 1))
+
+    run(model, test)
+    assert model.rows == [0, 0, 1]
+    assert threading.main_thread() not in model.threads
 
 
 def test_requests_of_other_shapes_are_not_joined() -> None:
@@ -107,6 +93,18 @@ def test_of_a_joined_call_that_fails_only_the_request_at_fault_fails() -> None:
         assert (wrong.status, str(wrong)) == (400, "input 'x' must lie above -10")
 
     run(model, test)
+
+
+def test_one_request_at_fault_among_many_costs_few_calls() -> None:
+    model = Doubling(most_rows=256)
+
+    async def test(batcher: Batcher) -> None:
+        pending = [ask(batcher, -1 if number == 100 else number) for number in range(256)]
+        answers = await asyncio.gather(*pending, return_exceptions=True)
+        assert [number for number, answer in enumerate(answers) if isinstance(answer, Refusal)] == [100]
+
+    run(model, test)
+    assert len(model.rows) == 1 + 2 * 8  # halved eight times
 
 
 def test_more_than_may_wait_is_refused_at_once_and_the_rest_is_answered() -> None:
@@ -140,11 +138,31 @@ def test_a_request_that_would_miss_its_deadline_is_not_computed() -> None:
         assert refusal.value.status == 504
         assert (await first)[0].item() == 0
         assert (await patient)[0].item() == 4
-        with pytest.raises(Refusal):  # a call takes 0.1 s, as is known by now
-            ask(batcher, 1, timeout_s=0.001)
 
     run(model, test)
     assert model.rows == [1, 1]
+
+
+def test_slow_calls_lock_nobody_out_once_the_model_is_free() -> None:
+    model = Doubling(call_s=0.1)
+
+    async def test(batcher: Batcher) -> None:
+        await ask(batcher, 0)
+        first = ask(batcher, 0)
+        ask(batcher, 0, timeout_s=0.05).cancel()  # a first slow call says nothing of the next
+        await first
+        for _ in range(2):
+            await ask(batcher, 0)
+        first = ask(batcher, 0)
+        with pytest.raises(Refusal) as refusal:  # but the median of the last does
+            ask(batcher, 1, timeout_s=0.05)
+        assert refusal.value.status == 504
+        await first
+        await asyncio.sleep(0.001)
+        model.call_s = 0.0
+        assert (await ask(batcher, 1, timeout_s=0.05))[0].item() == 2
+
+    run(model, test)
 
 
 def test_a_model_that_hangs_fails_its_requests_and_no_others_until_it_comes_back() -> None:
@@ -187,16 +205,22 @@ def test_a_client_that_has_gone_costs_no_call() -> None:
 
 
 def test_a_lone_client_waits_for_nobody() -> None:
-    """Both ways of calling: what is added to the call is far below any time for which others would be waited for."""
-    for quick_rows in (0, QUICK):
+    """The loop is held, so that no timer can fire: the call has begun by then."""
+    model = Doubling()
 
-        async def test(batcher: Batcher) -> None:
-            await ask(batcher, 1)
-            taken_s = []
-            for _ in range(50):
-                began_s = time.monotonic()
-                await ask(batcher, 1)
-                taken_s.append(time.monotonic() - began_s)
-            assert sorted(taken_s)[10] < 1e-3
+    async def test(batcher: Batcher) -> None:
+        answer = ask(batcher, 1)
+        await asyncio.sleep(0)
+        assert model.began.wait(20)
+        await answer
 
-        run(Doubling(quick_rows=quick_rows), test)
+    run(model, test)
+
+
+def test_a_lone_client_of_a_quick_model_is_answered_in_the_same_turn() -> None:
+    async def test(batcher: Batcher) -> None:
+        answer = ask(batcher, 1)
+        await asyncio.sleep(0)
+        assert answer.done()
+
+    run(Doubling(quick_rows=QUICK), test)

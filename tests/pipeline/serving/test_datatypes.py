@@ -11,6 +11,7 @@ import pytest
 
 from export.signature import Signature, SizeRange
 from export.tensor import DTYPES, TensorSpec
+from pipeline.serving.model import most_marks
 from pipeline.serving.protocol.datatypes import BINARY_ONLY, DATATYPES
 from pipeline.serving.protocol.refusal import Refusal
 from pipeline.serving.protocol.requests import Asked, read_request
@@ -26,9 +27,13 @@ class Contract:
         self.signature = Signature(
             inputs=(spec,), output_names=("y",), outputs=(TensorSpec("y", dtype, spec.shape),), ranges=ranges
         )
+        self.most_marks = most_marks(self.signature)
 
-    def check(self, arrays: list[np.ndarray[Any, Any]]) -> int:
-        return self.signature.check_arrays(arrays)["rows"]
+    def check_shapes(self, shapes: tuple[tuple[int, ...], ...]) -> int:
+        return self.signature.check_shapes(shapes)["rows"]
+
+    def check_values(self, arrays: list[np.ndarray[Any, Any]]) -> None:
+        self.signature.check_arrays(arrays)
 
 
 def read(dtype: str, data: Any, binary: bytes | None = None) -> Asked:

@@ -16,7 +16,7 @@ from tests.conftest import ROOT, environ
 from tests.oip.checks import CHECKS
 from tests.pipeline.bundles import alter_weight
 from tests.pipeline.serving.servers import Started, serving
-from tests.pipeline.serving.test_process import serve, under_load
+from tests.pipeline.serving.test_process import Asking, serve, under_load
 
 pytestmark = pytest.mark.extra
 
@@ -44,9 +44,28 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_new_version_takes_over_under_load_a_bad_one_does_not_and_a_rollback_is_followed(
-    built: Path, tmp_path: Path
-) -> None:
+def test_a_new_version_takes_over_under_load(built: Path, tmp_path: Path) -> None:
+    put(tmp_path, built / "bundle")
+    with serving(tmp_path, "--follow-s", "0.05") as server:
+        assert index(server) == {"name": "seed", "version": "1", "state": "READY", "reason": ""}
+        clients = under_load(server)
+        put(tmp_path, built / "bundle")
+        wait_until(lambda: index(server)["version"] == "2")
+        server.leave()
+        check(clients)
+
+
+def check(clients: list[Asking]) -> None:
+    """Each was answered until the server left, by both versions."""
+    for client in clients:
+        client.join(30)
+    assert [client.lost for client in clients] == [[]] * len(clients)
+    assert {answer.status for client in clients for answer in client.answers} == {200}
+    assert {answer.fields["model_version"] for client in clients for answer in client.answers} == {"1", "2"}
+
+
+@pytest.mark.slow
+def test_a_bad_version_does_not_take_over_and_a_rollback_is_followed(built: Path, tmp_path: Path) -> None:
     bundle = built / "bundle"
     put(tmp_path, bundle)
     with serving(tmp_path, "--follow-s", "0.05") as server:
@@ -62,12 +81,7 @@ def test_a_new_version_takes_over_under_load_a_bad_one_does_not_and_a_rollback_i
         wait_until(lambda: index(server)["version"] == "1")
         assert server.client().get("/v2/models/seed/versions/2").status == 404
         server.leave()
-        for client in clients:
-            client.join(30)
-        assert [client.lost for client in clients] == [[]] * 8
-        assert {answer.status for client in clients for answer in client.answers} == {200}
-        versions = [answer.fields["model_version"] for client in clients for answer in client.answers]
-        assert {*versions} == {"1", "2"}
+        check(clients)
         refused = [event for event in server.events() if "refused" in event["event"]]
         assert len(refused) == 1  # the same bad version is not tried again and again
         assert "probability" in refused[0]["event"]
@@ -90,6 +104,7 @@ def test_artifacts_of_torch_are_served_where_somebody_vouches_for_them(
             rule(server.client())
 
 
+@pytest.mark.slow
 def test_models_are_loaded_and_unloaded_where_that_is_allowed(built: Path, server: Started) -> None:
     assert server.client().send("POST", "/v2/repository/models/seed/unload").status == 403
     with serving(built / "bundle", "--control") as own:
