@@ -29,7 +29,8 @@ async def read_body(headers: Headers, receive: Receive, limits: ServeLimits, sha
         Gone: the client left.
     """
     if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() not in _CONTENT_TYPES:
-        raise Refusal(415, "invalid", "content-type must be application/json or application/octet-stream")
+        types = "application/json or application/octet-stream (curl -H 'content-type: application/json')"
+        raise Refusal(415, "invalid", f"content-type must be {types}")
     task = asyncio.current_task()
     assert task is not None
     timer = asyncio.get_running_loop().call_later(limits.body_s, task.cancel, _SLOW)
