@@ -11,13 +11,14 @@ from pathlib import Path
 from bench.run_folder import RunFolder
 from bench.timing.cold import ColdStart
 from bench.timing.measurement import Measurement, SessionRecord
-from bench.verdict.figures import Rounds, Speed
+from bench.verdict.figures import Rounds
 from bench.verdict.judge import Row, Verdict
 from export.errors import UserError
 from export.files import digest_file
 from export.record import read
 from export.registry import BASELINE
 from pipeline.commands.named import find_run
+from pipeline.report import text
 from pipeline.run import RecipeRecord
 
 Key = tuple[str, int]
@@ -33,16 +34,16 @@ class Side:
     files: RunFolder
 
     @classmethod
-    def of(cls, text: str, out: Path) -> Side:
+    def of(cls, named: str, out: Path) -> Side:
         """The run behind a folder, a recipe's name or ``recipe@key``.
 
         Raises:
             UserError: there is none, or it has no verdict.
         """
-        files = find_run(text, out)
+        files = find_run(named, out)
         if not files.verdict.exists():
-            raise UserError(f"{text} has no verdict to compare: the same command that began it goes on to one")
-        return cls(text, files)
+            raise UserError(f"{named} has no verdict to compare: the same command that began it goes on to one")
+        return cls(named, files)
 
     @cached_property
     def record(self) -> RecipeRecord:
@@ -127,7 +128,8 @@ class Side:
 
     def median_s(self, key: Key) -> float | None:
         """A time as the verdict has it; None where it has none of its own."""
-        speed = self._speed(key)
+        name, rows = key
+        speed = text.speed_at(self.rows[name], rows) if name in self.rows else None
         return speed.median_s if speed and speed.spoilt is None else None
 
     def start_s(self, name: str) -> float | None:
@@ -140,11 +142,6 @@ class Side:
         """Eager's times by batch size."""
         row = self.rows.get(BASELINE)
         return {speed.batch_rows: speed.median_s for speed in (row.speeds if row else ()) if speed.spoilt is None}
-
-    def _speed(self, key: Key) -> Speed | None:
-        name, rows = key
-        speeds = self.rows[name].speeds if name in self.rows else ()
-        return next((speed for speed in speeds if speed.batch_rows == rows), None)
 
     def _cold_starts(self, name: str) -> Sequence[ColdStart]:
         measured = self.rounds.measurements if self.rounds else {}

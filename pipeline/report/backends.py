@@ -79,25 +79,23 @@ def _details(
         reproduce=f"sh {shlex.quote(str(hints.place(files.path / row.reproduce)))}" if row.reproduce else None,
         log=row.log,
         log_tail=_tail(files.path / row.log) if row.log else None,
-        records=_records(files, row.name),
+        records={what: str(path.relative_to(files.path)) for what, path in records(files, row.name).items()},
     )
 
 
-def _records(files: RunFolder, name: str) -> dict[str, str]:
-    """Where they lie in the run, those that there are."""
-    return {what: str(path.relative_to(files.path)) for what, path in records(files, name).items() if path.exists()}
-
-
 def records(files: RunFolder, name: str) -> dict[str, Path]:
-    """The records of an artifact, its parity, its raw samples; none of a name that would lead out of the run."""
+    """The records of an artifact, its parity, its raw samples, as far as they are there; none of a name that would lead
+    out of the run.
+    """
     try:
-        return {
+        places = {
             "artifact": files.artifact(name) / RECORD,
             "parity": files.parity_report(name),
             "raw samples": files.measurement(name),
         }
     except RecordError:
         return {}
+    return {what: path for what, path in places.items() if path.exists()}
 
 
 def _tail(log: Path) -> str | None:

@@ -89,7 +89,7 @@ def render(files: RunFolder, record: RecipeRecord, results: Results) -> str:
             tested=tested(verdict, reports),
             untested=untested(reports, reference, record.device),
             failed=tuple((problem, problem.next_step(files)) for problem in judged_problems(verdict)),
-            plots=_plots(files, results),
+            plots=_plots(files, results, reference),
             latency=prepare_latency(verdict),
             costs=prepare_costs(verdict),
             of_model=reference.remarks if reference else (),
@@ -122,12 +122,12 @@ def _source_hash(source: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
-def _plots(files: RunFolder, results: Results) -> dict[str, list[Plot]]:
+def _plots(files: RunFolder, results: Results, reference: Reference | None) -> dict[str, list[Plot]]:
     """Those that there is something to draw of, by the section that they stand in."""
     # Altair takes a third of a second to import, which a rerun that changes nothing need not pay.
     from pipeline.report.plots import costs, parity, times, training
 
-    verdict, reports, reference = results.verdict, results.reports, _reference(files)
+    verdict, reports = results.verdict, results.reports
     calibration = read_calibration(files, reference) if reference else None
     sections = {
         "times": (

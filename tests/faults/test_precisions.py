@@ -16,7 +16,7 @@ from bench.parity.contents.quantized import quantized_checks
 from bench.parity.report import ParityReport
 from export.artifact import open_artifact
 from tests.faults.files import edit_onnx
-from tests.faults.models import SIGNATURES, source
+from tests.faults.planted import ModelRuns
 from tests.faults.precisions import HALF, INT8, Edit, Fault, bias_of_another, bias_times, channel_scale
 from tests.model_run import ModelRun
 
@@ -26,17 +26,8 @@ BACKENDS = ("onnx-fp16", "onnx-int8")
 EVERY = [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != QUICK)]
 
 
-class Runs:
-    """The reference of every model and the right artifacts, each made once."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self._runs: dict[str, ModelRun] = {}
-
-    def __call__(self, model: str) -> ModelRun:
-        if model not in self._runs:
-            self._runs[model] = ModelRun(source(model), SIGNATURES[model], self.base / model)
-        return self._runs[model]
+class Runs(ModelRuns):
+    """With artifacts that take their ranges from rows."""
 
     def right(self, model: str, backend: str) -> Path:
         """The artifact as it should be, its ranges from normally distributed rows."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import tyro
 
+from export import hints
 from export.errors import UserError
 from pipeline.cli import GOOD, NOT_GOOD
 from pipeline.serving.limits import ServeLimits
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str], command: str = "torchstone serve") -> int:
         Options, args=list(arguments), prog=command, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)
     )
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
-        raise UserError(f"serving needs {missing[0]}: pip install 'torchstone[serve]'")
+        raise UserError(f"serving needs {missing[0]}: {hints.install('serve')}")
     from pipeline.serving.access import Access, is_loopback, read_keys
     from pipeline.serving.entry import Source
     from pipeline.serving.log import log_to_stderr

@@ -7,6 +7,7 @@ import altair as alt
 from bench.verdict.judge import Verdict
 from pipeline.report import numbers
 from pipeline.report.plots.drawing import BAR, LOG, PLAIN, Plot, Point, by_backend, chart, colours, drawn, labels
+from pipeline.report.plots.times import stated
 
 _PARTS = ("interpreter", "import", "load", "first call")
 
@@ -22,9 +23,10 @@ def start_up(verdict: Verdict) -> Plot | None:
         for name, parts in parts_s.items()
         for order, (part, seconds) in enumerate(zip(_PARTS, parts, strict=True))
     ]
-    colour = alt.Color("part:N", sort=[*_PARTS], scale=alt.Scale(domain=[*_PARTS], scheme="tableau10"), title=None)
     x = alt.X("s:Q", title="seconds from no process to the first answer")
-    base = chart(points, height=alt.Step(BAR)).encode(x=x, y=by_backend(parts_s), color=colour, order="order:O")
+    base = chart(points, height=alt.Step(BAR)).encode(
+        x=x, y=by_backend(parts_s), color=colours(_PARTS, "part"), order="order:O"
+    )
     return Plot(
         name="start-up",
         title="Start-up",
@@ -68,21 +70,16 @@ def room(verdict: Verdict) -> Plot | None:
 
 def roofline(verdict: Verdict) -> Plot | None:
     """Times per call and the floor below them; None where no work could be counted."""
-    timed = [
-        (row, speed)
-        for row in verdict.rows
-        for speed in row.speeds
-        if speed.spoilt is None and speed.least_s is not None and speed.efficiency is not None
-    ]
+    timed = [(row, speed, speed.least_s) for row, speed in stated(verdict) if speed.least_s is not None]
     if not timed:
         return None
     points: list[Point] = [
-        {"backend": row.name, "batch": speed.batch_rows, "us": speed.median_s * 1e6} for row, speed in timed
+        {"backend": row.name, "batch": speed.batch_rows, "us": speed.median_s * 1e6} for row, speed, _ in timed
     ]
-    floors: list[Point] = [{"batch": speed.batch_rows, "us": (speed.least_s or 0) * 1e6} for _, speed in timed]
+    floors: list[Point] = [{"batch": speed.batch_rows, "us": least_s * 1e6} for _, speed, least_s in timed]
     x = alt.X("batch:Q", scale=LOG, title="rows per batch (logarithmic)")
     y = alt.Y("us:Q", scale=LOG, title="microseconds per call (logarithmic)")
-    names = list(dict.fromkeys(row.name for row, _ in timed))
+    names = list(dict.fromkeys(row.name for row, _, _ in timed))
     lines = chart(points).mark_line(point=True).encode(x=x, y=y, color=colours(names))
     least = chart(floors).mark_line(strokeDash=[4, 3], color=PLAIN).encode(x=x, y=alt.Y("us:Q", aggregate="min"))
     return Plot(
@@ -93,8 +90,8 @@ def roofline(verdict: Verdict) -> Plot | None:
         svg=drawn(lines + least),
         heads=("backend", "batch", "time", "floor", "reached", "bound by"),
         rows=tuple(
-            (row.name, str(speed.batch_rows), numbers.seconds(speed.median_s), numbers.seconds(speed.least_s),
+            (row.name, str(speed.batch_rows), numbers.seconds(speed.median_s), numbers.seconds(least_s),
              numbers.share(speed.efficiency), speed.binds or "")
-            for row, speed in timed
+            for row, speed, least_s in timed
         ),
     )  # fmt: skip

@@ -20,7 +20,7 @@ LOG = alt.Scale(type="log", nice=False, padding=12)
 Point = dict[str, Any]
 """What is drawn, by field."""
 _MANY = 10
-"""So many rows tableau10 tells apart."""
+"""So many values tableau10 tells apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +69,10 @@ def by_backend(names: Iterable[str]) -> Any:
     return alt.Y("backend:N", sort=[*names], title=None)
 
 
-def colours(names: Sequence[str]) -> Any:
-    """A colour per backend."""
+def colours(names: Sequence[str], field: str = "backend") -> Any:
+    """A colour for each value of a field, in this order."""
     scale = alt.Scale(domain=[*names], scheme="tableau10" if len(names) <= _MANY else "tableau20")
-    return alt.Color("backend:N", sort=[*names], scale=scale, title=None)
+    return alt.Color(f"{field}:N", sort=[*names], scale=scale, title=None)
 
 
 def labels(base: Any) -> Any:

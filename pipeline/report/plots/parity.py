@@ -22,6 +22,7 @@ from pipeline.report.plots.drawing import (
     Point,
     by_backend,
     chart,
+    colours,
     drawn,
     labels,
     values,
@@ -106,10 +107,9 @@ def in_ulps(reports: Mapping[str, ParityReport]) -> Plot | None:
     ]
     rows = list(dict.fromkeys(point["row"] for point in points))
     kinds = ["RMS", "largest", "largest of eager"]
-    colour = alt.Color("kind:N", sort=kinds, scale=alt.Scale(domain=kinds, scheme="tableau10"), title=None)
     base = chart(points, height=alt.Step(BAR)).encode(
         x=alt.X("ulps:Q", scale=alt.Scale(type="symlog"), title="roundings (units in the last place)"),
-        y=alt.Y("row:N", sort=rows, title=None), color=colour,
+        y=alt.Y("row:N", sort=rows, title=None), color=colours(kinds, "kind"),
     )  # fmt: skip
     return Plot(
         name="ulps",

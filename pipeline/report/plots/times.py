@@ -40,7 +40,7 @@ Timed = tuple[Row, Speed]
 
 def latency(verdict: Verdict) -> Plot | None:
     """Time per call of every measured artifact, one panel per batch size; None if nothing was measured."""
-    timed = _timed(verdict)
+    timed = stated(verdict)
     if not timed:
         return None
     batches = sorted({speed.batch_rows for _, speed in timed})
@@ -58,7 +58,7 @@ def latency(verdict: Verdict) -> Plot | None:
 
 def over_batch(verdict: Verdict) -> Plot | None:
     """Rows per second over the time of a call, a line per artifact; None with fewer than two batch sizes."""
-    timed = _timed(verdict)
+    timed = stated(verdict)
     if len({speed.batch_rows for _, speed in timed}) < 2:
         return None
     front = _front(timed)
@@ -91,7 +91,7 @@ def over_batch(verdict: Verdict) -> Plot | None:
 
 def ratios(verdict: Verdict) -> Plot | None:
     """The time of every artifact over eager's, with its interval; None if nothing was compared."""
-    compared = [(row, speed, speed.to_eager) for row, speed in _timed(verdict) if speed.to_eager is not None]
+    compared = [(row, speed, speed.to_eager) for row, speed in stated(verdict) if speed.to_eager is not None]
     if not compared:
         return None
     points: list[Point] = [
@@ -102,15 +102,16 @@ def ratios(verdict: Verdict) -> Plot | None:
     noises = [effect.noise_ratio for _, _, effect in compared if effect.noise_ratio is not None]
     noise = max(noises, default=0.0)
     y = by_backend(dict.fromkeys(row.name for row, _, _ in compared))
-    offset = alt.YOffset("batch:N", sort=list(dict.fromkeys(point["batch"] for point in points)))
+    batches = list(dict.fromkeys(point["batch"] for point in points))
+    offset, colour = alt.YOffset("batch:N", sort=batches), colours(batches, "batch")
     base = chart(points, height=alt.Step(BAR / 2)).encode(y=y, yOffset=offset)
     x = alt.X("ratio:Q", scale=LOG, title="its time over eager's (logarithmic)")
     floor = alt.Chart(values([{"low": 1 / (1 + noise), "high": 1 + noise}])).mark_rect(color=PLAIN, opacity=0.3)
     layers = (
         floor.encode(x=alt.X("low:Q", scale=LOG), x2="high:Q"),
         alt.Chart(values([{"ratio": 1}])).mark_rule(color=PLAIN).encode(x=x),
-        base.mark_rule().encode(x=alt.X("low:Q", scale=LOG), x2="high:Q", color=_batch_colour(points)),
-        base.mark_point(filled=True, size=50).encode(x=x, color=_batch_colour(points)),
+        base.mark_rule().encode(x=alt.X("low:Q", scale=LOG), x2="high:Q", color=colour),
+        base.mark_point(filled=True, size=50).encode(x=x, color=colour),
     )
     return Plot(
         name="ratios",
@@ -129,7 +130,7 @@ def ratios(verdict: Verdict) -> Plot | None:
 
 def distribution(verdict: Verdict, measurements: Mapping[str, Measurement]) -> Plot | None:
     """Which share of the calls at the smallest batch was answered within a time; None if nothing was measured."""
-    timed = _timed(verdict)
+    timed = stated(verdict)
     if not timed:
         return None
     batch_rows = min(speed.batch_rows for _, speed in timed)
@@ -173,7 +174,7 @@ def distribution(verdict: Verdict, measurements: Mapping[str, Measurement]) -> P
     )  # fmt: skip
 
 
-def _timed(verdict: Verdict) -> list[Timed]:
+def stated(verdict: Verdict) -> list[Timed]:
     """What has a time of its own."""
     return [(row, speed) for row in verdict.rows for speed in row.speeds if speed.spoilt is None]
 
@@ -201,11 +202,6 @@ def _front(timed: Sequence[Timed]) -> list[Timed]:
         for pair, own in costs
         if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for _, other in costs)
     ]
-
-
-def _batch_colour(points: Sequence[Point]) -> Any:
-    batches = list(dict.fromkeys(point["batch"] for point in points))
-    return alt.Color("batch:N", sort=batches, scale=alt.Scale(domain=batches, scheme="tableau10"), title=None)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from pipeline.report.plots.drawing import GOOD, PLAIN, WIDTH, Plot, Point, chart, drawn
+from pipeline.report.plots.drawing import GOOD, PLAIN, Plot, Point, chart, drawn
 
 Figures = dict[str, float | None]
 """The figures of an epoch, or of a stretch of steps, by name."""
@@ -68,7 +68,7 @@ def _epochs() -> Any:
 
 def _rate_panel(rates: Sequence[Figures]) -> Any:
     y = alt.Y("lr:Q", title="learning rate")
-    return chart(rates, height=80).properties(width=WIDTH).mark_line(color=PLAIN).encode(x=_epochs(), y=y)
+    return chart(rates, height=80).mark_line(color=PLAIN).encode(x=_epochs(), y=y)
 
 
 def _spelled(value: float | None) -> str:
